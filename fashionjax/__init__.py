@@ -1,0 +1,1 @@
+"""FashionJAX: fashion-vision systems on JAX and Flax."""
