@@ -1,0 +1,123 @@
+"""Layers shared by the backbones and heads: convolution, batch normalisation, pooling, linear."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+POINTWISE = ("auto", "einsum", "conv")
+
+# He et al. 2015, fan-out form: what torchvision draws for convolutions of ResNet and VGG.
+KAIMING_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# PyTorch's default for a linear layer: U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+TORCH_LINEAR = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def use_einsum(pointwise: str) -> bool:
+    """Whether a 1x1 convolution is written as a matrix product.
+
+    'auto' does so on the CPU, where XLA's weight gradient of a convolution reaches a fraction of the matrix
+    product's speed; accelerators keep the convolution, which their libraries fuse with what follows.
+    """
+    if pointwise not in POINTWISE:
+        raise ValueError(f"pointwise must be one of {POINTWISE}, not {pointwise!r}")
+    return jax.default_backend() == "cpu" if pointwise == "auto" else pointwise == "einsum"
+
+
+class Conv(nn.Module):
+    """A square convolution with explicit symmetric padding: x [b h w c] -> [b h' w' features].
+
+    Parameters: `kernel` [k k c features] float32, and `bias` [features] float32 with `use_bias`. Padding
+    defaults to (k - 1) / 2 on each side, as PyTorch models write it; 'SAME' would pad a strided window on one
+    side only.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    padding: int | None = None
+    use_bias: bool = False
+    dtype: Any = jnp.float32
+    pointwise: str = "auto"
+    kernel_init: Any = KAIMING_FAN_OUT
+    bias_init: Any = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x):
+        k, s = self.kernel_size, self.stride
+        pad = (k - 1) // 2 if self.padding is None else self.padding
+        kernel = self.param("kernel", self.kernel_init, (k, k, x.shape[-1], self.features), jnp.float32)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if k == 1 and pad == 0 and use_einsum(self.pointwise):
+            y = jnp.einsum("bhwc,cd->bhwd", x[:, ::s, ::s], kernel[0, 0])
+        else:
+            y = jax.lax.conv_general_dilated(
+                x, kernel, (s, s), ((pad, pad), (pad, pad)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+        if self.use_bias:
+            y = y + self.param("bias", self.bias_init, (self.features,), jnp.float32).astype(self.dtype)
+        return y
+
+
+def batch_norm(*, train: bool, frozen: bool, axis_name: str | None, dtype: Any):
+    """A constructor of batch normalisations, PyTorch's constants: eps 1e-5, new = 0.9 old + 0.1 batch.
+
+    Statistics of the batch in training (over `axis_name` as well where given: synchronised), running ones
+    otherwise or when `frozen`. The running variance is the biased one; PyTorch keeps n/(n-1) of it, the
+    forward pass in training is the same.
+    """
+    return partial(
+        nn.BatchNorm,
+        use_running_average=frozen or not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        dtype=dtype,
+        axis_name=axis_name,
+    )
+
+
+def linear(
+    features: int, name: str | None = None, *, dtype=jnp.float32, kernel_init=TORCH_LINEAR, bias=0.0
+) -> nn.Dense:
+    """A linear layer x [... c] -> [... features] with a constant initial bias."""
+    return nn.Dense(
+        features, dtype=dtype, kernel_init=kernel_init, bias_init=nn.initializers.constant(bias), name=name
+    )
+
+
+def max_pool(x, window: int, stride: int, padding: int = 0):
+    """x [b h w c] -> [b h' w' c], padded symmetrically with -inf."""
+    return nn.max_pool(
+        x, window_shape=(window, window), strides=(stride, stride), padding=((padding, padding),) * 2
+    )
+
+
+def _bin_weights(size: int, bins: int) -> np.ndarray:
+    """[bins size]: row i averages the cells floor(i*size/bins) .. ceil((i+1)*size/bins)."""
+    weights = np.zeros((bins, size), np.float32)
+    for i in range(bins):
+        start, stop = i * size // bins, -(-(i + 1) * size // bins)
+        weights[i, start:stop] = 1 / (stop - start)
+    return weights
+
+
+def adaptive_average_pool(x, h: int, w: int):
+    """x [b H W c] -> [b h w c]: each output cell is the mean over its share of the input, shares overlap by
+    at most one.
+
+    Equals torch.nn.AdaptiveAvgPool2d((h, w)) for every input size; at H = h, W = w it is the identity.
+    """
+    if x.shape[1:3] == (h, w):
+        return x
+    rows = jnp.asarray(_bin_weights(x.shape[1], h), x.dtype)
+    cols = jnp.asarray(_bin_weights(x.shape[2], w), x.dtype)
+    return jnp.einsum("bHWc,hH,wW->bhwc", x, rows, cols)
+
+
+def flatten_map(x):
+    """x [b h w c] -> [b (h w c)]."""
+    return rearrange(x, "b h w c -> b (h w c)")
