@@ -20,34 +20,34 @@ COMMANDS = {
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
-    """Parse absl flags, call `main(argv)` and exit with its status; a UserError becomes one line and exit 2."""
+    """Parse absl flags, call `main(argv)`, exit with its status; a UserError is one line and exit 2."""
 
     def guarded(argv: list[str]) -> int | None:
         try:
             return main(argv)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+            return _refuse(error)
 
-    try:
-        app.run(guarded, flags_parser=_parse)
-    except UserError as error:  # raised while the config file is loaded
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    app.run(guarded, flags_parser=_parse)
 
 
 def _parse(argv: list[str]) -> list[str]:
     """absl's parser, with an unknown flag or config field told in one line instead of a traceback."""
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, UserError) as error:
         detail = " ".join(str(error).split())
-        raise UserError(f"{detail} (see --help for the flags, and the config file for its fields)") from error
+        sys.exit(_refuse(f"{detail} (--help lists the flags; the config file lists its fields)"))
+
+
+def _refuse(error: object) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
 
 
 def usage() -> str:
     rows = "\n".join(f"  {name:<10} {what}" for name, (_, what) in COMMANDS.items())
-    return f"usage: fashionjax SUBCOMMAND [flags]\n\n{rows}\n\n`fashionjax SUBCOMMAND --help` lists its flags."
+    return f"usage: fashionjax SUBCOMMAND [flags]\n\n{rows}\n\n`fashionjax SUBCOMMAND --help`: its flags."
 
 
 def main() -> None:
@@ -57,8 +57,7 @@ def main() -> None:
         sys.exit(0 if len(sys.argv) > 1 else 2)
     name = sys.argv[1]
     if name not in COMMANDS:
-        print(f"error: unknown subcommand {name!r}; one of: {', '.join(COMMANDS)}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(_refuse(f"unknown subcommand {name!r}; one of: {', '.join(COMMANDS)}"))
     module = importlib.import_module(COMMANDS[name][0])
     sys.argv = [f"fashionjax {name}", *sys.argv[2:]]
     run(module.main)

@@ -1,0 +1,148 @@
+"""Batches from a prepared split: shuffle, shard over hosts, read, preprocess, pad, prefetch.
+
+Everything is a function of (seed, position): a position of the endless shuffled stream is the same record
+with the same random numbers whatever the number of hosts, worker processes or threads, and a run starts at
+any step without replaying the ones before.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grain
+import numpy as np
+
+from fashionjax.data.source import DamagedRecord, Split
+from fashionjax.errors import UserError
+
+PADDING = -1  # `index` of an example that only fills up the last batch
+Example = dict[str, Any]
+Preprocess = Callable[[Example, np.random.Generator | None], Example]
+
+
+def train_batches(
+    split: Split,
+    preprocess: Preprocess,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    workers: int = 0,
+    process: tuple[int, int] = (0, 1),
+    sampler: Callable[[dict, int, int], int] | None = None,
+    labels: dict | None = None,
+) -> Iterator[Example]:
+    """Endless batches from `start_step` on: this host's share, {name: array [b …]}.
+
+    `process` is (index, count) of the host; `batch_size` is global. `sampler(labels, seed, position)` →
+    record index, or None for a fresh shuffle each epoch. Every batch has `index` [b] i32 (the record)
+    and `example_valid` [b] bool; a record that cannot be read is zeros with example_valid False.
+    """
+    if sampler is None:
+        order = grain.MapDataset.range(len(split)).seed(seed).shuffle().repeat()
+    else:
+        order = grain.MapDataset.range(sys.maxsize).map(lambda p: sampler(labels, seed, p))
+    blank = _blank(split, preprocess, np.random.default_rng(seed))
+
+    def load(position: int, index: int) -> Example:
+        return _load(split, preprocess, int(index), np.random.default_rng((seed, position)), blank)
+
+    share, count = process
+    dataset = order.map_with_index(load)[share::count].batch(batch_size // count)
+    return iter(_iterate(dataset[start_step:], workers))
+
+
+def eval_batches(
+    split: Split,
+    preprocess: Preprocess,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    process: tuple[int, int] = (0, 1),
+) -> Iterator[Example]:
+    """Every record once, in order, in batches of one size: the last is padded with example_valid False
+    and `index` PADDING."""
+    blank = _blank(split, preprocess, None)
+    padded = -(-len(split) // batch_size) * batch_size
+
+    def load(index: int) -> Example:
+        if index >= len(split):
+            return blank
+        return _load(split, preprocess, int(index), None, blank)
+
+    share, count = process
+    dataset = grain.MapDataset.range(padded).map(load)[share::count].batch(batch_size // count)
+    return iter(_iterate(dataset, workers))
+
+
+def damaged(batch: Example) -> np.ndarray:
+    """Record indices in a host batch that could not be read."""
+    return batch["index"][~batch["example_valid"] & (batch["index"] != PADDING)]
+
+
+def why_damaged(split: Split, preprocess: Preprocess, index: int) -> str:
+    """The report line of a record that `damaged` named."""
+    try:
+        preprocess(split[index], None)
+    except (DamagedRecord, UserError) as error:
+        return f"{_record_id(split, index)}: {error}"
+    return f"{_record_id(split, index)}: unreadable at first, readable now"
+
+
+def _record_id(split: Split, index: int) -> str:
+    name = f"{split.dataset}/{split.name}[{index}]"
+    try:
+        return f"{name} ({split[index]['image_id']})"
+    except (DamagedRecord, KeyError):
+        return name
+
+
+def _load(split: Split, preprocess: Preprocess, index: int, rng, blank: Example) -> Example:
+    try:
+        example = preprocess(split[index], rng)
+    except (DamagedRecord, UserError):
+        return blank | {"index": np.int32(index)}
+    return example | {"index": np.int32(index), "example_valid": np.True_}
+
+
+def _blank(split: Split, preprocess: Preprocess, rng) -> Example:
+    """Zeros in the shapes of the first readable record."""
+    if not len(split):
+        raise UserError(f"{split.dataset}/{split.name}: the split is empty")
+    for index in range(len(split)):
+        try:
+            example = preprocess(split[index], rng)
+        except (DamagedRecord, UserError) as error:
+            last = error
+            continue
+        blank = {name: np.zeros_like(value) for name, value in example.items()}
+        return blank | {"index": np.int32(PADDING), "example_valid": np.False_}
+    raise UserError(f"{split.dataset}/{split.name}: no record can be read; the last said: {last}")
+
+
+def _iterate(dataset: grain.MapDataset, workers: int) -> grain.IterDataset:
+    cores = os.cpu_count() or 1
+    threads = grain.ReadOptions(num_threads=min(16, 2 * cores), prefetch_buffer_size=min(16, 2 * cores))
+    batches = dataset.to_iter_dataset(threads)
+    if workers:
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        batches = batches.mp_prefetch(options, worker_init_fn=_end_with_parent)
+    return batches
+
+
+def _end_with_parent(worker: int, count: int) -> None:
+    """A worker whose trainer was killed ends within a second; it would wait on its queue for ever."""
+    del worker, count
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="end-with-parent").start()

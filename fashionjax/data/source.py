@@ -1,0 +1,121 @@
+"""A prepared TFDS dataset as a random-access split; the only reader of tensorflow-datasets."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from fashionjax.errors import UserError
+
+
+class DamagedRecord(Exception):
+    """A record that cannot be read; `record_id` names it."""
+
+    def __init__(self, record_id: str, reason: str):
+        super().__init__(f"{record_id}: {reason}")
+        self.record_id = record_id
+        self.reason = reason
+
+
+class Split:
+    """One split of a prepared dataset: `len`, `split[i]`, whole columns, label names.
+
+    `split[i]` is a dict of numpy values as the builder stored them (docs/data.md lists the features);
+    pictures stay encoded bytes. Records are read on demand; the object can be sent to worker processes.
+    """
+
+    def __init__(self, folder: Path, name: str):
+        self.folder = Path(folder)
+        self.name = name
+        info = _builder(self.folder).info
+        if name not in info.splits:
+            raise UserError(
+                f"{self.folder}: no split {name!r}; this dataset has {', '.join(sorted(info.splits))}"
+            )
+        self.dataset = info.full_name
+        self.labels = _labels(info)
+        self.features = tuple(info.features)
+        self._length = info.splits[name].num_examples
+        self._records = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The record; raises DamagedRecord when its stored bytes are broken."""
+        try:
+            return dict(self._source()[int(index)])
+        except Exception as error:  # the readers raise many types for broken bytes
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise DamagedRecord(f"{self.dataset}/{self.name}[{index}]", reason[0][:200]) from error
+
+    def column(self, name: str) -> np.ndarray:
+        """One feature of every record, in order; a damaged record raises."""
+        if name not in self.features:
+            raise UserError(f"{self.dataset}: has no feature {name!r}; it has {', '.join(self.features)}")
+        return np.asarray([self[i][name] for i in range(len(self))])
+
+    def _source(self):
+        if self._records is None:
+            image_features = [name for name in self.features if name == "image"]
+            self._records = _builder(self.folder).as_data_source(
+                split=self.name, decoders={name: tfds.decode.SkipDecoding() for name in image_features}
+            )
+        return self._records
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_records": None}
+
+
+def open_split(dataset: str, split: str, data_dir: str | Path) -> Split:
+    """`dataset` is NAME or NAME/CONFIG as given to `fashionjax prepare`."""
+    return Split(find(dataset, data_dir), split)
+
+
+def find(dataset: str, data_dir: str | Path) -> Path:
+    """The folder of the newest prepared version of a dataset."""
+    base = Path(data_dir) / dataset
+    found = sorted(base.glob("**/dataset_info.json"), key=lambda p: _version(p.parent.name))
+    found = [p for p in found if ".incomplete" not in str(p)]
+    if not found:
+        raise UserError(
+            f"{base}: no prepared dataset; build it with "
+            f"`fashionjax prepare {dataset} --data_dir={data_dir}` (add --manual_dir for a benchmark)"
+        )
+    configs = {p.parent.parent for p in found}
+    if len(configs) > 1:
+        names = ", ".join(sorted(str(c.relative_to(data_dir)) for c in configs))
+        raise UserError(f"{base}: several configs are prepared ({names}); name one in config.dataset")
+    return found[-1].parent
+
+
+@functools.lru_cache(maxsize=8)
+def _builder(folder: Path):
+    try:
+        return tfds.builder_from_directory(folder)
+    except Exception as error:  # a half-copied folder shows as many types
+        raise UserError(f"{folder}: not a readable TFDS dataset ({error})") from error
+
+
+def _version(name: str) -> tuple:
+    return tuple(int(part) if part.isdigit() else -1 for part in name.split("."))
+
+
+def _labels(info) -> dict[str, list]:
+    """Names of every class feature and of the attributes, as plain lists."""
+    labels = {
+        name: list(feature.names)
+        for name, feature in info.features.items()
+        if isinstance(feature, tfds.features.ClassLabel)
+    }
+    metadata = info.metadata or {}
+    for key, target in (("attribute_names", "attribute"), ("attribute_groups", "attribute_group")):
+        if key in metadata:
+            value = metadata[key]
+            labels[target] = list(json.loads(value) if isinstance(value, str) else value)
+    return labels

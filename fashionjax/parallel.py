@@ -1,0 +1,128 @@
+"""The device mesh, how a per-device step is compiled over it, and moving batches to and from it.
+
+Steps are written per device with explicit collectives over the axis `batch`. One function serves both
+compilers: gradients are `pmean(grad(loss))`, which is right under `pmap` and under `shard_map` with
+`check_vma=False` (with the default `check_vma=True` the same line is wrong by the device count).
+State stays replicated without a leading device axis in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from einops import rearrange
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from fashionjax.errors import UserError
+
+AXIS = "batch"
+Mode = Literal["pmap", "shard_map"]
+MODES = ("pmap", "shard_map")
+
+
+def start_hosts(coordinator: str | None, process_count: int | None, process_id: int | None) -> None:
+    """Join the other hosts; before anything else touches JAX. No coordinator: a single host, or what the
+    cluster's environment (SLURM, TPU pods) tells when `coordinator` is "auto"."""
+    if not coordinator:
+        return
+    if coordinator == "auto":
+        jax.distributed.initialize()
+        return
+    if process_count is None or process_id is None:
+        raise UserError("--coordinator=HOST:PORT needs --process_count and --process_id as well")
+    jax.distributed.initialize(coordinator, num_processes=process_count, process_id=process_id)
+
+
+def make_mesh(devices: list | None = None) -> Mesh:
+    """All devices on one axis named `batch`."""
+    return Mesh(np.asarray(devices or jax.devices()), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    share = mesh.size * accumulate
+    if batch_size % share:
+        raise UserError(
+            f"config.batch_size={batch_size} does not divide over {mesh.size} devices × "
+            f"{accumulate} accumulation steps; use a multiple of {share}"
+        )
+
+
+def compile_train_step(step: Callable, mode: Mode, mesh: Mesh) -> Callable:
+    """(state, batch) → (state, scalars); state replicated and donated, batch split over the devices."""
+    return _compile(step, mode, mesh, arguments=2, split_output=False)
+
+
+def compile_predict_step(step: Callable, mode: Mode, mesh: Mesh) -> Callable:
+    """(params, model_state, batch) → arrays [b …], split over the devices like the batch."""
+    return _compile(step, mode, mesh, arguments=3, split_output=True)
+
+
+def _compile(step: Callable, mode: Mode, mesh: Mesh, *, arguments: int, split_output: bool) -> Callable:
+    donate = () if split_output else (0,)
+    if mode == "pmap":
+        in_axes = (None,) * (arguments - 1) + (0,)
+        out_axes = 0 if split_output else (None, None)
+        return jax.pmap(
+            step,
+            axis_name=AXIS,
+            in_axes=in_axes,
+            out_axes=out_axes,
+            donate_argnums=donate,
+            devices=list(mesh.devices.flat) if jax.process_count() == 1 else None,
+        )
+    if mode != "shard_map":
+        raise UserError(f"config.parallel={mode!r} is unknown; use one of {', '.join(MODES)}")
+    in_specs = (P(),) * (arguments - 1) + (P(AXIS),)
+    out_specs = P(AXIS) if split_output else (P(), P())
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    return jax.jit(mapped, donate_argnums=donate)
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """The same values on every device of every host."""
+    return jax.device_put(tree, NamedSharding(mesh, P()))
+
+
+def put_batch(batch: dict[str, np.ndarray], mode: Mode, mesh: Mesh) -> dict[str, jax.Array]:
+    """This host's share of a batch to its devices; images travel as uint8."""
+    sharding = NamedSharding(mesh, P(AXIS))
+    local_devices = len(mesh.local_devices)
+
+    def put(array: np.ndarray) -> jax.Array:
+        if mode == "pmap":
+            array = rearrange(np.asarray(array), "(n b) ... -> n b ...", n=local_devices)
+        return jax.make_array_from_process_local_data(sharding, np.asarray(array))
+
+    return {name: put(array) for name, array in batch.items()}
+
+
+def fetch(tree: dict[str, jax.Array], mode: Mode) -> dict[str, np.ndarray]:
+    """Arrays that are split over the devices → numpy [b …] of the global batch, on every host."""
+    if jax.process_count() > 1:
+        tree = multihost_utils.process_allgather(tree, tiled=True)
+    tree = jax.device_get(tree)
+    if mode == "pmap":
+        tree = {name: rearrange(array, "n b ... -> (n b) ...") for name, array in tree.items()}
+    return tree
+
+
+def prefetch(batches: Iterable[dict], put: Callable[[dict], Any], depth: int = 2) -> Iterator[tuple]:
+    """(host batch, device batch), with `depth` transfers under way before the first is used."""
+    waiting: list[tuple] = []
+    for batch in batches:
+        waiting.append((batch, put(batch)))
+        if len(waiting) > depth:
+            yield waiting.pop(0)
+    yield from waiting
+
+
+def any_host(flag: bool) -> bool:
+    """True on every host when it is true on one. A collective: call it at the same step everywhere."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))

@@ -1,0 +1,34 @@
+"""What a task is: a record of pure functions that the one training loop calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Batch = dict[str, Any]
+Tree = Any
+
+
+class Task(NamedTuple):
+    """The functions of one task, built once per run by a task module's `make(config)`.
+
+    preprocess: (example, rng | None) → example. Numpy, one raw record in, fixed-size arrays out;
+        rng None means deterministic (evaluation, prediction). Labels that the record lacks stay absent.
+    init: (rng, batch) → (params, model_state), from one batch as the device sees it.
+    loss: (params, model_state, batch, rng) → (loss, (model_state, scalars)). Runs per device, in
+        training mode. The batch carries `example_weight` [b] f32 (mean 1 over the global batch, 0 for
+        an example that could not be read) and `slot` [b] i32, the position in the global batch, so
+        that random numbers do not depend on how many devices share it.
+    predict: (params, model_state, batch) → {name: array [b …]}, in evaluation mode.
+    metrics: iterable of (prediction, batch) numpy pairs → {metric name: float}.
+    sampler: (labels, seed, index) → example id, or None for a plain shuffle (see data/samplers.py).
+    """
+
+    preprocess: Callable[[dict, np.random.Generator | None], dict]
+    init: Callable[[Any, Batch], tuple[Tree, Tree]]
+    loss: Callable[[Tree, Tree, Batch, Any], tuple[Any, tuple[Tree, dict]]]
+    predict: Callable[[Tree, Tree, Batch], dict]
+    metrics: Callable[[Iterable[tuple[dict, dict]]], dict[str, float]]
+    sampler: Callable[[dict, int, int], int] | None = None
