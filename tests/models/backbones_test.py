@@ -34,5 +34,5 @@ def test_every_backbone_returns_a_pyramid_and_float32_logits(name):
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="resnet19.*resnet18"):
+    with pytest.raises(ValueError, match=r"resnet19.*resnet18"):
         backbones.build("resnet19")

@@ -1,0 +1,45 @@
+"""Attribute and category prediction: MMFashion's Global/RoI (Attr/Cate) predictors, and the joint model with
+landmarks.
+
+Sources: mmfashion/models/predictor/{global_predictor,roi_predictor}.py and their attr_cate variants.
+"""
+
+import flax.linen as nn
+
+from fashionjax.models import heads
+from fashionjax.models.trunk import Trunk
+
+TORCH_KEYS = heads.TORCH_KEYS  # of everything but the backbone
+
+
+class Predictor(Trunk):
+    """image [b h w 3] normalised float, landmark [b k 2] in [0, 1] -> dict of float32 arrays.
+
+    Keys, as far as the model has the part: attribute_logits [b a], category_logits [b categories], feature [b
+    d], landmark [b k 2] in [0, 1], visibility_logits [b k]. See `Trunk` for the pooling fields. `roi_group`
+    is switch S3 (None: correct; `roi_count` images at the front are real, the rest padding), `align_corners`
+    S5. Dropout draws from the 'dropout' stream in training.
+    """
+
+    attributes: int | None = None
+    categories: int | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        image,
+        landmark=None,
+        train: bool = False,
+        roi_group: int | None = None,
+        align_corners: bool = False,
+        roi_count=None,
+    ) -> dict:
+        outputs = self.feature(image, landmark, train, roi_group, align_corners, roi_count)
+        x = outputs["feature"]
+        if self.attributes is not None:
+            predictor = heads.AttrPredictor(self.attributes, dtype=self.dtype, name="attr_predictor")
+            outputs["attribute_logits"] = predictor(x)
+        if self.categories is not None:
+            predictor = heads.CatePredictor(self.categories, dtype=self.dtype, name="cate_predictor")
+            outputs["category_logits"] = predictor(x)
+        return outputs
