@@ -1,0 +1,286 @@
+"""Augmentation on the device: one example, lifted by `jax.vmap`, jitted by the caller.
+
+A crop, a flip and a resize are separable, so an image is moved by one weight matrix per axis and every label
+(landmarks, boxes, masks) by the same crop. Images come in as uint8 and leave as normalised floats.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+GREY = (0.299, 0.587, 0.114)
+TRIES = 10
+
+
+class AugmentSettings(NamedTuple):
+    """What `augment` does. All numbers are Python numbers, fixed when the step is compiled."""
+
+    out_hw: tuple[int, int] = (224, 224)
+    scale: tuple[float, float] = (0.08, 1.0)  # share of the picture's area that a crop covers
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of a crop
+    flip: float = 0.5  # probability
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0  # in turns, at most 0.5
+    erase: float = 0.0  # probability
+    erase_scale: tuple[float, float] = (0.02, 0.33)
+    erase_ratio: tuple[float, float] = (0.3, 3.3)
+    move_landmark: bool = True  # False: landmarks stay where they were before crop and flip (switch S2)
+    dtype: str = "float32"  # of the image that leaves
+
+
+def _random_box(rng, hw, scale, ratio):
+    """TRIES random boxes, the first that fits: (found, box xyxy [4]) of whole pixels, as float32."""
+    h, w = hw[0].astype(jnp.float32), hw[1].astype(jnp.float32)
+    area_key, ratio_key, x_key, y_key = jax.random.split(rng, 4)
+    area = h * w * jax.random.uniform(area_key, (TRIES,), minval=scale[0], maxval=scale[1])
+    low, high = jnp.log(ratio[0]), jnp.log(ratio[1])
+    aspect = jnp.exp(jax.random.uniform(ratio_key, (TRIES,), minval=low, maxval=high))
+    box_w = jnp.round(jnp.sqrt(area * aspect))
+    box_h = jnp.round(jnp.sqrt(area / aspect))
+    fits = (box_w > 0) & (box_w <= w) & (box_h > 0) & (box_h <= h)
+    first = jnp.argmax(fits)
+    box_w, box_h = box_w[first], box_h[first]
+    x = jnp.floor(jax.random.uniform(x_key) * (w - box_w + 1))
+    y = jnp.floor(jax.random.uniform(y_key) * (h - box_h + 1))
+    return fits.any(), jnp.stack([x, y, x + box_w, y + box_h])
+
+
+def random_resized_crop_box(rng, hw, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
+    """hw [2] (may be traced) -> crop xyxy [4] float32 of whole pixels, drawn by torchvision's
+    RandomResizedCrop rule.
+
+    Area uniform in `scale`, log of width / height uniform in `ratio`, ten tries; when none fits, the largest
+    central crop whose ratio is within `ratio`.
+    """
+    hw = jnp.asarray(hw)
+    found, box = _random_box(rng, hw, scale, ratio)
+    h, w = hw[0].astype(jnp.float32), hw[1].astype(jnp.float32)
+    # Of a picture that is too narrow keep the width, of one that is too wide the height.
+    full_h = jnp.where(w / h < ratio[0], jnp.round(w / ratio[0]), h)
+    full_w = jnp.where(w / h > ratio[1], jnp.round(h * ratio[1]), w)
+    x, y = jnp.floor((w - full_w) / 2), jnp.floor((h - full_h) / 2)
+    return jnp.where(found, box, jnp.stack([x, y, x + full_w, y + full_h]))
+
+
+def resize_matrix(start, stop, out: int, size: int, low, high, flip=False):
+    """Weights [out size] that resample the pixels between `start` and `stop` (floats, may be traced) to
+    `out` pixels.
+
+    Equal to Pillow's antialiased BILINEAR: a triangle of half-width max(1, (stop - start) / out) around each
+    output centre, over source pixels low <= i < high only, normalised. flip reverses the output.
+    """
+    scale = (stop - start) / out
+    place = jnp.arange(out)
+    place = jnp.where(flip, out - 1 - place, place)
+    centre = start + (place + 0.5) * scale
+    source = jnp.arange(size)
+    weight = 1 - jnp.abs(source[None, :] + 0.5 - centre[:, None]) / jnp.maximum(scale, 1.0)
+    weight = jnp.where((source >= low) & (source < high), jnp.maximum(weight, 0), 0)
+    return weight / jnp.maximum(weight.sum(axis=1, keepdims=True), 1e-12)
+
+
+def _crop_matrices(hw, crop, flip, out_hw, image_hw, within_crop):
+    """The two matrices ([out_h h], [out_w w]) of one crop; source pixels from the crop or from the whole
+    picture.
+    """
+    x0, y0, x1, y1 = crop[0], crop[1], crop[2], crop[3]
+    bounds_y = (jnp.floor(y0), jnp.ceil(y1)) if within_crop else (0, image_hw[0])
+    bounds_x = (jnp.floor(x0), jnp.ceil(x1)) if within_crop else (0, image_hw[1])
+    rows = resize_matrix(y0, y1, out_hw[0], hw[0], *bounds_y)
+    columns = resize_matrix(x0, x1, out_hw[1], hw[1], *bounds_x, flip)
+    return rows, columns
+
+
+def crop_flip_resize(image, crop, flip, out_hw, image_hw=None, *, within_crop=True):
+    """image [h w c] any real dtype, crop xyxy [4] in pixels -> [out_h out_w c] float32 in the range of
+    `image`.
+
+    within_crop=True resamples the crop alone, as Pillow's crop() then resize() (torchvision); False lets the
+    filter reach past the crop's edge, as Pillow's resize(box=crop). image_hw: the part of the canvas that
+    holds the picture.
+    """
+    h, w, _ = image.shape
+    rows, columns = _crop_matrices(
+        (h, w), crop, flip, out_hw, (h, w) if image_hw is None else image_hw, within_crop
+    )
+    plane = jnp.moveaxis(image, -1, 0).astype(jnp.float32)
+    plane = jnp.einsum("chw,pw->chp", plane, columns, precision="highest")
+    return jnp.einsum("oh,chp->opc", rows, plane, precision="highest")
+
+
+def crop_flip_resize_mask(mask, crop, flip, out_hw, image_hw=None):
+    """mask [n h w] of 0/1 (any dtype) -> [n out_h out_w] of the same dtype: a pixel is set when at least
+    half is.
+    """
+    moved = crop_flip_resize(jnp.moveaxis(mask, 0, -1), crop, flip, out_hw, image_hw)
+    return (jnp.moveaxis(moved, -1, 0) >= 0.5).astype(mask.dtype)
+
+
+def crop_flip_points(point, crop, flip, image_hw):
+    """point [k 2] xy in [0, 1] of the picture -> (xy [k 2] in [0, 1] of the crop, inside [k] bool).
+
+    Points that leave the crop keep their coordinates outside [0, 1]. Left and right are not exchanged (see
+    `flip_landmark`).
+    """
+    image_wh = jnp.asarray(image_hw)[::-1].astype(jnp.float32)
+    corner, extent = crop[:2], crop[2:] - crop[:2]
+    moved = (point * image_wh - corner) / extent
+    x = jnp.where(flip, 1 - moved[:, 0], moved[:, 0])
+    moved = jnp.stack([x, moved[:, 1]], axis=1)
+    return moved, jnp.all((moved >= 0) & (moved <= 1), axis=1)
+
+
+def crop_flip_boxes(box, crop, flip, out_hw):
+    """box [... 4] xyxy pixels of the picture -> (box [... 4] in pixels of the output, clipped; valid [...]
+    bool).
+
+    valid is False where nothing of the box is left inside the crop; such a box has no area.
+    """
+    out_wh = jnp.asarray(out_hw[::-1], jnp.float32)
+    scale = out_wh / (crop[2:] - crop[:2])
+    low = (box[..., :2] - crop[:2]) * scale
+    high = (box[..., 2:] - crop[:2]) * scale
+    left = jnp.where(flip, out_wh[0] - high[..., 0], low[..., 0])
+    right = jnp.where(flip, out_wh[0] - low[..., 0], high[..., 0])
+    moved = jnp.stack([left, low[..., 1], right, high[..., 1]], axis=-1)
+    moved = jnp.clip(moved, 0, jnp.tile(out_wh, 2))
+    valid = (moved[..., 2] > moved[..., 0]) & (moved[..., 3] > moved[..., 1])
+    return moved, valid
+
+
+def flip_landmark(value, flip):
+    """Exchange the left/right slots (0,1), (2,3), (4,5), (6,7) of value [k ...] (k even) where flip is true."""
+    return jnp.where(flip, value[jnp.arange(value.shape[0]) ^ 1], value)
+
+
+def _grey(image):
+    return jnp.einsum("hwc,c->hw", image, jnp.asarray(GREY), precision="highest")[..., None]
+
+
+def shift_hue(image, turns):
+    """image [h w 3] in [0, 1]; turns the hue of HSV by `turns` (1 is a full circle), value and saturation
+    kept.
+    """
+    r, g, b = image[..., 0], image[..., 1], image[..., 2]
+    value = image.max(axis=-1)
+    chroma = value - image.min(axis=-1)
+    safe = jnp.where(chroma > 0, chroma, 1)
+    sector = jnp.where(
+        value == r, ((g - b) / safe) % 6, jnp.where(value == g, (b - r) / safe + 2, (r - g) / safe + 4)
+    )
+    sector = sector + 6 * turns
+    # HSV to RGB in closed form: channel n is value - chroma * clip(min(k, 4 - k), 0, 1), k = (n + sector)
+    # mod 6.
+    k = (jnp.asarray([5.0, 3.0, 1.0]) + sector[..., None]) % 6
+    return value[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
+
+
+def colour_jitter(rng, image, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0):
+    """image [h w 3] float in [0, 1] -> the same range. Factors as torchvision's ColorJitter draws them.
+
+    Brightness, contrast and saturation factors are uniform in [max(0, 1 - v), 1 + v], the hue turn in [-v,
+    v]. The order is fixed (torchvision shuffles it). Settings of 0 cost nothing.
+    """
+    keys = jax.random.split(rng, 4)
+
+    def factor(key, amount):
+        return jax.random.uniform(key, minval=max(0.0, 1.0 - amount), maxval=1.0 + amount)
+
+    if brightness:
+        image = jnp.clip(image * factor(keys[0], brightness), 0, 1)
+    if contrast:
+        mean = _grey(image).mean()
+        image = jnp.clip(mean + (image - mean) * factor(keys[1], contrast), 0, 1)
+    if saturation:
+        grey = _grey(image)
+        image = jnp.clip(grey + (image - grey) * factor(keys[2], saturation), 0, 1)
+    if hue:
+        image = shift_hue(image, jax.random.uniform(keys[3], minval=-hue, maxval=hue))
+    return image
+
+
+def random_erase(rng, image, probability=0.5, scale=(0.02, 0.33), ratio=(0.3, 3.3), value=0.0):
+    """image [h w c] -> the same with one random rectangle set to `value` (torchvision's RandomErasing rule).
+
+    After `normalise` the value 0 is the mean colour. When no rectangle fits in ten tries the image is
+    unchanged.
+    """
+    decide, place = jax.random.split(rng)
+    h, w, _ = image.shape
+    found, box = _random_box(place, jnp.asarray([h, w]), scale, ratio)
+    row, column = jnp.arange(h)[:, None], jnp.arange(w)[None, :]
+    inside = (column >= box[0]) & (column < box[2]) & (row >= box[1]) & (row < box[3])
+    erase = found & (jax.random.uniform(decide) < probability)
+    return jnp.where((inside & erase)[..., None], jnp.asarray(value, image.dtype), image)
+
+
+def normalise(image, dtype="float32"):
+    """image [... 3] in 0..255 (uint8 or float) -> (image / 255 - mean) / std with ImageNet's figures, in
+    `dtype`.
+    """
+    mean, std = jnp.asarray(IMAGENET_MEAN), jnp.asarray(IMAGENET_STD)
+    return ((image.astype(jnp.float32) / 255 - mean) / std).astype(dtype)
+
+
+def prepare_eval(example: Mapping, dtype="float32") -> dict:
+    """The example (one, or a whole batch) with its image normalised and nothing else changed."""
+    return {**example, "image": normalise(example["image"], dtype)}
+
+
+def _move_landmarks(example, crop, flip, image_hw):
+    """The example's landmark (and visibility), moved; slots that the garment does not use stay at (0, 0)."""
+    landmark = example["landmark"]
+    used = jnp.any(landmark != 0, axis=1)
+    moved, inside = crop_flip_points(landmark, crop, flip, image_hw)
+    result = {"landmark": flip_landmark(jnp.where(used[:, None], moved, 0).astype(landmark.dtype), flip)}
+    if "visibility" in example:
+        visibility = example["visibility"]
+        result["visibility"] = flip_landmark(jnp.where(inside, visibility, jnp.zeros_like(visibility)), flip)
+    return result
+
+
+def augment(rng, example: Mapping, settings: AugmentSettings | Mapping = AugmentSettings()) -> dict:  # noqa: B008
+    """Random crop, flip, colour and erasing of one example; every label present moves with the image.
+
+    example: image [h w 3] uint8, and any of landmark [k 2] xy in [0, 1], visibility [k] (1 visible), box [4]
+    or [n 4] xyxy pixels, mask [h w] or [n h w] of 0/1, image_hw [2] (height and width of the picture when it
+    fills only the top-left of the canvas; becomes out_hw). Returns the same keys, image [out_h out_w 3]
+    normalised. A box adds `box_valid` (False once nothing is left of it; combined with one that was there).
+    Other keys pass unchanged.
+    """
+    settings = settings if isinstance(settings, AugmentSettings) else AugmentSettings(**settings)
+    out_hw = tuple(int(side) for side in settings.out_hw)
+    crop_key, flip_key, colour_key, erase_key = jax.random.split(rng, 4)
+    image = example["image"]
+    image_hw = jnp.asarray(example.get("image_hw", image.shape[:2]))
+    crop = random_resized_crop_box(crop_key, image_hw, settings.scale, settings.ratio)
+    flip = jax.random.uniform(flip_key) < settings.flip
+
+    moved = crop_flip_resize(image, crop, flip, out_hw, image_hw)
+    colour = {name: getattr(settings, name) for name in ("brightness", "contrast", "saturation", "hue")}
+    if any(colour.values()):
+        moved = 255 * colour_jitter(colour_key, moved / 255, **colour)
+    moved = normalise(moved)
+    if settings.erase:
+        moved = random_erase(erase_key, moved, settings.erase, settings.erase_scale, settings.erase_ratio)
+    result = {**example, "image": moved.astype(settings.dtype)}
+
+    if "landmark" in example and settings.move_landmark:
+        result |= _move_landmarks(example, crop, flip, image_hw)
+    if "box" in example:
+        result["box"], valid = crop_flip_boxes(example["box"], crop, flip, out_hw)
+        result["box_valid"] = valid & example.get("box_valid", True)
+    if "mask" in example:
+        mask = example["mask"]
+        stack = mask if mask.ndim == 3 else mask[None]
+        stack = crop_flip_resize_mask(stack, crop, flip, out_hw, image_hw)
+        result["mask"] = stack if mask.ndim == 3 else stack[0]
+    if "image_hw" in example:
+        result["image_hw"] = jnp.asarray(out_hw, jnp.asarray(example["image_hw"]).dtype)
+    return result
