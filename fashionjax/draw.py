@@ -21,7 +21,7 @@ WRONG = (213, 94, 0)  # vermilion
 PALETTE = (PREDICTION, TRUTH, (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0), (86, 180, 233))
 INK, PAPER, FADED = (24, 26, 30), (255, 255, 255), (110, 116, 124)
 LEGEND = (
-    "blue: truth; orange: prediction; the line between them is the error; round: the wearer's left of a pair, "
+    "blue: truth; orange: prediction; the line between them is the error; round: left of a pair, "
     "square: right; hollow: predicted as not visible"
 )
 
@@ -52,10 +52,10 @@ def landmarks(
     truth: np.ndarray | None = None,
     truth_visible: np.ndarray | None = None,
 ) -> np.ndarray:
-    """image uint8 [h w 3] at display size, landmarks float [k 2] in [0, 1] of it, visibility bool [k] → [h w 3].
+    """image uint8 [h w 3] at display size, landmarks float [k 2] in [0, 1], visibility bool [k] → [h w 3].
 
-    Slots come in left/right pairs (even slot left, odd right). Visible truths are drawn, each with a line to its
-    prediction; predictions of truly unused or hidden slots are drawn only where no truth is given. Points
+    Slots come in left/right pairs (even slot left, odd right). Visible truths are drawn, each with a line to
+    its prediction; predictions of truly unused or hidden slots are drawn only where no truth is given. Points
     outside the picture are held at its border.
     """
     height, width = image.shape[:2]
@@ -83,7 +83,7 @@ def landmarks(
 
 
 def boxes(image: np.ndarray, box: np.ndarray, labels: Sequence[str] | None = None) -> np.ndarray:
-    """image uint8 [h w 3], box float [n 4] xyxy in its pixels, one label a box → [h w 3] with frames and labels."""
+    """image uint8 [h w 3], box float [n 4] xyxy in its pixels, a label each → [h w 3] with frames and labels."""
     height, width = image.shape[:2]
     thickness = max(2, round(0.006 * max(height, width)))
     layer, pen = _layer(width, height)
@@ -104,8 +104,8 @@ def boxes(image: np.ndarray, box: np.ndarray, labels: Sequence[str] | None = Non
 def caption(
     image: np.ndarray, lines: Sequence[str], scores: Sequence[float | None] | None = None
 ) -> np.ndarray:
-    """image uint8 [h w 3] → [h+s w 3]: a strip below it with one line each, a bar behind those with a score 0..1."""
-    height, width = image.shape[:2]
+    """image uint8 [h w 3] → [h+s w 3]: a strip below with the lines, a bar behind those with a score 0..1."""
+    width = image.shape[1]
     size = int(np.clip(width * 0.05, 11, 22))
     row = round(size * 1.5)
     strip = Image.new("RGB", (width, row * len(lines) + row // 3), PAPER)
@@ -133,8 +133,8 @@ def contact_sheet(
 ) -> np.ndarray:
     """A query and its ranked results, uint8 [h w 3] each of any size → one picture, uint8 [h w 3].
 
-    `correct` frames each result green with a tick or vermilion with a cross; None leaves it plain. `captions` (one for
-    the query, then one a result) stand below.
+    `correct` frames each result green with a tick or vermilion with a cross; None leaves it plain.
+    `captions` (one for the query, then one a result) stand below.
     """
     captions = captions or ["query", *(str(rank + 1) for rank in range(len(results)))]
     marks: list[bool | None] = [None, *correct]
@@ -156,7 +156,7 @@ def shorten(text: str, face: ImageFont.FreeTypeFont, room: float) -> str:
 
 
 def _shown(prediction, truth, truth_visible) -> np.ndarray:
-    """bool [k]: the slots worth drawing, by truth where there is one. Non-finite coordinates are never drawn."""
+    """bool [k]: the slots worth drawing, by truth where there is one; never non-finite coordinates."""
     points = [np.asarray(p) for p in (prediction, truth) if p is not None]
     if not points:
         raise ValueError("landmarks: neither prediction nor truth given")
@@ -203,7 +203,7 @@ def _mark(pen: ImageDraw.ImageDraw, centre, radius: float, colour, *, left: bool
 def _tag(pen: ImageDraw.ImageDraw, text: str, corner, colour, size: int) -> None:
     face = font(SMOOTH * size, bold=True)
     x, y = _scaled(corner)
-    left, top, right, bottom = pen.textbbox((x + SMOOTH * 3, y + SMOOTH * 2), text, face)
+    _, _, right, bottom = pen.textbbox((x + SMOOTH * 3, y + SMOOTH * 2), text, face)
     pen.rectangle((x, y, right + SMOOTH * 3, bottom + SMOOTH * 3), fill=(*colour, 255))
     dark = np.dot(colour, (0.299, 0.587, 0.114)) < 110
     pen.text((x + SMOOTH * 3, y + SMOOTH * 2), text, (*(PAPER if dark else INK), 255), face)
