@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
-from fashionjax.models import resnet, vgg
+from fashionjax.models import resnet, vgg, vit
 from fashionjax.models.resnet import ResNet
 from fashionjax.models.torch_keys import Rules
 from fashionjax.models.vgg import VGG
+from fashionjax.models.vit import ViT
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "resnet18": lambda **kw: ResNet(depth=18, **kw),
@@ -18,6 +19,9 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "vgg11_bn": lambda **kw: VGG(depth=11, batch_norm=True, **kw),
     "vgg16": lambda **kw: VGG(depth=16, **kw),
     "vgg16_bn": lambda **kw: VGG(depth=16, batch_norm=True, **kw),
+    "vit_s16": lambda **kw: ViT(**{"width": 384, "depth": 12, "heads": 6, **kw}),
+    "vit_b16": lambda **kw: ViT(**{"width": 768, "depth": 12, "heads": 12, **kw}),
+    "vit_l16": lambda **kw: ViT(**{"width": 1024, "depth": 24, "heads": 16, **kw}),
 }
 
 # torchvision's model pages (ResNet, VGG) and timm's results table (ViT); 224 px, 1000 classes.
@@ -30,6 +34,9 @@ PARAMETER_COUNTS = {
     "vgg11_bn": 132_868_840,
     "vgg16": 138_357_544,
     "vgg16_bn": 138_365_992,
+    "vit_s16": 22_050_664,
+    "vit_b16": 86_567_656,
+    "vit_l16": 304_326_632,
 }
 
 
@@ -48,4 +55,6 @@ def torch_keys(backbone: nn.Module) -> Rules:
         return vgg.torch_keys(backbone.depth, backbone.batch_norm)
     if isinstance(backbone, ResNet):
         return resnet.TORCH_KEYS
+    if isinstance(backbone, ViT):
+        return vit.TORCH_KEYS
     raise TypeError(f"no key rules for a {type(backbone).__name__}")

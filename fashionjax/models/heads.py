@@ -91,8 +91,9 @@ class AverageGlobalPooling(nn.Module):
 
 
 class RoIPooling(nn.Module):
-    """map [b h w c], landmark [b k 2] in [0, 1] -> [b features]: pooled around each landmark, landmark-major,
-    linear.
+    """map [b h w c], landmark [b k 2] in [0, 1] -> [b features]: pooled around landmarks, one linear layer.
+
+    The pooled vectors are concatenated landmark-major.
 
     `crop` is the side of the plane in cells, the window around a landmark spans 2 of them; `samples` points
     per axis. `group` (switch S3) mixes the centres of that many images as the original does, None keeps each

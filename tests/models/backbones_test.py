@@ -29,6 +29,7 @@ def test_every_backbone_returns_a_pyramid_and_float32_logits(name):
     assert isinstance(pyramid, tuple) and all(level.shape[0] == 2 for level in pyramid)
     sides = [level.shape[1] for level in pyramid]
     assert sides == sorted(sides, reverse=True)
+    assert len(pyramid) == (5 if name.startswith("vgg") else 4)
     logits = jax.eval_shape(lambda v, x: module.apply(v, x, method="logits"), variables, image)
     assert logits.shape == (2, 10) and logits.dtype == jnp.float32
 
