@@ -1,0 +1,153 @@
+"""TFDS builder of the procedural fashion world; see docs/datasets/synthetic_fashion.md.
+
+Configs: `attributes` (category, attributes, landmarks, box and identity of one worn garment), `landmarks`, `in_shop`
+(train / query / gallery, identities of query and gallery unseen in training), `instances` (one or two people, a mask per
+garment). Sizes are fields of the config: `dataclasses.replace(BUILDER_CONFIGS[0], train=2000, size=96)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from tfds_builders.synthetic_fashion import records
+from tfds_builders.synthetic_fashion.world import ATTRIBUTE_GROUPS, ATTRIBUTE_NAMES, CATEGORY_NAMES, GARMENT_TYPES
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class LabelledConfig(tfds.core.BuilderConfig):
+    """Pictures of one garment each. train, val, test count pictures; an item has `per_item` of them, all in one split.
+
+    size: side of the picture in pixels. cluttered: share of consumer views. processes: 0 = all cores (does not change
+    the bytes).
+    """
+
+    train: int = 6000
+    val: int = 1000
+    test: int = 1000
+    per_item: int = 2
+    cluttered: float = 0.3
+    size: int = 128
+    seed: int = 0
+    processes: int = 0
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class InShopConfig(tfds.core.BuilderConfig):
+    """Several views of each item. train_items and test_items count identities; query has the consumer views of the test
+    items, gallery their shop views, train both views of the training items."""
+
+    train_items: int = 1200
+    test_items: int = 400
+    shop_views: int = 3
+    consumer_views: int = 2
+    size: int = 128
+    seed: int = 0
+    processes: int = 0
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class InstancesConfig(tfds.core.BuilderConfig):
+    """One or two dressed people per picture. train, val, test count pictures; cluttered: share of consumer views."""
+
+    train: int = 3000
+    val: int = 500
+    test: int = 500
+    cluttered: float = 0.5
+    size: int = 192
+    seed: int = 0
+    processes: int = 0
+
+
+BUILDER_CONFIGS = [
+    LabelledConfig(name="attributes", description="Category, attributes and landmarks of one worn garment."),
+    LabelledConfig(name="landmarks", description="Landmarks with visibility of one worn garment."),
+    InShopConfig(name="in_shop", description="Item identity across shop and consumer views."),
+    InstancesConfig(name="instances", description="Masks and boxes of all garments of one or two people."),
+]
+
+
+def make_plan(config: tfds.core.BuilderConfig) -> records.Plan:
+    """The numbers of a config that decide the bytes."""
+    if config.name == "in_shop":
+        views = config.shop_views, config.consumer_views
+        sizes = {"train": config.train_items * sum(views)}
+        sizes |= {"query": config.test_items * views[1], "gallery": config.test_items * views[0]}
+        return records.Plan("in_shop", sizes, config.size, config.seed, shop_views=views[0], consumer_views=views[1])
+    sizes = {"train": config.train, "val": config.val, "test": config.test}
+    plan = records.Plan(config.name, sizes, config.size, config.seed, config.cluttered)
+    return plan if config.name == "instances" else plan._replace(per_item=config.per_item)
+
+
+def _labels() -> dict:
+    return {
+        "category": tfds.features.ClassLabel(names=list(CATEGORY_NAMES)),
+        "garment_type": tfds.features.ClassLabel(names=list(GARMENT_TYPES)),
+        "landmark": tfds.features.Tensor(shape=(8, 2), dtype=np.float32),
+        "visibility": tfds.features.Tensor(shape=(8,), dtype=np.int32),
+        "box": tfds.features.Tensor(shape=(4,), dtype=np.float32),
+        "item_id": tfds.features.Text(),
+    }
+
+
+def make_features(name: str) -> tfds.features.FeaturesDict:
+    """The features of a config."""
+    features = {
+        "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+        "image_id": tfds.features.Text(),
+    }
+    if name == "instances":
+        instance = _labels() | {"mask": tfds.features.Sequence(np.int32), "area": np.int32}
+        return tfds.features.FeaturesDict(features | {"instance": tfds.features.Sequence(instance)})
+    features |= _labels() | {"view": tfds.features.ClassLabel(names=["shop", "consumer"])}
+    if name != "landmarks":
+        features["attribute"] = tfds.features.Tensor(shape=(len(ATTRIBUTE_NAMES),), dtype=np.uint8)
+    return tfds.features.FeaturesDict(features)
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """The procedural fashion world. `progress`, if set, is called with 1 after each rendered picture."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012
+    BUILDER_CONFIGS = BUILDER_CONFIGS
+
+    progress: Callable[[int], object] | None = None
+
+    def _create_builder_config(self, builder_config, version=None):
+        """Accept a config with changed sizes under its own name, which TFDS would refuse."""
+        if isinstance(builder_config, tfds.core.BuilderConfig):
+            return builder_config
+        return super()._create_builder_config(builder_config, version=version)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        plan = make_plan(self.builder_config)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Dressed figures drawn from parametric garments, with exact labels.",
+            features=make_features(plan.kind),
+            metadata=tfds.core.MetadataDict(
+                attribute_names=list(ATTRIBUTE_NAMES),
+                attribute_groups=list(ATTRIBUTE_GROUPS),
+                parameters=plan._asdict(),
+            ),
+        )
+
+    def total_pictures(self) -> int:
+        """Pictures of all splits: the total of a progress bar."""
+        return sum(make_plan(self.builder_config).sizes.values())
+
+    def _split_generators(self, dl_manager):
+        del dl_manager
+        return {split: self._generate_examples(split) for split in make_plan(self.builder_config).sizes}
+
+    def _generate_examples(self, split: str):
+        processes = self.builder_config.processes or os.cpu_count() or 1
+        for record in records.records(make_plan(self.builder_config), split, processes):
+            yield record["image_id"], record
+            if self.progress is not None:
+                self.progress(1)
