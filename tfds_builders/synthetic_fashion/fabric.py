@@ -39,7 +39,12 @@ def pattern_tile(pattern: str) -> np.ndarray:
         for cu in (0.25, 0.75):
             first = np.maximum(first, _soft(np.hypot(u - cu, v - cu) - 0.155))
     elif pattern == "floral":
-        for cu, cv, size, turn in ((0.3, 0.28, 0.19, 0.3), (0.78, 0.72, 0.23, 1.0), (0.8, 0.2, 0.1, 0.0), (0.28, 0.76, 0.12, 0.6)):
+        for cu, cv, size, turn in (
+            (0.3, 0.28, 0.19, 0.3),
+            (0.78, 0.72, 0.23, 1.0),
+            (0.8, 0.2, 0.1, 0.0),
+            (0.28, 0.76, 0.12, 0.6),
+        ):
             radius = np.hypot(u - cu, v - cv)
             petal = size * (0.72 + 0.38 * np.cos(5 * (np.arctan2(v - cv, u - cu) + turn)))
             first = np.maximum(first, _soft(radius - petal))
@@ -52,10 +57,14 @@ def relief_tile(fabric: str) -> np.ndarray:
     """[64 64] float32: how light the surface is, about 1."""
     v, u = np.mgrid[0:TILE, 0:TILE] / TILE
     if fabric == "knit":
-        relief = 1 - 0.3 * np.abs(np.cos(np.pi * u)) ** 2 * (0.7 + 0.3 * np.cos(2 * np.pi * (2 * v + np.abs(u - 0.5))))
+        relief = 1 - 0.3 * np.abs(np.cos(np.pi * u)) ** 2 * (
+            0.7 + 0.3 * np.cos(2 * np.pi * (2 * v + np.abs(u - 0.5)))
+        )
     elif fabric == "denim":
         noise = np.random.Generator(np.random.PCG64(5)).normal(0, 1, (TILE, TILE))
-        smooth = (noise + np.roll(noise, 1, 0) + np.roll(noise, 1, 1) + np.roll(np.roll(noise, 1, 0), 1, 1)) / 2
+        smooth = (
+            noise + np.roll(noise, 1, 0) + np.roll(noise, 1, 1) + np.roll(np.roll(noise, 1, 0), 1, 1)
+        ) / 2
         relief = 1 + 0.13 * smooth + 0.05 * np.cos(2 * np.pi * 8 * (u + v))
     elif fabric == "satin":
         relief = 0.9 + 0.42 * np.clip(np.cos(2 * np.pi * (u + 0.5 * v)), 0, 1) ** 4

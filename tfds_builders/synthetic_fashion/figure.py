@@ -101,7 +101,9 @@ ARM_POSES = {
     "raised": ((105, 150), (150, 185), True),
     "pocket": ((20, 30), (-24, -10), True),
 }
-_ARM_ODDS = ("down",) * 6 + ("away",) * 5 + ("hip",) * 3 + ("across",) * 2 + ("behind", "raised", "pocket", "pocket")
+_ARM_ODDS = (
+    ("down",) * 6 + ("away",) * 5 + ("hip",) * 3 + ("across",) * 2 + ("behind", "raised", "pocket", "pocket")
+)
 
 
 def _arm(rng, figure: Figure, side: int) -> Limb:

@@ -144,7 +144,13 @@ def _pant_leg(item: Item, limb: Limb, side: int) -> Part:
     bottom = 0.22 + wide * 0.55 + item.flare * 0.55
     if item.category == "leggings":
         knee, bottom = 0.29, 0.18
-    outline = tube(limb.path, [0.0, 0.14, 0.5, 1.0], [0.44 + wide * 0.4, 0.47 + wide * 0.5, knee, bottom], float(reach), 10)
+    outline = tube(
+        limb.path,
+        [0.0, 0.14, 0.5, 1.0],
+        [0.44 + wide * 0.4, 0.47 + wide * 0.5, knee, bottom],
+        float(reach),
+        10,
+    )
     heading = limb.path[6] - limb.path[0]
     return Part(f"leg{side}", outline, limb.path[0], float(np.arctan2(-heading[0], heading[1])))
 
@@ -196,7 +202,15 @@ def _neck_details(item: Item, figure: Figure) -> list[Mark]:
         return _both(figure, "body", "polygon", tip, light, owner=True)
     if item.neckline == "lapel":
         bottom = edge[-1][1]
-        flap = [(0.38, -0.08), (0.52, 0.1), (0.62, 0.52), (0.42, 0.58), (0.5, 0.72), (0.04, bottom + 0.06), (0.0, bottom)]
+        flap = [
+            (0.38, -0.08),
+            (0.52, 0.1),
+            (0.62, 0.52),
+            (0.42, 0.58),
+            (0.5, 0.72),
+            (0.04, bottom + 0.06),
+            (0.0, bottom),
+        ]
         return _both(figure, "body", "polygon", flap, _dark(item.base, 0.8), owner=True)
     if item.neckline == "hood":
         hood = [(0.0, 0.5), (0.42, 0.26), (0.78, 0.12), (0.8, -0.3), (0.55, -0.42), (0.36, -0.1)]
@@ -205,7 +219,10 @@ def _neck_details(item: Item, figure: Figure) -> list[Mark]:
         return marks + _both(figure, "body", "line", [(0.17, 0.42), (0.2, 1.15)], cord, 0.06)
     if item.neckline == "high":
         band = [(-0.37, 0.02), (0.0, 0.1), (0.37, 0.02)]
-        return [_line(figure, "body", band, _dark(item.base)), _line(figure, "body", np.add(band, (0, -0.16)), _dark(item.base, 0.75))]
+        return [
+            _line(figure, "body", band, _dark(item.base)),
+            _line(figure, "body", np.add(band, (0, -0.16)), _dark(item.base, 0.75)),
+        ]
     ribbing = [(-x, y) for x, y in edge] + edge[::-1]
     return [_line(figure, "body", ribbing, trim, 0.1 if item.category in ("sweater", "tee") else 0.06)]
 
@@ -214,14 +231,21 @@ def _closure_details(item: Item, figure: Figure, start: float, stop: float, wrap
     line = _dark(item.base)
     if item.closure == "zip":
         metal = (214.0, 214.0, 206.0) if sum(item.base) < 480 else (70.0, 70.0, 74.0)
-        return [_line(figure, "body", [(0, start), (0, stop)], metal, 0.1), _line(figure, "body", [(0, start), (0, stop)], line, 0.03)]
+        return [
+            _line(figure, "body", [(0, start), (0, stop)], metal, 0.1),
+            _line(figure, "body", [(0, start), (0, stop)], line, 0.03),
+        ]
     if item.closure != "button":
         return []
     button = (245.0, 242.0, 230.0) if sum(item.base) < 420 else (58.0, 48.0, 44.0)
     marks = [_line(figure, "body", [(0.12 - wrap, start), (0.12 + wrap, stop)], line, 0.035)]
     columns = (-0.3, 0.3) if item.category == "coat" else (0.0,)
     count = {"blazer": 2, "coat": 3}.get(item.category, 5)
-    last = stop - 0.2 if item.category not in ("blazer", "coat") else start + (0.55 if item.category == "blazer" else 1.1)
+    last = (
+        stop - 0.2
+        if item.category not in ("blazer", "coat")
+        else start + (0.55 if item.category == "blazer" else 1.1)
+    )
     for y in np.linspace(start + 0.12, last, count):
         marks += [Mark("body", "dot", warp(figure, [[x, y]]), button, 0.075) for x in columns]
     return marks
@@ -248,7 +272,14 @@ def _belt(item: Item, figure: Figure, y: float, knot: bool) -> list[Mark]:
             marks.append(_line(figure, "body", [(0.16, y), (x, y + 0.95)], item.trim, 0.13))
         marks.append(Mark("body", "dot", warp(figure, [[0.16, y]]), _dark(item.trim, 0.8), 0.16))
     else:
-        marks.append(Mark("body", "polygon", warp(figure, [(-0.12, y - 0.13), (0.12, y - 0.13), (0.12, y + 0.13), (-0.12, y + 0.13)]), (206.0, 176.0, 92.0)))
+        marks.append(
+            Mark(
+                "body",
+                "polygon",
+                warp(figure, [(-0.12, y - 0.13), (0.12, y - 0.13), (0.12, y + 0.13), (-0.12, y + 0.13)]),
+                (206.0, 176.0, 92.0),
+            )
+        )
     return marks
 
 
@@ -262,7 +293,13 @@ def _upper_details(item: Item, figure: Figure, hem: float) -> list[Mark]:
         marks.insert(0, Mark("body", "polygon", warp(figure, inner), shade, owner=False))
     marks += _closure_details(item, figure, edge[-1][1] + 0.05, item.hem_y - 0.02)
     if item.category in ("sweater", "jacket", "hoodie"):
-        band = [(-hem, item.hem_y - 0.2), (hem, item.hem_y - 0.2), (hem, item.hem_y + 0.02), (0, item.hem_y + 0.08), (-hem, item.hem_y + 0.02)]
+        band = [
+            (-hem, item.hem_y - 0.2),
+            (hem, item.hem_y - 0.2),
+            (hem, item.hem_y + 0.02),
+            (0, item.hem_y + 0.08),
+            (-hem, item.hem_y + 0.02),
+        ]
         marks.append(Mark("body", "polygon", warp(figure, band), item.trim))
         marks += _cuffs(item, figure, 0.08)
     if item.category == "shirt":
@@ -271,13 +308,26 @@ def _upper_details(item: Item, figure: Figure, hem: float) -> list[Mark]:
         if item.sleeve == "long":
             marks += _cuffs(item, figure, 0.06)
     if item.category == "hoodie":
-        pouch = [(-0.55, item.hem_y - 0.25), (-0.32, item.hem_y - 0.75), (0.32, item.hem_y - 0.75), (0.55, item.hem_y - 0.25)]
+        pouch = [
+            (-0.55, item.hem_y - 0.25),
+            (-0.32, item.hem_y - 0.75),
+            (0.32, item.hem_y - 0.75),
+            (0.55, item.hem_y - 0.25),
+        ]
         marks.append(_line(figure, "body", [*pouch, pouch[0]], dark, 0.06))
     if item.category == "jacket":
-        marks += _both(figure, "body", "line", [(0.36, item.hem_y - 0.42), (0.6, item.hem_y - 0.78)], dark, 0.07)
+        marks += _both(
+            figure, "body", "line", [(0.36, item.hem_y - 0.42), (0.6, item.hem_y - 0.78)], dark, 0.07
+        )
     if item.category in ("blazer", "coat"):
         at = min(item.hem_y - 0.35, 2.35 if item.category == "blazer" else 2.7)
-        marks += _both(figure, "body", "polygon", [(0.34, at), (0.74, at), (0.74, at + 0.16), (0.34, at + 0.16)], _dark(item.base, 0.75))
+        marks += _both(
+            figure,
+            "body",
+            "polygon",
+            [(0.34, at), (0.74, at), (0.74, at + 0.16), (0.34, at + 0.16)],
+            _dark(item.base, 0.75),
+        )
     return marks
 
 
@@ -286,14 +336,46 @@ def _lower_details(item: Item, figure: Figure, top: float, legs: bool) -> list[M
     width = float(half_width(item, top))
     high = 0.34 if item.category == "leggings" else 0.2
     below = float(half_width(item, top + high))
-    band = [(-width, top), (0, top + 0.05), (width, top), (below, top + high), (0, top + high + 0.05), (-below, top + high)]
-    marks = [Mark("body", "polygon", warp(figure, band), _dark(item.base, 0.78) if item.category != "leggings" else item.trim)]
+    band = [
+        (-width, top),
+        (0, top + 0.05),
+        (width, top),
+        (below, top + high),
+        (0, top + high + 0.05),
+        (-below, top + high),
+    ]
+    marks = [
+        Mark(
+            "body",
+            "polygon",
+            warp(figure, band),
+            _dark(item.base, 0.78) if item.category != "leggings" else item.trim,
+        )
+    ]
     if item.category == "jeans":
         seam = (226.0, 170.0, 84.0)
-        marks += _both(figure, "body", "line", [(0.3, top + 0.24), (0.42, top + 0.55), (below + 0.02, top + 0.66)], seam, 0.055)
-        marks.append(_line(figure, "body", [(0.0, top + 0.25), (0.13, top + 0.8), (0.0, top + 1.0)], seam, 0.05))
+        marks += _both(
+            figure,
+            "body",
+            "line",
+            [(0.3, top + 0.24), (0.42, top + 0.55), (below + 0.02, top + 0.66)],
+            seam,
+            0.055,
+        )
+        marks.append(
+            _line(figure, "body", [(0.0, top + 0.25), (0.13, top + 0.8), (0.0, top + 1.0)], seam, 0.05)
+        )
         for side in (0, 1):
-            marks.append(Mark(f"leg{side}", "line", along(figure.legs[side].path, np.linspace(0.1, 0.9, 6)) + normals(figure.legs[side].path)[[0]] * 0, seam, 0.0))
+            marks.append(
+                Mark(
+                    f"leg{side}",
+                    "line",
+                    along(figure.legs[side].path, np.linspace(0.1, 0.9, 6))
+                    + normals(figure.legs[side].path)[[0]] * 0,
+                    seam,
+                    0.0,
+                )
+            )
         marks = [m for m in marks if m.shape != "line" or m.size > 0]
     if item.category in ("trousers", "shorts"):
         marks += _both(figure, "body", "line", [(0.42, top + 0.22), (0.68, top + 0.7)], dark, 0.055)
@@ -301,17 +383,32 @@ def _lower_details(item: Item, figure: Figure, top: float, legs: bool) -> list[M
     if item.category == "trousers":
         reach = (item.hem_y - LEG_TOP) / (LEG_BOTTOM - LEG_TOP)
         for side in (0, 1):
-            marks.append(Mark(f"leg{side}", "line", along(figure.legs[side].path, np.linspace(0.05, reach, 6)), dark, 0.045))
+            marks.append(
+                Mark(
+                    f"leg{side}",
+                    "line",
+                    along(figure.legs[side].path, np.linspace(0.05, reach, 6)),
+                    dark,
+                    0.045,
+                )
+            )
     if item.category == "skirt":
         marks += _closure_details(item, figure, top + 0.25, item.hem_y - 0.05)
         if item.fit == "loose":
             for x in (-0.6, -0.2, 0.25, 0.62):
                 end = x * (1 + item.flare * (item.hem_y - top) / 0.9)
-                marks.append(_line(figure, "body", [(x, top + 0.4), (end, item.hem_y)], _dark(item.base, 0.78), 0.045))
+                marks.append(
+                    _line(figure, "body", [(x, top + 0.4), (end, item.hem_y)], _dark(item.base, 0.78), 0.045)
+                )
     elif item.closure == "button":
         marks.append(Mark("body", "dot", warp(figure, [[0.0, top + 0.14]]), (216.0, 190.0, 120.0), 0.09))
     if item.closure == "belt":
-        marks += _belt(item._replace(trim=(84.0, 56.0, 36.0) if sum(item.base) > 260 else (190.0, 150.0, 96.0)), figure, top + 0.12, False)
+        marks += _belt(
+            item._replace(trim=(84.0, 56.0, 36.0) if sum(item.base) > 260 else (190.0, 150.0, 96.0)),
+            figure,
+            top + 0.12,
+            False,
+        )
     return marks
 
 
@@ -346,7 +443,12 @@ def _lower(item: Item, figure: Figure) -> Garment:
         body = np.interp(ys, BODY_Y, BODY_X) + item.ease * 0.4 + item.flare * 1.5 * np.maximum(ys - top, 0)
         if item.fit == "slim":
             body = np.minimum(body, 0.92) - 0.05 * np.maximum(ys - 3.0, 0)
-        right = [(0.0, top + 0.05), *zip(body, ys), (body[-1] * 0.5, item.hem_y + 0.1), (0.0, item.hem_y + 0.13)]
+        right = [
+            (0.0, top + 0.05),
+            *zip(body, ys),
+            (body[-1] * 0.5, item.hem_y + 0.1),
+            (0.0, item.hem_y + 0.13),
+        ]
         parts = [Part("body", warp(figure, _mirror(right)), warp(figure, [[0, 0]])[0], 0.0)]
         hems, layer = _pair(figure, float(body[-1]) - 0.1, item.hem_y - 0.07), ("body", "body")
     else:
@@ -366,7 +468,11 @@ def _full(item: Item, figure: Figure) -> Garment:
         hems, hem_layers = [_leg_landmark(item, figure, side) for side in (0, 1)], ["leg0", "leg1"]
         hem = 0.9
     else:
-        cut = item._replace(flare=item.flare * 1.5 + 0.02) if fitted else item._replace(flare=item.flare * 0.5 + 0.03)
+        cut = (
+            item._replace(flare=item.flare * 1.5 + 0.02)
+            if fitted
+            else item._replace(flare=item.flare * 0.5 + 0.03)
+        )
         torso, hem = _torso(cut, figure, item.hem_y, waist)
         parts, hems, hem_layers = [torso], _pair(figure, hem - 0.12, item.hem_y - 0.08), ["body", "body"]
     if item.sleeve != "sleeveless":
@@ -382,7 +488,11 @@ def _full(item: Item, figure: Figure) -> Garment:
         marks += _belt(item, figure, waist, item.category in ("robe", "coat"))
     elif fitted:
         width = float(half_width(item, waist))
-        marks.append(_line(figure, "body", [(-width, waist), (0, waist + 0.05), (width, waist)], _dark(item.base), 0.06))
+        marks.append(
+            _line(
+                figure, "body", [(-width, waist), (0, waist + 0.05), (width, waist)], _dark(item.base), 0.06
+            )
+        )
     if item.category == "robe":
         edge = _neckline(item)[2][-1][1]
         marks.append(_line(figure, "body", [(-0.44, 0.02), (0.0, edge), (0.3, item.hem_y)], item.trim, 0.16))

@@ -33,7 +33,11 @@ def cluttered(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
             turn = rng.uniform(0, 2 * np.pi) + np.sort(rng.uniform(0, 2 * np.pi, 5))
             draw.polygon([(x + w * np.cos(t), y + h * np.sin(t)) for t in turn], fill=color)
         elif kind == 2:
-            draw.line((x, y, x + w * rng.choice((-2, 2)), y + h * 2), fill=color, width=int(across * rng.uniform(0.01, 0.06)))
+            draw.line(
+                (x, y, x + w * rng.choice((-2, 2)), y + h * 2),
+                fill=color,
+                width=int(across * rng.uniform(0.01, 0.06)),
+            )
         else:
             draw.rectangle((x - w / 2, y - h / 2, x + w / 2, y + h / 2), fill=color)
             if kind == 4:
@@ -84,9 +88,13 @@ def photograph(rng: np.random.Generator, image: Image.Image, consumer: bool) -> 
         gain = rng.uniform(0.93, 1.05)
         return image.point([min(255, int(v * gain)) for v in range(256)] * 3)
     if rng.random() < 0.6:
-        image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.2, 0.75)) * max(width, height) / 128))
+        image = image.filter(
+            ImageFilter.GaussianBlur(float(rng.uniform(0.2, 0.75)) * max(width, height) / 128)
+        )
     coarse = rng.uniform(0.72, 1.2) * (1 + rng.normal(0, 0.12, (3, 3)))
-    light = np.asarray(Image.fromarray(coarse.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR))
+    light = np.asarray(
+        Image.fromarray(coarse.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
+    )
     tint = (1 + rng.normal(0, 0.05, 3)).astype(np.float32)
     grain = rng.integers(-7, 8, (height, width, 1), dtype=np.int8)
     lit = np.asarray(image) * light[..., None] * tint + grain

@@ -101,7 +101,10 @@ def _cloth(on: Canvas, part: Part, worn: Worn, tile: np.ndarray, matrix: np.ndar
     inverse = np.linalg.inv(matrix[:, :2])
     cos, sin = np.cos(part.angle), np.sin(part.angle)
     frame = np.array([[cos, sin], [-sin, cos]]) @ inverse
-    start = frame @ (np.array([left, top]) + 0.5 - matrix[:, 2]) - np.array([[cos, sin], [-sin, cos]]) @ part.origin
+    start = (
+        frame @ (np.array([left, top]) + 0.5 - matrix[:, 2])
+        - np.array([[cos, sin], [-sin, cos]]) @ part.origin
+    )
     columns, rows = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
     frame, start = frame.astype(np.float32), start.astype(np.float32)
     u = (frame[0, 0] * columns + start[0])[None, :] + (frame[0, 1] * rows)[:, None]
@@ -159,7 +162,15 @@ def _legs(on: Canvas, person: Person) -> None:
         leg = tube(limb.path, [0, 0.2, 0.5, 0.75, 1], [0.38, 0.41, 0.25, 0.25, 0.14])
         fill(on, to_pixels(person.matrix, leg), person.figure.skin)
         ankle, tip = limb.path[-1], limb.tip
-        shoe = np.array([ankle + (-0.16, -0.06), ankle + (0.16, -0.06), tip + (0.2, 0.02), tip + (0.1, 0.12), tip + (-0.2, 0.1)])
+        shoe = np.array(
+            [
+                ankle + (-0.16, -0.06),
+                ankle + (0.16, -0.06),
+                tip + (0.2, 0.02),
+                tip + (0.1, 0.12),
+                tip + (-0.2, 0.1),
+            ]
+        )
         fill(on, to_pixels(person.matrix, shoe), (52, 46, 46))
 
 
@@ -175,7 +186,17 @@ def _head_centre(figure: Figure) -> np.ndarray:
 def _trunk(on: Canvas, person: Person) -> None:
     """Neck and bare torso."""
     figure, matrix = person.figure, person.matrix
-    right = [(0.0, 0.05), (0.3, 0.1), (0.76, 0.2), (0.92, 0.36), (0.8, 0.95), (0.66, 1.9), (0.85, 2.7), (0.84, 3.0), (0, 3.2)]
+    right = [
+        (0.0, 0.05),
+        (0.3, 0.1),
+        (0.76, 0.2),
+        (0.92, 0.36),
+        (0.8, 0.95),
+        (0.66, 1.9),
+        (0.85, 2.7),
+        (0.84, 3.0),
+        (0, 3.2),
+    ]
     trunk = np.concatenate([right, np.multiply(right[::-1], (-1, 1))])
     fill(on, to_pixels(matrix, warp(figure, trunk)), figure.skin)
     head = _head_centre(figure)
@@ -188,7 +209,9 @@ def _head(on: Canvas, person: Person) -> None:
     centre, look = _head_centre(figure), 0.12 * figure.turn
     fill(on, to_pixels(matrix, _ellipse(centre + (0, -0.12), (0.53, 0.6))), figure.hair)
     fill(on, to_pixels(matrix, _ellipse(centre + (look * 0.6, 0.06), (0.42, 0.53))), figure.skin)
-    fringe = centre + np.array([(-0.46, -0.05), (-0.36, -0.5), (0.0, -0.66), (0.36, -0.5), (0.46, -0.05), (0.2 + look, -0.3)])
+    fringe = centre + np.array(
+        [(-0.46, -0.05), (-0.36, -0.5), (0.0, -0.66), (0.36, -0.5), (0.46, -0.05), (0.2 + look, -0.3)]
+    )
     fill(on, to_pixels(matrix, fringe), figure.hair)
     scale = _scale(matrix)
     for x in (-0.16, 0.16):
@@ -197,7 +220,15 @@ def _head(on: Canvas, person: Person) -> None:
     line(on, to_pixels(matrix, mouth), (150, 62, 62), 0.06 * scale)
     if figure.long_hair == 2:
         for side in (-1, 1):
-            lock = centre + np.array([(0.5 * side, -0.3), (0.34 * side, 0.1), (0.3 * side, 1.7), (0.56 * side, 1.75), (0.66 * side, 0.6)])
+            lock = centre + np.array(
+                [
+                    (0.5 * side, -0.3),
+                    (0.34 * side, 0.1),
+                    (0.3 * side, 1.7),
+                    (0.56 * side, 1.75),
+                    (0.66 * side, 0.6),
+                ]
+            )
             fill(on, to_pixels(matrix, lock), figure.hair)
 
 
@@ -206,7 +237,9 @@ def paint_person(on: Canvas, person: Person, rng: np.random.Generator) -> None:
     figure, matrix = person.figure, person.matrix
     tiles = [fabric.item_tile(worn.item) for worn in person.worn]
     if figure.long_hair:
-        back = _head_centre(figure) + np.array([(-0.5, -0.2), (0.5, -0.2), (0.68, 1.2), (0.4, 1.5), (-0.4, 1.5), (-0.68, 1.2)])
+        back = _head_centre(figure) + np.array(
+            [(-0.5, -0.2), (0.5, -0.2), (0.68, 1.2), (0.4, 1.5), (-0.4, 1.5), (-0.68, 1.2)]
+        )
         fill(on, to_pixels(matrix, back), np.multiply(figure.hair, 0.85))
     for side in (0, 1):
         if not figure.arms[side].front:

@@ -18,7 +18,15 @@ from typing import NamedTuple
 import numpy as np
 
 from tfds_builders.synthetic_fashion import scene
-from tfds_builders.synthetic_fashion.world import CATEGORIES, Item, attribute_vector, item_id, make_item, pick, rng_of
+from tfds_builders.synthetic_fashion.world import (
+    CATEGORIES,
+    Item,
+    attribute_vector,
+    item_id,
+    make_item,
+    pick,
+    rng_of,
+)
 
 FIRST_ITEM = {"train": 0, "val": 10_000_000, "test": 20_000_000, "query": 20_000_000, "gallery": 20_000_000}
 INSTANCE_ITEMS = 100_000_000  # outfits choose their categories, so their items have numbers of their own
@@ -69,7 +77,9 @@ def _labels(seen: scene.Seen) -> dict:
 def _single(plan: Plan, item: Item, consumer: bool, *key: int) -> tuple[scene.Picture, scene.Seen]:
     """A picture that shows at least a part of its item; the rare one that does not is drawn again."""
     for attempt in range(20):
-        picture = scene.single(rng_of(plan.seed, *key, attempt), item, plan.seed, (plan.size, plan.size), consumer)
+        picture = scene.single(
+            rng_of(plan.seed, *key, attempt), item, plan.seed, (plan.size, plan.size), consumer
+        )
         if picture.seen[0].mask.sum() >= 0.01 * plan.size**2:
             return picture, picture.seen[0]
     raise RuntimeError(f"item {item.number}: 20 pictures in a row hide it")
@@ -107,7 +117,28 @@ def run_lengths(mask: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], runs] if flat[0] else [runs]).astype(np.int32)
 
 
-_OF_TYPE = {kind: tuple(n for n, c in CATEGORIES.items() if c.garment_type == kind) for kind in ("upper", "lower", "full")}
+def mask_text(mask: np.ndarray) -> str:
+    """mask [h w] bool → the `counts` string of COCO's compressed run-length encoding.
+
+    From the fourth run on the difference to the run before the last is written; each number in groups of 5 bits, low
+    first, bit 5 set when more follow, bit 4 of the last group its sign, 48 added to make it a printable character.
+    """
+    runs, text = run_lengths(mask).tolist(), []
+    for place, run in enumerate(runs):
+        rest = run - runs[place - 2] if place > 2 else run
+        more = True
+        while more:
+            group = rest & 31
+            rest >>= 5
+            more = rest != (-1 if group & 16 else 0)
+            text.append(chr((group | 32 if more else group) + 48))
+    return "".join(text)
+
+
+_OF_TYPE = {
+    kind: tuple(n for n, c in CATEGORIES.items() if c.garment_type == kind)
+    for kind in ("upper", "lower", "full")
+}
 
 
 def outfits(plan: Plan, split: str, index: int, rng: np.random.Generator) -> list[list[Item]]:
@@ -116,7 +147,9 @@ def outfits(plan: Plan, split: str, index: int, rng: np.random.Generator) -> lis
     result = []
     for _ in range(2 if rng.random() < 0.45 else 1):
         kinds = ("full",) if rng.random() < 0.35 else ("upper", "lower")
-        result.append([make_item(plan.seed, number + n, pick(rng, _OF_TYPE[kind])) for n, kind in enumerate(kinds)])
+        result.append(
+            [make_item(plan.seed, number + n, pick(rng, _OF_TYPE[kind])) for n, kind in enumerate(kinds)]
+        )
         number += 2
     return result
 
@@ -126,14 +159,16 @@ def _instances(plan: Plan, split: str, index: int) -> dict:
     consumer = bool(rng.random() < plan.cluttered)
     picture = scene.several(rng, outfits(plan, split, index, rng), (plan.size, plan.size), consumer)
     found = [
-        _labels(seen) | {"mask": run_lengths(seen.mask), "area": int(seen.mask.sum())} for seen in picture.seen
+        _labels(seen) | {"mask": mask_text(seen.mask), "area": int(seen.mask.sum())} for seen in picture.seen
     ]  # fmt: skip
     return _common(f"{split}/{index:07d}.jpg", picture) | {"instance": found}
 
 
 def record(plan: Plan, split: str, index: int) -> dict:
     """Record `index` of a split, ready for the features of the plan's config."""
-    make = {"attributes": _labelled, "landmarks": _labelled, "in_shop": _in_shop, "instances": _instances}[plan.kind]
+    make = {"attributes": _labelled, "landmarks": _labelled, "in_shop": _in_shop, "instances": _instances}[
+        plan.kind
+    ]
     return make(plan, split, index)
 
 

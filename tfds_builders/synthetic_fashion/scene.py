@@ -18,7 +18,11 @@ from tfds_builders.synthetic_fashion.figure import Figure, make_figure
 from tfds_builders.synthetic_fashion.garments import SLOTS, Garment, make_garment
 from tfds_builders.synthetic_fashion.world import Item, make_item, pick
 
-COMPANION = {"upper": ("trousers", "leggings", "skirt"), "lower": ("tee", "tank", "sweater", "shirt"), "full": ()}
+COMPANION = {
+    "upper": ("trousers", "leggings", "skirt"),
+    "lower": ("tee", "tank", "sweater", "shirt"),
+    "full": (),
+}
 OUTERWEAR = ("jacket", "hoodie", "blazer", "sweater")
 COMPANION_NUMBERS = 1 << 40  # numbers of garments that only fill an outfit lie above every item
 
@@ -68,7 +72,9 @@ def _outfit(rng, item: Item, seed: int) -> list[Item]:
     """The item, and a plain companion where it leaves the other half bare; in painting order."""
     if not COMPANION[item.garment_type]:
         return [item]
-    other = make_item(seed, COMPANION_NUMBERS + item.number, pick(rng, COMPANION[item.garment_type]), plain=True)
+    other = make_item(
+        seed, COMPANION_NUMBERS + item.number, pick(rng, COMPANION[item.garment_type]), plain=True
+    )
     if item.garment_type == "upper":
         return [other, item]
     return [other, item] if _tuck(rng, other, 0.8) else [item, other]
@@ -152,7 +158,9 @@ def _dressed(rng, items: list[Item], first: int) -> tuple[Figure, tuple[paint.Wo
     return figure, _wear(figure, order, first)
 
 
-def several(rng: np.random.Generator, outfits: list[list[Item]], size: tuple[int, int], consumer: bool) -> Picture:
+def several(
+    rng: np.random.Generator, outfits: list[list[Item]], size: tuple[int, int], consumer: bool
+) -> Picture:
     """A picture of one or more dressed figures that may overlap; every garment of at least 0.2 % of the picture is seen."""
     dressed, first = [], 1
     for items in outfits:

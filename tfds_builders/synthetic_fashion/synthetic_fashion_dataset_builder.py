@@ -15,7 +15,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from tfds_builders.synthetic_fashion import records
-from tfds_builders.synthetic_fashion.world import ATTRIBUTE_GROUPS, ATTRIBUTE_NAMES, CATEGORY_NAMES, GARMENT_TYPES
+from tfds_builders.synthetic_fashion.world import (
+    ATTRIBUTE_GROUPS,
+    ATTRIBUTE_NAMES,
+    CATEGORY_NAMES,
+    GARMENT_TYPES,
+)
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -77,7 +82,9 @@ def make_plan(config: tfds.core.BuilderConfig) -> records.Plan:
         views = config.shop_views, config.consumer_views
         sizes = {"train": config.train_items * sum(views)}
         sizes |= {"query": config.test_items * views[1], "gallery": config.test_items * views[0]}
-        return records.Plan("in_shop", sizes, config.size, config.seed, shop_views=views[0], consumer_views=views[1])
+        return records.Plan(
+            "in_shop", sizes, config.size, config.seed, shop_views=views[0], consumer_views=views[1]
+        )
     sizes = {"train": config.train, "val": config.val, "test": config.test}
     plan = records.Plan(config.name, sizes, config.size, config.seed, config.cluttered)
     return plan if config.name == "instances" else plan._replace(per_item=config.per_item)
@@ -101,7 +108,8 @@ def make_features(name: str) -> tfds.features.FeaturesDict:
         "image_id": tfds.features.Text(),
     }
     if name == "instances":
-        instance = _labels() | {"mask": tfds.features.Sequence(np.int32), "area": np.int32}
+        # a text, since TFDS writes no ragged sequence within a sequence without TensorFlow
+        instance = _labels() | {"mask": tfds.features.Text(), "area": np.int32}
         return tfds.features.FeaturesDict(features | {"instance": tfds.features.Sequence(instance)})
     features |= _labels() | {"view": tfds.features.ClassLabel(names=["shop", "consumer"])}
     if name != "landmarks":

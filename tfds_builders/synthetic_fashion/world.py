@@ -66,7 +66,9 @@ class Category(NamedTuple):
     closure: tuple[str, ...]
 
 
-def _category(garment_type, sleeve="", neckline="", hem="", fit="slim regular loose", fabric="", closure="none"):
+def _category(
+    garment_type, sleeve="", neckline="", hem="", fit="slim regular loose", fabric="", closure="none"
+):
     return Category(garment_type, *(tuple(s.split()) for s in (sleeve, neckline, hem, fit, fabric, closure)))
 
 
@@ -144,7 +146,13 @@ def _accent(rng, base, name) -> tuple[float, float, float]:
     return _jitter(rng, PALETTE[pick(rng, others)], 6)
 
 
-_PERIODS = {"solid": (1.0, 1.0), "stripe": (0.34, 0.56), "check": (0.5, 0.8), "dot": (0.42, 0.62), "floral": (0.72, 1.05)}
+_PERIODS = {
+    "solid": (1.0, 1.0),
+    "stripe": (0.34, 0.56),
+    "check": (0.5, 0.8),
+    "dot": (0.42, 0.62),
+    "floral": (0.72, 1.05),
+}
 _EASE = {"slim": (0.0, 0.05), "regular": (0.13, 0.19), "loose": (0.3, 0.42)}
 
 
