@@ -230,7 +230,7 @@ def read_zip(archive: Archive, root: str) -> dict[str, np.ndarray]:
 
 
 def read_legacy(file: io.BufferedReader, size: int) -> dict[str, np.ndarray]:
-    """Pickles of magic number, protocol, system, object, storage keys; then per key a count and the numbers."""
+    """Pickles of magic number, protocol, system, object, storage keys; per key a count and the numbers."""
     head = io.BytesIO(file.read(PICKLE_LIMIT))
     storages = _Storages()
     safe_pickle.load(head, {})

@@ -1,7 +1,8 @@
 """Weight files and type-space files from strangers → arrays and text. Nothing in them is executed.
 
 `read_tensors` knows a file by its content: PyTorch's two formats (`torch_files`), safetensors, and
-numpy's .npz (Google's ViT files). Sizes that a file declares are compared with the bytes it has before memory is taken.
+numpy's .npz (Google's ViT files). Sizes that a file declares are compared with the bytes it has before memory
+is taken.
 """
 
 from __future__ import annotations

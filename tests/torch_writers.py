@@ -1,4 +1,4 @@
-"""Weight files written without PyTorch: pickle opcodes by hand, in the two formats of torch.save, honest or not."""
+"""Weight files written without PyTorch: pickle opcodes by hand, both formats of torch.save, honest or not."""
 
 import struct
 import zipfile
@@ -10,7 +10,12 @@ MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 PROTOCOL = b"\x80\x02M\xe9\x03."
 SYSTEM = b"\x80\x02}."
 KINDS = {
-    **{"float32": "FloatStorage", "float64": "DoubleStorage", "float16": "HalfStorage", "int64": "LongStorage"},
+    **{
+        "float32": "FloatStorage",
+        "float64": "DoubleStorage",
+        "float16": "HalfStorage",
+        "int64": "LongStorage",
+    },
     **{"uint8": "ByteStorage", "bool": "BoolStorage", "int32": "IntStorage"},
 }
 
@@ -65,15 +70,15 @@ def strides(shape: tuple) -> tuple:
 
 
 def dense(key: str, array: np.ndarray, *view: bytes) -> bytes:
-    return tensor(
-        storage(key, KINDS[array.dtype.name], array.size, *view), array.shape, strides(array.shape)
-    )
+    return tensor(storage(key, KINDS[array.dtype.name], array.size, *view), array.shape, strides(array.shape))
 
 
 # --- whole files ---
 
 
-def zip_file(path: Path, value: bytes, data: dict[str, bytes], *, root="archive", mode=zipfile.ZIP_STORED) -> Path:
+def zip_file(
+    path: Path, value: bytes, data: dict[str, bytes], *, root="archive", mode=zipfile.ZIP_STORED
+) -> Path:
     """A zip with `value` (an unfinished pickle) as data.pkl and raw storages."""
     with zipfile.ZipFile(path, "w", mode) as archive:
         archive.writestr(f"{root}/data.pkl", pickled(value))
