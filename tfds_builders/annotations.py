@@ -1,0 +1,393 @@
+"""DeepFashion's annotation tables: partitions, boxes, landmarks, attributes, categories, item lists.
+
+Every reader consumes its whole table, raises ReleaseError with file and line at the first contradiction,
+and returns arrays whose rows follow the picture list it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tfds_builders.release import ReleaseError, Row, Table, TextFile, decode, integers, read_table
+
+SLOTS = 8
+GARMENT_TYPES = ("upper", "lower", "full")
+POINTS = {1: 6, 2: 4, 3: 8}  # clothes type → number of landmarks
+VISIBLE, OCCLUDED, CUT_OFF, NOT_USED = 0, 1, 2, 3  # 3 is ours: the garment type has no such landmark
+ATTRIBUTE_TYPES = {  # attribute type number → group, per benchmark variant
+    "coarse": ("texture", "fabric", "shape", "part", "style"),
+    "fine": ("texture", "sleeve", "length", "neckline", "fabric", "fit"),
+}
+
+
+class Partition(NamedTuple):
+    """Pictures in file order with their split."""
+
+    text: TextFile
+    image: list[str]
+    split: list[str]
+    line: list[int]
+    item: list[str]  # identities; empty strings where the benchmark has none
+    merged: int = 0  # identical rows that were dropped
+
+
+class Lines(NamedTuple):
+    """The file and line that each of n records comes from."""
+
+    texts: tuple[TextFile, ...]
+    text: np.ndarray  # [n], index into texts
+    line: np.ndarray  # [n], 1-based
+
+    def error(self, i: int, message: str) -> ReleaseError:
+        return self.texts[self.text[i]].error(int(self.line[i]), message)
+
+
+class Boxes(NamedTuple):
+    """box [n 4] int32 xyxy pixels, with the line each comes from."""
+
+    lines: Lines
+    box: np.ndarray
+
+
+def lines_of(text: TextFile, line: Sequence[int] | np.ndarray) -> Lines:
+    """Lines of a single file."""
+    return Lines((text,), np.zeros(len(line), np.int32), np.asarray(line, np.int32))
+
+
+def join_lines(parts: Sequence[Lines]) -> Lines:
+    """The records of several files, one after the other."""
+    starts = np.cumsum([0] + [len(part.texts) for part in parts])
+    return Lines(
+        tuple(text for part in parts for text in part.texts),
+        np.concatenate([part.text + start for part, start in zip(parts, starts)]),
+        np.concatenate([part.line for part in parts]),
+    )
+
+
+class Landmarks(NamedTuple):
+    """landmark [n 8 2] float32 pixels, visibility [n 8] int32, clothes type [n] (1–3) and variation [n]."""
+
+    text: TextFile
+    landmark: np.ndarray
+    visibility: np.ndarray
+    garment_type: np.ndarray
+    variation: np.ndarray | None
+
+
+# ------------------------------------------------------------------------------ rows by picture
+def fields_of(text: TextFile, row: Row, number: int, what: str) -> list[str]:
+    """The row's fields, which must be exactly `number` many."""
+    if len(row.fields) != number:
+        raise text.error(row.line, f"{len(row.fields)} fields instead of {number} ({what})")
+    return row.fields
+
+
+def picture_name(text: TextFile, row: Row, name: str) -> str:
+    parts = name.split("/")
+    if name.startswith("/") or ".." in parts or "\\" in name:
+        raise text.error(row.line, f"picture path {name!r} leaves the benchmark's folder")
+    if "/" not in name:
+        raise text.error(row.line, f"{name!r} is not a picture path")
+    return name
+
+
+class Placed:
+    """Which list position each row of a table belongs to; each picture has exactly one row (identical ones
+    merged).
+    """
+
+    def __init__(self, text: TextFile, partition: Partition, *, merge: bool):
+        self.text, self.merge, self.merged = text, merge, 0
+        self.partition = partition
+        self.index = {name: i for i, name in enumerate(partition.image)}
+        self.line = np.zeros(len(partition.image), np.int32)
+        self.seen: dict[int, int] = {}  # position → hash of the row, kept only while merging
+
+    def place(self, row: Row, name: str) -> int | None:
+        """Position of `name`, None for an identical repetition."""
+        picture_name(self.text, row, name)
+        position = self.index.get(name)
+        if position is None:
+            raise self.text.error(row.line, f"picture {name} is not in {self.partition.text.label}")
+        key = hash(tuple(row.fields))
+        if self.line[position]:
+            first = self.line[position]
+            if not self.merge:
+                raise self.text.error(row.line, f"picture {name} is listed again (first on line {first})")
+            if self.seen[position] != key:
+                raise self.text.error(row.line, f"picture {name} has other values than on line {first}")
+            self.merged += 1
+            return None
+        self.line[position] = row.line
+        if self.merge:
+            self.seen[position] = key
+        return position
+
+    def finish(self) -> np.ndarray:
+        """The line of every picture; ReleaseError when a picture has no row."""
+        missing = np.flatnonzero(self.line == 0)
+        if missing.size:
+            i = int(missing[0])
+            raise self.partition.text.error(
+                self.partition.line[i], f"picture {self.partition.image[i]} has no row in {self.text.label}"
+            )
+        return self.line
+
+
+# ------------------------------------------------------------------------------ tables
+def read_partition(
+    text: TextFile, splits: Sequence[str], *, items: bool = False, merge: bool = False
+) -> Partition:
+    """`Eval/list_eval_partition.txt`: picture, item id if `items`, split."""
+    number, what = (3, "picture, item id, split") if items else (2, "picture, split")
+    image, split, lines, item = [], [], [], []
+    first: dict[str, int] = {}
+    merged = 0
+    for row in read_table(text).rows():
+        fields = fields_of(text, row, number, what)
+        name = picture_name(text, row, fields[0])
+        if fields[-1] not in splits:
+            raise text.error(row.line, f"split {fields[-1]!r} is not one of {', '.join(splits)}")
+        identity = fields[1] if items else ""
+        if name in first:
+            before = first[name]
+            same = (split[before], item[before]) == (fields[-1], identity)
+            if not (merge and same):
+                kind = "is listed again" if same else "is listed again with another split or item"
+                raise text.error(row.line, f"picture {name} {kind} (first on line {lines[before]})")
+            merged += 1
+            continue
+        first[name] = len(image)
+        image.append(name)
+        split.append(fields[-1])
+        lines.append(row.line)
+        item.append(identity)
+    return Partition(text, image, split, lines, item, merged)
+
+
+def read_boxes(text: TextFile, partition: Partition, *, extra: int = 0, merge: bool = False) -> Boxes:
+    """`list_bbox*.txt`: picture, `extra` columns (clothes type, pose or source), x1 y1 x2 y2.
+
+    Whether a box lies inside its picture is checked later, when the sizes are known.
+    """
+    placed = Placed(text, partition, merge=merge)
+    box = np.zeros((len(partition.image), 4), np.int32)
+    for row in read_table(text).rows():
+        fields = fields_of(
+            text, row, 5 + extra, "picture, …, x1, y1, x2, y2" if extra else "picture, x1, y1, x2, y2"
+        )
+        if extra:
+            clothes_type(text, row, fields[1])
+        position = placed.place(row, fields[0])
+        if position is not None:
+            box[position] = parse_box(text, row, fields[-4:])
+    return Boxes(lines_of(text, placed.finish()), box)
+
+
+def parse_box(text: TextFile, row: Row, fields: Sequence[str]) -> list[int]:
+    x1, y1, x2, y2 = integers(text, row, fields, "box")
+    if x2 <= x1 or y2 <= y1:
+        raise text.error(row.line, f"box {x1} {y1} {x2} {y2} is inverted or empty")
+    return [x1, y1, x2, y2]
+
+
+def clothes_type(text: TextFile, row: Row, field: str) -> int:
+    (value,) = integers(text, row, [field], "clothes type")
+    if value not in POINTS:
+        raise text.error(row.line, f"clothes type {value} is not 1 (upper), 2 (lower) or 3 (full)")
+    return value
+
+
+def read_landmarks(text: TextFile, partition: Partition, *, merge: bool = False) -> Landmarks:
+    """`list_landmarks*.txt`: picture, clothes type, variation type (where the header has it), visibility x
+    y per point.
+
+    6, 4 or 8 points by clothes type. Points that the clothes type has not may be given as zeros; the
+    coordinates of points that are cut off (visibility 2) may be zero or left out.
+    """
+    table = read_table(text)
+    varied = _has_variation(text, table)
+    placed = Placed(text, partition, merge=merge)
+    n = len(partition.image)
+    landmark = np.zeros((n, SLOTS, 2), np.float32)
+    visibility = np.full((n, SLOTS), NOT_USED, np.int32)
+    garment, variation = np.zeros(n, np.int32), np.zeros(n, np.int32)
+    for row in table.rows():
+        if len(row.fields) < 3 + varied:
+            raise text.error(row.line, f"{len(row.fields)} fields; the row ends before its first landmark")
+        position = placed.place(row, row.fields[0])
+        if position is None:
+            continue
+        kind = clothes_type(text, row, row.fields[1])
+        if varied:
+            (variation[position],) = integers(text, row, [row.fields[2]], "variation type")
+            if variation[position] < 0:
+                raise text.error(row.line, f"variation type {row.fields[2]} is negative")
+        values = integers(text, row, row.fields[2 + varied :], "landmark")
+        points = np.asarray(_points(text, row, kind, values), np.int32)
+        garment[position] = kind
+        visibility[position, : POINTS[kind]] = points[:, 0]
+        landmark[position, : POINTS[kind]] = points[:, 1:]
+    placed.finish()
+    return Landmarks(text, landmark, visibility, garment, variation if varied else None)
+
+
+def _has_variation(text: TextFile, table: Table) -> bool:
+    """Whether a variation column stands between the clothes type and the points, by the column names."""
+    names = [column.lower() for column in table.columns]
+    if any("variation" in name for name in names):
+        return True
+    if any("visib" in name or "location" in name for name in names):
+        return False
+    raise text.error(2, "the column names do not say where the landmarks begin")
+
+
+def _points(text: TextFile, row: Row, kind: int, values: list[int]) -> list[tuple[int, int, int]]:
+    """(visibility, x, y) per point of the clothes type."""
+    wanted = POINTS[kind]
+    triplets = list(zip(values[0::3], values[1::3], values[2::3]))
+    if len(values) == 3 * SLOTS and not any(x or y for _, x, y in triplets[wanted:]):
+        triplets = triplets[:wanted]
+    elif len(values) != 3 * wanted:
+        triplets = _without_hidden_coordinates(values, wanted)
+        if triplets is None:
+            have = len(values) // 3 if len(values) % 3 == 0 else round(len(values) / 3, 2)
+            type_name = GARMENT_TYPES[kind - 1]
+            raise text.error(
+                row.line, f"{have} landmarks instead of {wanted} for clothes type {kind} ({type_name})"
+            )
+    for code, _, _ in triplets:
+        if code not in (VISIBLE, OCCLUDED, CUT_OFF):
+            raise text.error(row.line, f"visibility {code} is not 0, 1 or 2")
+    return triplets
+
+
+def _without_hidden_coordinates(values: list[int], wanted: int) -> list[tuple[int, int, int]] | None:
+    """Read points whose coordinates are left out when they are cut off; None when the row is not of that
+    form.
+    """
+    points, at = [], 0
+    for _ in range(wanted):
+        if at < len(values) and values[at] == CUT_OFF:
+            points.append((CUT_OFF, 0, 0))
+            at += 1
+        elif at + 3 <= len(values):
+            points.append((values[at], values[at + 1], values[at + 2]))
+            at += 3
+        else:
+            return None
+    return points if at == len(values) else None
+
+
+# ------------------------------------------------------------------------------ names and labels
+def read_names(text: TextFile, *, typed: bool | None = None) -> tuple[list[str], list[int]]:
+    """`list_attr_cloth.txt`, `list_category_cloth.txt`: names, which may hold blanks, and their type numbers.
+
+    The type is the row's last field. `typed` None decides by the column names; untyped names get type 0.
+    """
+    table = read_table(text)
+    if typed is None:
+        typed = any("type" in column.lower() for column in table.columns[1:])
+    names, kinds, lines = [], [], {}
+    for row in table.rows():
+        if typed and len(row.fields) < 2:
+            raise text.error(row.line, "a name without its type number")
+        name = " ".join(row.fields[:-1] if typed else row.fields)
+        if name in lines:
+            raise text.error(row.line, f"the name {name!r} is listed again (first on line {lines[name]})")
+        lines[name] = row.line
+        names.append(name)
+        kinds.append(integers(text, row, row.fields[-1:], "type")[0] if typed else 0)
+    return names, kinds
+
+
+def type_names(text: TextFile, kinds: Sequence[int], groups: Sequence[str]) -> list[str]:
+    """The group of every type number 1…; ReleaseError for a number without group (line = position + 3)."""
+    for i, kind in enumerate(kinds):
+        if not 1 <= kind <= len(groups):
+            raise text.error(i + 3, f"type {kind} is not in 1…{len(groups)}")
+    return [groups[kind - 1] for kind in kinds]
+
+
+def read_labels(table: Table, width: int, place: Callable[[Row, str], int | None], rows: int) -> np.ndarray:
+    """A table of a name and `width` labels (1, 0, -1) per row → [rows width] uint8, 1 where the label is 1.
+
+    Reads 200 million labels in about ten seconds: the digits of a row are looked at as bytes.
+    """
+    labels = np.zeros((rows, width), np.uint8)
+    for number, line in table.lines:
+        name, _, rest = (
+            line.partition(b" ") if b"\t" not in line else line.replace(b"\t", b" ").partition(b" ")
+        )
+        row = Row(number, [decode(table.text, number, name)])
+        values = parse_labels(rest)
+        if values is None or len(values) != width:
+            raise label_error(table.text, number, line.split()[1:], width)
+        row.fields.append(str(hash(values.tobytes())))
+        position = place(row, row.fields[0])
+        if position is not None:
+            labels[position] = values == 1
+    return labels
+
+
+def parse_labels(data: bytes) -> np.ndarray | None:
+    """Blank-separated labels of the alphabet {-1, 0, 1} → int8 array; None when anything else is there."""
+    raw = np.frombuffer(data + b" ", np.uint8)
+    blank = raw <= 32
+    last = np.flatnonzero(blank[1:] & ~blank[:-1])  # last byte of each token
+    digit = raw[last]
+    minus = np.zeros(len(last), bool)
+    minus[last > 0] = raw[last[last > 0] - 1] == ord("-")
+    if ((digit != ord("0")) & (digit != ord("1"))).any() or (~blank).sum() != len(last) + minus.sum():
+        return None
+    return np.where(minus, -1, 1).astype(np.int8) * (digit == ord("1"))
+
+
+def label_error(text: TextFile, number: int, fields: Sequence[bytes], width: int) -> ReleaseError:
+    """What is wrong with a row that is not `width` labels."""
+    if len(fields) != width:
+        return text.error(number, f"{len(fields)} labels instead of {width}")
+    wrong = next((field for field in fields if field not in (b"1", b"0", b"-1")), b"?")
+    return text.error(number, f"label {wrong[:40].decode('utf-8', 'replace')!r} is not one of 1, 0, -1")
+
+
+def read_categories(text: TextFile, partition: Partition, number: int) -> np.ndarray:
+    """`list_category_img.txt`: picture and 1-based category → [n] int32, 0-based."""
+    placed = Placed(text, partition, merge=False)
+    category = np.zeros(len(partition.image), np.int32)
+    for row in read_table(text).rows():
+        fields = fields_of(text, row, 2, "picture, category")
+        category[placed.place(row, fields[0])] = parse_category(text, row, fields[1], number)
+    placed.finish()
+    return category
+
+
+def parse_category(text: TextFile, row: Row, field: str, number: int) -> int:
+    (value,) = integers(text, row, [field], "category")
+    if not 1 <= value <= number:
+        raise text.error(row.line, f"category {value} is not in 1…{number}")
+    return value - 1
+
+
+def read_items(text: TextFile) -> dict[str, int]:
+    """`list_item_*.txt`: row count, then one item id per row → id: 0-based row."""
+    items: dict[str, int] = {}
+    for row in read_table(text, names=False).rows():
+        (item,) = fields_of(text, row, 1, "item id")
+        if item in items:
+            raise text.error(row.line, f"item {item} is listed again")
+        items[item] = len(items)
+    return items
+
+
+def check_items(partition: Partition, items: dict[str, int], list_text: TextFile) -> None:
+    """Every picture's item is in the item list and agrees with its folder (img/…/id_00000001/01.jpg)."""
+    for name, item, line in zip(partition.image, partition.item, partition.line):
+        if item not in items:
+            raise partition.text.error(line, f"item {item} is not in {list_text.label}")
+        folder = name.split("/")[-2]
+        if folder.startswith("id_") and folder != item:
+            raise partition.text.error(line, f"picture {name} lies in the folder of {folder}, not of {item}")

@@ -1,0 +1,184 @@
+"""The split lists in MMFashion's form: `train_img.txt`, `train_bbox.txt`, … aligned line by line, without
+header lines.
+
+`Anno_fine` of the attribute benchmark ships in this form; for the other benchmarks MMFashion's prepare
+scripts write it. The files are read as they are, with what those scripts lost: see the cards in
+docs/datasets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfds_builders.annotations import (
+    CUT_OFF,
+    NOT_USED,
+    OCCLUDED,
+    POINTS,
+    SLOTS,
+    VISIBLE,
+    Boxes,
+    Lines,
+    fields_of,
+    join_lines,
+    label_error,
+    lines_of,
+    parse_box,
+    parse_category,
+    parse_labels,
+    picture_name,
+)
+from tfds_builders.benchmark import Records
+from tfds_builders.release import Row, TextFile, integers, read_lines
+
+
+def read_plain(text: TextFile) -> list[Row]:
+    """All rows of a file without header lines."""
+    rows = [Row(number, line.decode("utf-8", "replace").split()) for number, line in read_lines(text)]
+    if not rows:
+        raise text.error(1, "the file is empty")
+    return rows
+
+
+def aligned_with(text: TextFile, rows: Sequence[object], pictures: TextFile, count: int) -> None:
+    """Raise ReleaseError unless `text` has one row for each of the `count` rows of `pictures`."""
+    if len(rows) != count:
+        raise text.error(
+            min(len(rows), count) + 1, f"{len(rows)} rows for the {count} rows of {pictures.label}"
+        )
+
+
+def read_pictures(text: TextFile, *, unique: bool = True) -> tuple[list[str], list[int]]:
+    """A file of one picture path per line → (paths, lines)."""
+    names: list[str] = []
+    first: dict[str, int] = {}
+    rows = read_plain(text)
+    for row in rows:
+        (name,) = fields_of(text, row, 1, "picture")
+        picture_name(text, row, name)
+        if unique and name in first:
+            raise text.error(row.line, f"picture {name} is listed again (first on line {first[name]})")
+        first.setdefault(name, row.line)
+        names.append(name)
+    return names, [row.line for row in rows]
+
+
+def read_aligned_boxes(text: TextFile, pictures: TextFile, count: int) -> Boxes:
+    """A file of four corners per line."""
+    rows = read_plain(text)
+    aligned_with(text, rows, pictures, count)
+    box = [parse_box(text, row, fields_of(text, row, 4, "x1, y1, x2, y2")) for row in rows]
+    return Boxes(lines_of(text, [row.line for row in rows]), np.asarray(box, np.int32))
+
+
+def read_aligned_values(text: TextFile, pictures: TextFile, count: int, width: int, what: str) -> np.ndarray:
+    """A file of `width` whole numbers per line → [count width] int32."""
+    rows = read_plain(text)
+    aligned_with(text, rows, pictures, count)
+    values = [integers(text, row, fields_of(text, row, width, what), what) for row in rows]
+    return np.asarray(values, np.int32)
+
+
+def read_aligned_labels(text: TextFile, pictures: TextFile, count: int, width: int) -> np.ndarray:
+    """A file of `width` 0/1 labels per line → [count width] uint8."""
+    labels = np.zeros((count, width), np.uint8)
+    at = 0
+    for number, line in read_lines(text):
+        values = parse_labels(line)
+        if values is None or len(values) != width:
+            raise label_error(text, number, line.split(), width)
+        if at < count:
+            labels[at] = values == 1
+        at += 1
+    aligned_with(text, range(at), pictures, count)
+    return labels
+
+
+def read_aligned_categories(text: TextFile, pictures: TextFile, count: int, number: int) -> np.ndarray:
+    """A file of one 1-based category per line → [count] int32, 0-based."""
+    rows = read_plain(text)
+    aligned_with(text, rows, pictures, count)
+    values = [parse_category(text, row, fields_of(text, row, 1, "category")[0], number) for row in rows]
+    return np.asarray(values, np.int32)
+
+
+def points_of_pairs(
+    values: np.ndarray, garment_type: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """[n 16] x y pairs → landmark [n 8 2] float32 pixels, visibility [n 8].
+
+    The pairs keep no visibility: a pair other than (0, 0) counts as visible. (0, 0) is "cut off" in a slot
+    that the clothes type (1–3) has, and "not used" in the others or when the type is unknown.
+    """
+    landmark = values.reshape(len(values), SLOTS, 2)
+    given = (landmark != 0).any(-1)
+    if garment_type is None:
+        empty = np.full(given.shape, NOT_USED)
+    else:
+        used = np.arange(SLOTS) < np.array([0, *POINTS.values()])[garment_type][:, None]
+        empty = np.where(used, CUT_OFF, NOT_USED)
+    return landmark.astype(np.float32), np.where(given, VISIBLE, empty).astype(np.int32)
+
+
+def points_of_triplets(
+    text: TextFile, lines: np.ndarray, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """[n 24] v x y triplets, v = 1 for visible → landmark [n 8 2] float32 pixels, visibility [n 8].
+
+    Occluded and cut-off points are not told apart: a point with v = 0 and coordinates counts as occluded, one
+    without as not used.
+    """
+    triplets = values.reshape(len(values), SLOTS, 3)
+    wrong = ~np.isin(triplets[..., 0], (0, 1))
+    if wrong.any():
+        i, k = np.argwhere(wrong)[0]
+        raise text.error(lines[i], f"visibility {triplets[i, k, 0]} is not 0 or 1")
+    landmark = triplets[..., 1:]
+    hidden = np.where((landmark != 0).any(-1), OCCLUDED, NOT_USED)
+    visibility = np.where(triplets[..., 0] == 1, VISIBLE, hidden)
+    return landmark.astype(np.float32), visibility.astype(np.int32)
+
+
+class Part(NamedTuple):
+    """What the lists of one split hold."""
+
+    split: str
+    lines: Lines  # of the picture names
+    image: list[str]
+    boxes: Boxes
+    columns: dict[str, Any]
+
+
+def join(parts: Sequence[Part], *, unique: bool = True, **more: Any) -> Records:
+    """The splits' lists as one set of records; with `unique`, a picture in two splits is a ReleaseError."""
+    image = [name for part in parts for name in part.image]
+    lines = join_lines([part.lines for part in parts])
+    if unique:
+        first: dict[str, int] = {}
+        for i, name in enumerate(image):
+            if first.setdefault(name, i) != i:
+                where = lines.texts[lines.text[first[name]]].label
+                raise lines.error(
+                    i, f"picture {name} is listed again (first in {where}:{lines.line[first[name]]})"
+                )
+    ends = np.cumsum([0] + [len(part.image) for part in parts])
+    return Records(
+        lines=lines,
+        image=image,
+        split={part.split: np.arange(start, end) for part, start, end in zip(parts, ends, ends[1:])},
+        columns={key: _concatenate([part.columns[key] for part in parts]) for key in parts[0].columns},
+        boxes=Boxes(
+            join_lines([part.boxes.lines for part in parts]),
+            np.concatenate([part.boxes.box for part in parts]),
+        ),
+        **more,
+    )
+
+
+def _concatenate(columns: Sequence[Any]) -> Any:
+    if isinstance(columns[0], list):
+        return [value for column in columns for value in column]
+    return np.concatenate(columns)

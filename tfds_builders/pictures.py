@@ -1,0 +1,144 @@
+"""Pictures of a release: their sizes from the header, the decode test, and RGB bytes, in several processes.
+
+Free of TensorFlow Datasets, so that worker processes start quickly.
+"""
+
+from __future__ import annotations
+
+import collections
+import io
+import itertools
+import multiprocessing
+import multiprocessing.connection
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import NamedTuple, TypeVar
+
+from PIL import Image
+
+from tfds_builders.release import Location, read_picture
+
+HEADER_BYTES = 1 << 16  # enough for the size of nearly every JPEG and PNG; the rest is read whole
+CHUNK = 32  # pictures per message to a worker
+PARALLEL_FROM = 2048  # below this many pictures, starting processes costs more than it saves
+MAX_PROCESSES = 16
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+class Probe(NamedTuple):
+    """A picture's size in stored pixels (EXIF orientation not applied), or why it has none."""
+
+    width: int
+    height: int
+    damage: str | None = None
+
+
+class Picture(NamedTuple):
+    """RGB JPEG or PNG bytes, or why there are none."""
+
+    data: bytes
+    damage: str | None = None
+
+
+def probe(location: Location) -> Probe:
+    """Width and height from the picture's header, without decoding it."""
+    reason = ""
+    for limit in (HEADER_BYTES, None):
+        try:
+            with Image.open(io.BytesIO(read_picture(location, limit))) as image:
+                return Probe(*image.size)
+        except Exception as error:  # whatever a decoder throws at damaged bytes
+            reason = _reason(error)
+    return Probe(0, 0, reason)
+
+
+def load_rgb(location: Location) -> Picture:
+    """Decode the picture to its end. RGB JPEG and PNG bytes come back unchanged, all else as an RGB PNG.
+
+    Grayscale, CMYK, palette and 16-bit pictures are converted; stored pixels keep their orientation (EXIF
+    rotation is not applied), because boxes and landmarks refer to them.
+    """
+    try:
+        data = read_picture(location)
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
+            warnings.simplefilter("ignore")  # large pictures and odd metadata are no damage
+            image.load()
+            if image.format in ("JPEG", "PNG") and image.mode == "RGB":
+                return Picture(data)
+            if image.mode.startswith("I"):  # 16-bit gray, which `convert` would clip at 255
+                image = image.point(lambda value: value / 256).convert("L")
+            out = io.BytesIO()
+            image.convert("RGB").save(out, "PNG")
+            return Picture(out.getvalue())
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a decoder throws at damaged bytes
+        return Picture(b"", _reason(error))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not a picture"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def worker_count(pictures: int, processes: int | None) -> int:
+    """How many processes handle so many pictures: as asked, or one per core once there are enough of them."""
+    if processes is not None:
+        return max(1, processes)
+    if pictures < PARALLEL_FROM:
+        return 1
+    return min(MAX_PROCESSES, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+
+
+def ordered_map(
+    function: Callable[[In], Out], items: Iterable[In], executor: ProcessPoolExecutor | None
+) -> Iterator[Out]:
+    """`map(function, items)` in order, in the executor's processes if given, with a bounded number of items
+    under way.
+    """
+    if executor is None:
+        yield from map(function, items)
+        return
+    window = 3 * executor._max_workers
+    iterator = iter(items)
+    pending: collections.deque[Future[list[Out]]] = collections.deque()
+    try:
+        while True:
+            while len(pending) < window and (chunk := list(itertools.islice(iterator, CHUNK))):
+                pending.append(executor.submit(_apply, function, chunk))
+            if not pending:
+                return
+            yield from pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _apply(function: Callable[[In], Out], chunk: list[In]) -> list[Out]:
+    return [function(item) for item in chunk]
+
+
+def start_workers(processes: int) -> ProcessPoolExecutor | None:
+    """A pool of fresh processes (None for one), each of which ends as soon as this process is gone, however
+    it ended.
+    """
+    if processes <= 1:
+        return None
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
