@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.traverse_util
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -106,6 +109,42 @@ def restore_for_inference(path: str | Path, which: str = "best") -> Restored:
     return Restored(config, tree["params"], tree["model_state"], step)
 
 
+def initialise_from(state: TrainState, path: str, skip: tuple[str, ...] = ()) -> TrainState:
+    """`state` with parameters and running statistics from another run's checkpoint.
+
+    Paths that match a pattern of `skip` stay fresh (or are left unread); every other leaf must be there, in
+    shape, on both sides.
+    """
+    restored = restore_for_inference(path)
+    pattern = re.compile("|".join(f"(?:{p})" for p in skip)) if skip else None
+    filled, problems = {}, []
+    for name in ("params", "model_state"):
+        have = _flat(getattr(restored, name))
+        want = _flat(getattr(state, name))
+        left_out = {key for key in want.keys() | have.keys() if pattern and pattern.match(key)}
+        for key in sorted((want.keys() ^ have.keys()) - left_out):
+            problems.append(f"{key} is only in the {'model' if key in want else 'checkpoint'}")
+        for key in sorted((want.keys() & have.keys()) - left_out):
+            if want[key].shape != have[key].shape:
+                problems.append(f"{key} is {have[key].shape} there, {want[key].shape} here")
+        taken = {key: have[key] for key in want if key not in left_out and key in have}
+        filled[name] = flax.traverse_util.unflatten_dict(want | taken, sep="/")
+    if problems:
+        listed = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise UserError(f"config.init_from={path}: {listed}; config.init_skip names paths to leave fresh")
+    return state.replace(**filled)
+
+
+def tell_changes(manager: ocp.CheckpointManager, config: ConfigDict) -> None:
+    """Print the config fields that differ from the checkpoint that is being resumed."""
+    file = manager.directory / str(manager.latest_step()) / "config" / "metadata"
+    before, now = _fields(json.loads(file.read_text())), _fields(json.loads(config.to_json()))
+    print(f"resuming {manager.directory} at step {manager.latest_step()}", file=sys.stderr)
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            print(f"  config.{key}: was {before.get(key)!r}, now {now.get(key)!r}", file=sys.stderr)
+
+
 def locate(path: str | Path, which: str = "best") -> tuple[Path, int]:
     """(the `checkpoints` folder, the step) that `path` and `which` mean."""
     path = Path(path).resolve()
@@ -135,6 +174,18 @@ def _best_step(folder: Path, steps: list[int]) -> int:
         if name in metrics:
             scores[step] = sign * metrics[name]
     return max(scores, key=scores.get) if scores else steps[-1]
+
+
+def _flat(tree: Any) -> dict:
+    return flax.traverse_util.flatten_dict(tree, sep="/")
+
+
+def _fields(tree: Any, prefix: str = "") -> dict:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        k: v for name, sub in tree.items() for k, v in _fields(sub, f"{prefix}.{name}".lstrip(".")).items()
+    }
 
 
 class _quiet:

@@ -19,8 +19,13 @@ COMMANDS = {
 }
 
 
-def run(main: Callable[[list[str]], int | None]) -> None:
-    """Parse absl flags, call `main(argv)`, exit with its status; a UserError is one line and exit 2."""
+def run(main: Callable[[list[str]], int | None], add_flags: Callable[[], None] | None = None) -> None:
+    """Parse absl flags, call `main(argv)`, exit with its status; a UserError is one line and exit 2.
+
+    A command defines its flags in `add_flags`, not at import: commands import each other's functions.
+    """
+    if add_flags is not None:
+        add_flags()
 
     def guarded(argv: list[str]) -> int | None:
         try:
@@ -60,4 +65,4 @@ def main() -> None:
         sys.exit(_refuse(f"unknown subcommand {name!r}; one of: {', '.join(COMMANDS)}"))
     module = importlib.import_module(COMMANDS[name][0])
     sys.argv = [f"fashionjax {name}", *sys.argv[2:]]
-    run(module.main)
+    run(module.main, module.add_flags)

@@ -8,7 +8,9 @@ State stays replicated without a leading device axis in both.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -19,8 +21,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fashionjax.errors import UserError
+from fashionjax.task import AXIS
 
-AXIS = "batch"
 Mode = Literal["pmap", "shard_map"]
 MODES = ("pmap", "shard_map")
 
@@ -36,6 +38,18 @@ def start_hosts(coordinator: str | None, process_count: int | None, process_id: 
     if process_count is None or process_id is None:
         raise UserError("--coordinator=HOST:PORT needs --process_count and --process_id as well")
     jax.distributed.initialize(coordinator, num_processes=process_count, process_id=process_id)
+
+
+def use_compilation_cache() -> None:
+    """Compiled programs are kept in $FASHIONJAX_CACHE, by default ~/.cache/fashionjax."""
+    folder = os.environ.get("FASHIONJAX_CACHE", str(Path.home() / ".cache" / "fashionjax"))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def this_process() -> tuple[int, int]:
+    """(index, count) of the hosts."""
+    return jax.process_index(), jax.process_count()
 
 
 def make_mesh(devices: list | None = None) -> Mesh:

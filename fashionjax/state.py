@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import optax
 from einops import rearrange
 
-from fashionjax.parallel import AXIS
-from fashionjax.task import Batch, Task
+from fashionjax.task import AXIS, Batch, Task
 
 
 @flax.struct.dataclass

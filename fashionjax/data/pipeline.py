@@ -8,7 +8,6 @@ any step without replaying the ones before.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from fashionjax.data.source import DamagedRecord, Split
 from fashionjax.errors import UserError
 
 PADDING = -1  # `index` of an example that only fills up the last batch
+ENDLESS = 2**40  # positions of the training stream; Grain's lengths overflow on a true infinity
 Example = dict[str, Any]
 Preprocess = Callable[[Example, np.random.Generator | None], Example]
 
@@ -34,26 +34,25 @@ def train_batches(
     start_step: int = 0,
     workers: int = 0,
     process: tuple[int, int] = (0, 1),
-    sampler: Callable[[dict, int, int], int] | None = None,
-    labels: dict | None = None,
+    order: Callable[[int, int], int] | None = None,
 ) -> Iterator[Example]:
     """Endless batches from `start_step` on: this host's share, {name: array [b …]}.
 
-    `process` is (index, count) of the host; `batch_size` is global. `sampler(labels, seed, position)` →
+    `process` is (index, count) of the host; `batch_size` is global. `order(seed, position)` →
     record index, or None for a fresh shuffle each epoch. Every batch has `index` [b] i32 (the record)
     and `example_valid` [b] bool; a record that cannot be read is zeros with example_valid False.
     """
-    if sampler is None:
-        order = grain.MapDataset.range(len(split)).seed(seed).shuffle().repeat()
-    else:
-        order = grain.MapDataset.range(sys.maxsize).map(lambda p: sampler(labels, seed, p))
     blank = _blank(split, preprocess, np.random.default_rng(seed))
+    if order is None:
+        indices = grain.MapDataset.range(len(split)).seed(seed).shuffle().repeat(ENDLESS // len(split))
+    else:
+        indices = grain.MapDataset.range(ENDLESS).map(lambda position: order(seed, position))
 
     def load(position: int, index: int) -> Example:
         return _load(split, preprocess, int(index), np.random.default_rng((seed, position)), blank)
 
     share, count = process
-    dataset = order.map_with_index(load)[share::count].batch(batch_size // count)
+    dataset = indices.map_with_index(load)[share::count].batch(batch_size // count)
     return iter(_iterate(dataset[start_step:], workers))
 
 

@@ -1,0 +1,64 @@
+"""Which prepared dataset a config means; the synthetic one is built when it is missing."""
+
+from __future__ import annotations
+
+import sys
+
+import jax
+from ml_collections import ConfigDict
+
+from fashionjax import parallel, prepare
+from fashionjax.data import source
+from fashionjax.errors import UserError
+
+SYNTHETIC = "synthetic"
+
+
+def dataset_name(config: ConfigDict) -> str:
+    """NAME[/CONFIG] as `fashionjax prepare` takes it; "synthetic" stands for this task's synthetic config."""
+    if config.dataset == SYNTHETIC:
+        return f"synthetic_fashion/{config.synthetic.config}"
+    return config.dataset
+
+
+def is_synthetic(config: ConfigDict) -> bool:
+    return dataset_name(config).startswith("synthetic_fashion")
+
+
+def open_split(config: ConfigDict, split: str) -> source.Split:
+    """A split of the config's dataset. Synthetic data is rendered first where it is missing."""
+    name = dataset_name(config)
+    if config.dataset == SYNTHETIC:
+        _render_missing(config, name)
+    return source.open_split(name, split, config.data_dir)
+
+
+def attach_labels(config: ConfigDict, split: source.Split) -> None:
+    """The dataset's label names into the config, where task, checkpoint and predict find them."""
+    with config.unlocked():
+        config.labels = ConfigDict(split.labels)
+
+
+def _render_missing(config: ConfigDict, name: str) -> None:
+    """One process renders, the others wait; prepare itself refuses when other sizes are prepared there."""
+    failed = None
+    if jax.process_index() == 0:
+        try:
+            prepare.prepare(
+                name, data_dir=config.data_dir, overrides=overrides(config), progress=sys.stderr.isatty()
+            )
+        except UserError as error:
+            failed = error
+    if parallel.any_host(failed is not None):
+        raise failed or UserError("the first process could not render the synthetic dataset")
+
+
+def overrides(config: ConfigDict) -> dict[str, str]:
+    """`config.synthetic.set` = "train=4000,size=96" → {"train": "4000", "size": "96"}."""
+    pairs = [part for part in config.synthetic.set.split(",") if part.strip()]
+    if any("=" not in part for part in pairs):
+        raise UserError(
+            f"config.synthetic.set={config.synthetic.set!r}: write field=value,field=value (fields of the "
+            "synthetic builder's config, e.g. train=4000,size=96)"
+        )
+    return {key.strip(): value.strip() for key, _, value in (part.partition("=") for part in pairs)}

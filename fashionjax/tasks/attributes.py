@@ -1,0 +1,141 @@
+"""Attributes, and category with attributes: MMFashion's predictors, and the joint model with landmarks.
+
+`config.model.learns` names the labels: attribute, category, landmark (the last needs a landmark head).
+`config.model.pooling` is global or roi, `config.model.landmark_source` given or predicted; a model that
+predicts its landmarks works on a bare photo.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from fashionjax import losses
+from fashionjax.errors import UserError
+from fashionjax.metrics import classification, landmarks, stream
+from fashionjax.models import backbones, heads
+from fashionjax.models.predictor import Predictor
+from fashionjax.task import AXIS, Batch, Task
+from fashionjax.tasks import supervised
+
+LEARNS = ("attribute", "category", "landmark")
+
+
+def make(config: ConfigDict) -> Task:
+    """The task of a config whose `labels` are filled."""
+    return supervised.make_task(
+        config,
+        make_model(config),
+        arguments=functools.partial(model_inputs, config),
+        loss_terms=functools.partial(loss_terms, config),
+        predictions=predictions,
+        metrics=metrics,
+    )
+
+
+def make_model(config: ConfigDict) -> Predictor:
+    """The flax module of a config."""
+    spec = config.model
+    unknown = set(spec.learns) - set(LEARNS)
+    if unknown or not spec.learns:
+        raise UserError(f"config.model.learns={tuple(spec.learns)}: names of {', '.join(LEARNS)}")
+    needs_head = "landmark" in spec.learns or spec.landmark_source == "predicted"
+    return Predictor(
+        backbone=make_backbone(config),
+        pooling=spec.pooling,
+        global_pooling=spec.global_pooling,
+        hidden=spec.hidden,
+        features=spec.features,
+        landmark_source=spec.landmark_source,
+        landmark_head=make_landmark_head(config) if needs_head else None,
+        roi_level=spec.roi_level,
+        attributes=len(supervised.label_names(config, "attribute")) if "attribute" in spec.learns else None,
+        categories=len(supervised.label_names(config, "category")) if "category" in spec.learns else None,
+        dtype=jnp.dtype(config.dtype),
+    )
+
+
+def make_backbone(config: ConfigDict):
+    """`config.model.backbone` with its overrides (width and the like) and the run's dtype and batch-norm."""
+    fields = dict(config.model.backbone_fields)
+    if "resnet" in config.model.backbone or config.model.backbone.endswith("_bn"):
+        fields["bn_axis_name"] = AXIS if config.model.sync_bn else None
+    try:
+        return backbones.build(config.model.backbone, dtype=jnp.dtype(config.dtype), **fields)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"config.model.backbone={config.model.backbone!r}: {error}") from error
+
+
+def make_landmark_head(config: ConfigDict):
+    return heads.HeatmapHead(
+        features=config.model.landmark_features,
+        levels=config.model.landmark_levels,
+        bn_axis_name=AXIS if config.model.sync_bn else None,
+        dtype=jnp.dtype(config.dtype),
+        parent=None,
+    )
+
+
+def model_inputs(config: ConfigDict, batch: Batch) -> dict:
+    """The arguments of the model that come from the batch."""
+    given = {"image": batch["image"]}
+    if config.model.pooling == "roi" and config.model.landmark_source == "given":
+        if "landmark" not in batch:
+            raise UserError(
+                "this model pools at given landmarks and the input has none; use a checkpoint trained with "
+                "landmark_source=predicted, or give landmarks"
+            )
+        given["landmark"] = batch["landmark"]
+    return given
+
+
+def loss_terms(config: ConfigDict, outputs: dict, batch: Batch) -> dict:
+    """Weighted terms by name; each is the mean over the batch's readable examples."""
+    weight, terms = config.loss, {}
+    if "attribute" in config.model.learns:
+        per_example = losses.sigmoid_bce(outputs["attribute_logits"], batch["attribute"])
+        terms["loss_attribute"] = weight.attribute * supervised.weighted_mean(per_example, batch)
+    if "category" in config.model.learns:
+        per_example = losses.softmax_ce(outputs["category_logits"], batch["category"])
+        terms["loss_category"] = weight.category * supervised.weighted_mean(per_example, batch)
+    if "landmark" in config.model.learns:
+        terms |= landmark_terms(config, outputs, batch)
+    return terms
+
+
+def landmark_terms(config: ConfigDict, outputs: dict, batch: Batch) -> dict:
+    """Mean absolute error of the visible points in image sides, and cross-entropy of the visibility."""
+    xy = losses.landmark_regression(outputs["landmark"], batch["landmark"], batch["visibility"], jnp.abs)
+    seen = losses.visibility_bce(outputs["visibility_logits"], batch["visibility"])
+    return {
+        "loss_landmark": config.loss.landmark * supervised.weighted_mean(xy, batch),
+        "loss_visibility": config.loss.visibility * supervised.weighted_mean(seen, batch),
+    }
+
+
+def predictions(outputs: dict) -> dict:
+    """Model outputs → prediction keys: logits, landmark [b k 2] in [0, 1], visibility [b k] probability."""
+    result = {
+        name: outputs[name] for name in ("attribute_logits", "category_logits", "landmark") if name in outputs
+    }
+    if "visibility_logits" in outputs:
+        result["visibility"] = jax.nn.sigmoid(outputs["visibility_logits"])
+    return result
+
+
+def metrics(pairs) -> dict[str, float]:
+    """Every metric whose prediction and truth are in the stream."""
+    predicted, truth = stream.collect(pairs)
+    result = {}
+    if "attribute_logits" in predicted and "attribute" in truth:
+        result |= classification.attribute_metrics(predicted["attribute_logits"], truth["attribute"])
+    if "category_logits" in predicted and "category" in truth:
+        result |= classification.category_metrics(predicted["category_logits"], truth["category"])
+    if "landmark" in predicted and "landmark" in truth:
+        result |= landmarks.landmark_metrics(
+            predicted["landmark"], truth["landmark"], truth["visibility"], predicted.get("visibility")
+        )
+    return result

@@ -1,0 +1,58 @@
+"""Landmark detection: coordinates and visibility of the eight clothing landmarks.
+
+`config.model.head` is regression (MMFashion's detector) or heatmap.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from fashionjax import losses
+from fashionjax.errors import UserError
+from fashionjax.models.heads import FRAME
+from fashionjax.models.landmark_detector import LandmarkDetector
+from fashionjax.task import Batch, Task
+from fashionjax.tasks import attributes, supervised
+
+HEADS = ("regression", "heatmap")
+
+
+def make(config: ConfigDict) -> Task:
+    """The task of a config whose `labels` are filled."""
+    return supervised.make_task(
+        config,
+        make_model(config),
+        arguments=lambda batch: {"image": batch["image"]},
+        loss_terms=functools.partial(loss_terms, config),
+        predictions=attributes.predictions,
+        metrics=attributes.metrics,
+    )
+
+
+def make_model(config: ConfigDict) -> LandmarkDetector:
+    """The flax module of a config."""
+    if config.model.head not in HEADS:
+        raise UserError(f"config.model.head={config.model.head!r}: use one of {', '.join(HEADS)}")
+    heatmap = config.model.head == "heatmap"
+    return LandmarkDetector(
+        backbone=attributes.make_backbone(config),
+        hidden=config.model.hidden,
+        features=config.model.features,
+        landmark_head=attributes.make_landmark_head(config) if heatmap else None,
+        dtype=jnp.dtype(config.dtype),
+    )
+
+
+def loss_terms(config: ConfigDict, outputs: dict, batch: Batch) -> dict:
+    """regression: upstream's squared error in pixels of the 224 frame; heatmap: as the joint model."""
+    if config.model.head == "heatmap":
+        return attributes.landmark_terms(config, outputs, batch)
+    xy = losses.landmark_regression_zoo(outputs["landmark"], batch["landmark"], batch["visibility"], FRAME)
+    seen = losses.visibility_bce(outputs["visibility_logits"], batch["visibility"])
+    return {
+        "loss_landmark": config.loss.landmark * supervised.weighted_mean(xy, batch),
+        "loss_visibility": config.loss.visibility * supervised.weighted_mean(seen, batch),
+    }

@@ -1,0 +1,123 @@
+"""What tasks with one flax model and labelled pictures share: records → arrays, augmentation, the record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from fashionjax.data import preprocess
+from fashionjax.errors import UserError
+from fashionjax.ops import augment
+from fashionjax.task import AXIS, Batch, Task
+
+
+def make_task(
+    config: ConfigDict,
+    model: nn.Module,
+    *,
+    arguments: Callable[[Batch], dict],
+    loss_terms: Callable[[dict, Batch], dict],
+    predictions: Callable[[dict], dict],
+    metrics: Callable,
+    sampler: Callable | None = None,
+) -> Task:
+    """A Task around `model`: its loss is the sum of `loss_terms` (already weighted, also the scalars).
+
+    `arguments` picks the model's arguments out of a batch whose image is normalised; the model takes `train`
+    and returns a dict of arrays, of which `predictions` makes the prediction keys.
+    """
+    to_training = make_augment(config)
+
+    def init(rng, batch: Batch):
+        variables = model.init(
+            {"params": rng, "dropout": rng}, **arguments(augment.prepare_eval(batch)), train=False
+        )
+        return variables["params"], variables.get("batch_stats", {})
+
+    def loss(params, model_state, batch: Batch, rng):
+        batch = to_training(batch, rng)
+        outputs, updated = model.apply(
+            {"params": params, "batch_stats": model_state},
+            **arguments(batch),
+            train=True,
+            rngs=dropout_rng(rng),
+            mutable=["batch_stats"],
+        )
+        terms = loss_terms(outputs, batch)
+        return sum(terms.values()), (updated.get("batch_stats", {}), terms)
+
+    def predict(params, model_state, batch: Batch) -> dict:
+        variables = {"params": params, "batch_stats": model_state}
+        batch = augment.prepare_eval(batch, config.dtype)
+        return predictions(model.apply(variables, **arguments(batch), train=False))
+
+    return Task(make_preprocess(config), init, loss, predict, metrics, sampler)
+
+
+def make_preprocess(config: ConfigDict) -> Callable:
+    """(record, rng | None) → image u8 [s s 3] and the labels the record has, placed in the frame.
+
+    The frame is the whole picture or, with `config.crop_box`, the box grown by `config.box_margin` pixels.
+    For training (rng given) the picture is `config.canvas_size` wide, so that the device's random crop finds
+    pixels to choose from; otherwise `config.image_size`.
+    """
+
+    def run(record: dict, rng: np.random.Generator | None) -> dict:
+        image = preprocess.picture(record)
+        if config.crop_box and "box" in record:
+            frame = preprocess.box_frame(image, record["box"], config.box_margin)
+        else:
+            frame = preprocess.whole_frame(image)
+        size = config.image_size if rng is None else config.canvas_size
+        example = preprocess.place(record, frame, image, size)
+        if "category" in record:
+            example["category"] = np.int32(record["category"])
+        if "attribute" in record:
+            example["attribute"] = np.asarray(record["attribute"], np.uint8)
+        return example
+
+    return run
+
+
+def make_augment(config: ConfigDict) -> Callable[[Batch, jax.Array], Batch]:
+    """(batch, rng) → the batch as the model sees it in training; an example draws from fold_in(rng, slot)."""
+    settings = augment.AugmentSettings(
+        out_hw=(config.image_size, config.image_size),
+        dtype=config.dtype,
+        **{name: _plain(value) for name, value in config.augment.items()},
+    )
+
+    def run(batch: Batch, rng: jax.Array) -> Batch:
+        moved = {name: batch[name] for name in ("image", "landmark", "visibility", "box") if name in batch}
+        keys = jax.vmap(lambda slot: jax.random.fold_in(rng, slot))(batch["slot"])
+        return batch | jax.vmap(lambda key, example: augment.augment(key, example, settings))(keys, moved)
+
+    return run
+
+
+def dropout_rng(rng: jax.Array) -> dict[str, jax.Array]:
+    """A dropout stream of its own for each device."""
+    return {"dropout": jax.random.fold_in(jax.random.fold_in(rng, 1), jax.lax.axis_index(AXIS))}
+
+
+def weighted_mean(per_example: jax.Array, batch: Batch) -> jax.Array:
+    """[b] → the mean with the step's example weights (0 for a record that could not be read)."""
+    return jnp.mean(per_example * batch["example_weight"])
+
+
+def label_names(config: ConfigDict, label: str) -> list[str]:
+    """Names of a label of the config's dataset."""
+    names = config.get("labels", {}).get(label)
+    if not names:
+        have = ", ".join(config.get("labels", {})) or "none"
+        raise UserError(f"{config.dataset}: has no label {label!r}, which this task learns (it has {have})")
+    return list(names)
+
+
+def _plain(value):
+    return tuple(value) if isinstance(value, (list, tuple)) else value

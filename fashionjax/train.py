@@ -1,0 +1,202 @@
+"""The one training loop: batches → step → log → evaluate → save.
+
+    python -m fashionjax.train --config=experiments/landmarks.py:backbone=resnet50 --workdir=runs/landmarks
+
+A workdir that holds a checkpoint is resumed from its last one. SIGTERM saves and exits with status 0.
+"""
+
+from __future__ import annotations
+
+import collections
+import signal
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from fashionjax import checkpoint, cli, datasets, evaluate, optim, parallel, state, tasks
+from fashionjax.data import pipeline
+from fashionjax.errors import UserError
+from fashionjax.scalars import EVALUATIONS_FILE, ScalarLog
+
+NONFINITE = ("skip", "stop")
+
+
+def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
+    """Run (or resume) a config to its last step; → the final state."""
+    # ---- data and task
+    _check(config)
+    split = datasets.open_split(config, config.train_split)
+    datasets.attach_labels(config, split)
+    task = tasks.make(config)
+    hosts = parallel.this_process()
+    mesh = parallel.make_mesh()
+    parallel.check_batch_size(config.batch_size, mesh, config.accumulate)
+
+    # ---- state: fresh, initialised from another run, or resumed
+    steps, per_epoch = optim.total_steps(config, len(split))
+    schedule = optim.make_schedule(config.optim, steps, per_epoch)
+    sample = next(pipeline.train_batches(split, task.preprocess, batch_size=1, seed=0))
+    shapes = jax.eval_shape(task.init, jax.random.PRNGKey(0), sample)[0]
+    tx = optim.make_optimizer(config.optim, shapes, schedule)
+    fresh = state.create_state(task, tx, config.seed, sample)
+    if config.init_from:
+        fresh = checkpoint.initialise_from(fresh, config.init_from, tuple(config.init_skip))
+    run = parallel.replicate(fresh, mesh)
+    manager = checkpoint.open_manager(workdir, config.best, config.best_mode)
+    if manager.latest_step() is not None:
+        run = checkpoint.restore(manager, run)
+        checkpoint.tell_changes(manager, config)
+    start = int(run.step)
+
+    # ---- compiled steps
+    step_fn = state.make_train_step(
+        task, tx, accumulate=config.accumulate, frozen=optim.frozen_paths(config.optim)
+    )
+    train_step = parallel.compile_train_step(step_fn, config.parallel, mesh)
+    predict_step = parallel.compile_predict_step(state.make_predict_step(task), config.parallel, mesh)
+
+    # ---- the loop
+    batches = pipeline.train_batches(
+        split,
+        task.preprocess,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start_step=start,
+        workers=config.workers,
+        process=hosts,
+        order=task.sampler and task.sampler(split.column),
+    )
+    feed = parallel.prefetch(batches, lambda b: parallel.put_batch(b, config.parallel, mesh))
+    log = ScalarLog(workdir, start, steps, config.batch_size)
+    told = _Damage(split, task.preprocess)
+    window: list[tuple[int, dict]] = []
+    with _Terminate() as terminate:
+        for step in range(start + 1, steps + 1):
+            host_batch, batch = next(feed)
+            told.count(host_batch)
+            run, scalars = train_step(run, batch)
+            if len(window) == config.log_every:  # the device is busy with this step while those are read
+                _flush(window, log, schedule, config)
+            window.append((step, scalars))
+            agreeing = hosts[1] == 1 or step % config.log_every == 0  # asking the others is a collective
+            leaving = agreeing and parallel.any_host(terminate.asked)
+            evaluating = step == steps or (config.eval_every and step % config.eval_every == 0)
+            if leaving or evaluating or (config.save_every and step % config.save_every == 0):
+                _flush(window, log, schedule, config)
+                metrics = None
+                if evaluating and not leaving:
+                    metrics = _evaluate(config, task, predict_step, run, mesh)
+                    log.write(step, metrics, EVALUATIONS_FILE)
+                checkpoint.save(manager, run, config, metrics)
+            if leaving:
+                print(f"terminated: saving step {step} of {steps} in {workdir}", file=sys.stderr)
+                break
+    manager.wait_until_finished()
+    manager.close()
+    log.close()
+    told.summary()
+    return run
+
+
+def _evaluate(config, task, predict_step, run: state.TrainState, mesh) -> dict[str, float]:
+    split = datasets.open_split(config, config.eval_split)
+    stream = evaluate.predictions(
+        task, predict_step, run.params, run.model_state, split, config, mesh, progress=False
+    )
+    return {name: value for name, value in task.metrics(stream).items() if np.isfinite(value)}
+
+
+def _flush(window: list, log: ScalarLog, schedule, config: ConfigDict) -> None:
+    """Means over the window → one line; a step that was not finite is named."""
+    if not window:
+        return
+    steps = [step for step, _ in window]
+    values = jax.device_get([scalars for _, scalars in window])
+    window.clear()
+    bad = [step for step, scalars in zip(steps, values, strict=True) if scalars["nonfinite"]]
+    good = [scalars for scalars in values if not scalars["nonfinite"]] or values
+    means = {name: float(np.mean([scalars[name] for scalars in good])) for name in good[0]}
+    means |= {"nonfinite": len(bad), "lr": float(schedule(steps[-1] - 1))}
+    log.write(steps[-1], {"loss": means.pop("loss"), **means})
+    log.progress(steps[-1], {"loss": float(np.mean([s["loss"] for s in good])), "lr": means["lr"]})
+    if bad:
+        named = f"step{'s' if len(bad) > 1 else ''} {', '.join(map(str, bad))}: loss or gradient not finite"
+        if config.nonfinite == "stop":
+            raise UserError(f"{named}; stopped (config.nonfinite=stop), the last checkpoint is intact")
+        print(f"warning: {named}; skipped, parameters unchanged", file=sys.stderr)
+
+
+class _Damage:
+    """Counts records that could not be read, and names each once."""
+
+    def __init__(self, split, preprocess):
+        self.split, self.preprocess = split, preprocess
+        self.seen: collections.Counter = collections.Counter()
+
+    def count(self, batch: dict) -> None:
+        for index in pipeline.damaged(batch):
+            if index not in self.seen:
+                why = pipeline.why_damaged(self.split, self.preprocess, int(index))
+                print(f"warning: damaged record {why}; training goes on without it", file=sys.stderr)
+            self.seen[index] += 1
+
+    def summary(self) -> None:
+        if self.seen:
+            print(
+                f"warning: {len(self.seen)} damaged records were met {self.seen.total()} times",
+                file=sys.stderr,
+            )
+
+
+class _Terminate:
+    """SIGTERM asks the loop to save and leave."""
+
+    def __init__(self):
+        self.asked = False
+
+    def __enter__(self):
+        self._before = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(self, *_):
+        signal.signal(signal.SIGTERM, self._before)
+
+    def _ask(self, *_):
+        self.asked = True
+
+
+def _check(config: ConfigDict) -> None:
+    for field, allowed in (
+        ("parallel", parallel.MODES),
+        ("nonfinite", NONFINITE),
+        ("best_mode", ("max", "min")),
+    ):
+        if config[field] not in allowed:
+            raise UserError(f"config.{field}={config[field]!r}: use one of {', '.join(allowed)}")
+
+
+def add_flags() -> None:
+    config_flags.DEFINE_config_file("config", help_string="experiments/NAME.py[:argument=value,…]")
+    flags.DEFINE_string("workdir", None, "folder of checkpoints, metrics.jsonl and tensorboard")
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process, or auto on a cluster")
+    flags.DEFINE_integer("process_count", None, "number of processes, with --coordinator=HOST:PORT")
+    flags.DEFINE_integer("process_id", None, "this process, 0 …, with --coordinator=HOST:PORT")
+    flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(argv: list[str]) -> int:
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value")
+    args = flags.FLAGS
+    parallel.start_hosts(args.coordinator, args.process_count, args.process_id)
+    parallel.use_compilation_cache()
+    train(args.config, args.workdir)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main, add_flags)
