@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -76,13 +77,17 @@ def resize_matrix(start, stop, out: int, size: int, low, high, flip=False):
     output centre, over source pixels low <= i < high only, normalised. flip reverses the output.
     """
     scale = (stop - start) / out
-    place = jnp.arange(out)
-    place = jnp.where(flip, out - 1 - place, place)
-    centre = start + (place + 0.5) * scale
+    place = jnp.arange(out) + 0.5
+    place = jnp.where(flip, out - place, place)
+    # Both positions are in units of the triangle's half-width.
+    inverse = 1 / jnp.maximum(scale, 1.0)
+    centre = (start + place * scale) * inverse
     source = jnp.arange(size)
-    weight = 1 - jnp.abs(source[None, :] + 0.5 - centre[:, None]) / jnp.maximum(scale, 1.0)
-    weight = jnp.where((source >= low) & (source < high), jnp.maximum(weight, 0), 0)
-    return weight / jnp.maximum(weight.sum(axis=1, keepdims=True), 1e-12)
+    source = jnp.where((source >= low) & (source < high), (source + 0.5) * inverse, -1e6)
+    weight = jnp.maximum(1 - jnp.abs(source[None, :] - centre[:, None]), 0)
+    # The sum as a product: a reduction fused with the division below would compute every weight twice.
+    total = jnp.einsum("oi,i->o", weight, jnp.ones(size), precision="highest")
+    return weight * (1 / jnp.maximum(total, 1e-12))[:, None]
 
 
 def _crop_matrices(hw, crop, flip, out_hw, image_hw, within_crop):
@@ -155,7 +160,7 @@ def crop_flip_boxes(box, crop, flip, out_hw):
 
 
 def flip_landmark(value, flip):
-    """Exchange the left/right slots (0,1), (2,3), (4,5), (6,7) of value [k ...] (k even) where flip is true."""
+    """Exchange the left/right slots (0,1), (2,3), ... of value [k ...] (k even) where flip is true."""
     return jnp.where(flip, value[jnp.arange(value.shape[0]) ^ 1], value)
 
 
@@ -164,9 +169,7 @@ def _grey(image):
 
 
 def shift_hue(image, turns):
-    """image [h w 3] in [0, 1]; turns the hue of HSV by `turns` (1 is a full circle), value and saturation
-    kept.
-    """
+    """image [h w 3] in [0, 1] with its HSV hue turned by `turns` (1: full circle), the rest kept."""
     r, g, b = image[..., 0], image[..., 1], image[..., 2]
     value = image.max(axis=-1)
     chroma = value - image.min(axis=-1)
@@ -224,8 +227,9 @@ def normalise(image, dtype="float32"):
     """image [... 3] in 0..255 (uint8 or float) -> (image / 255 - mean) / std with ImageNet's figures, in
     `dtype`.
     """
-    mean, std = jnp.asarray(IMAGENET_MEAN), jnp.asarray(IMAGENET_STD)
-    return ((image.astype(jnp.float32) / 255 - mean) / std).astype(dtype)
+    mean, std = np.asarray(IMAGENET_MEAN), np.asarray(IMAGENET_STD)
+    scale, offset = np.float32(1 / (255 * std)), np.float32(-mean / std)
+    return (image.astype(jnp.float32) * scale + offset).astype(dtype)
 
 
 def prepare_eval(example: Mapping, dtype="float32") -> dict:

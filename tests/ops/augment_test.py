@@ -1,0 +1,232 @@
+"""Device augmentation against Pillow, hand-made points and boxes, and the drawing rules' own bounds."""
+
+import colorsys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from fashionjax.ops import augment as ops
+
+RANDOM = np.random.default_rng(0)
+resize = jax.jit(ops.crop_flip_resize, static_argnames=("out_hw", "within_crop"))
+resize_mask = jax.jit(ops.crop_flip_resize_mask, static_argnames="out_hw")
+move_points = jax.jit(ops.crop_flip_points)
+move_boxes = jax.jit(ops.crop_flip_boxes, static_argnames="out_hw")
+crop_box = jax.jit(ops.random_resized_crop_box, static_argnames=("scale", "ratio"))
+
+
+def picture(h, w):
+    """Smooth content plus noise, so that both interpolation and antialiasing matter."""
+    y, x = np.mgrid[:h, :w]
+    wave = 127 + 80 * np.sin(x[..., None] / np.array([3, 7, 11])) * np.cos(y[..., None] / np.array([5, 2, 9]))
+    return np.clip(wave + RANDOM.normal(0, 20, (h, w, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "crop,out_hw,flip",
+    [((0, 0, 60, 50), (50, 60), False), ((7, 3, 55, 47), (24, 20), False), ((10, 5, 30, 40), (44, 40), True)],
+)
+def test_equals_pillow_crop_then_resize(crop, out_hw, flip):
+    image = picture(50, 60)
+    ours = resize(image, jnp.array(crop, jnp.float32), flip, out_hw)
+    theirs = Image.fromarray(image).crop(crop).resize(out_hw[::-1], Image.Resampling.BILINEAR)
+    theirs = np.asarray(theirs, np.float32)[:, ::-1] if flip else np.asarray(theirs, np.float32)
+    assert np.abs(np.asarray(ours) - theirs).max() <= 1.0
+
+
+def test_equals_pillow_box_with_fractions():
+    image = picture(50, 60)
+    box = (4.3, 2.75, 51.5, 44.2)
+    ours = resize(image, jnp.array(box), False, (20, 24), within_crop=False)
+    theirs = Image.fromarray(image).resize((24, 20), Image.Resampling.BILINEAR, box=box)
+    assert np.abs(np.asarray(ours) - np.asarray(theirs, np.float32)).max() <= 1.0
+
+
+def test_pixels_outside_the_picture_never_enter():
+    image = picture(30, 40)
+    canvas = np.full((64, 64, 3), 255, np.uint8)
+    canvas[:30, :40] = image
+    crop = jnp.array([20.0, 10, 40, 30])
+    hw = jnp.array([30, 40])
+    for within_crop in (True, False):
+        inside = resize(image, crop, False, (15, 15), within_crop=within_crop)
+        padded = resize(canvas, crop, False, (15, 15), hw, within_crop=within_crop)
+        np.testing.assert_allclose(padded, inside, atol=1e-3)
+
+
+def test_labels_move_with_the_image():
+    """A bright dot, its landmark, the box around it and its mask end at the same place."""
+    image = np.zeros((80, 100, 3), np.uint8)
+    image[30:34, 60:64] = 255
+    crop = jnp.array([40.0, 10, 90, 60])
+    for flip in (False, True):
+        moved = resize(image, crop, flip, (100, 100))[..., 0]
+        weight = np.asarray(moved) / np.asarray(moved).sum()
+        centre = np.array(
+            [(weight.sum(0) * (np.arange(100) + 0.5)).sum(), (weight.sum(1) * (np.arange(100) + 0.5)).sum()]
+        )
+        point, inside = move_points(jnp.array([[62 / 100, 32 / 80]]), crop, flip, (80, 100))
+        box, valid = move_boxes(jnp.array([60.0, 30, 64, 34]), crop, flip, (100, 100))
+        mask = resize_mask((image[None, ..., 0] > 0).astype(np.uint8), crop, flip, (100, 100))
+        assert bool(inside[0]) and bool(valid) and mask.dtype == jnp.uint8
+        np.testing.assert_allclose(point[0] * 100, centre, atol=0.05)
+        np.testing.assert_allclose((box[:2] + box[2:]) / 2, centre, atol=0.05)
+        np.testing.assert_allclose(box, [52 if flip else 40, 40, 60 if flip else 48, 48], atol=1e-4)
+        rows, columns = np.nonzero(np.asarray(mask[0]))
+        assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == tuple(
+            np.asarray(box).astype(int)
+        )
+
+
+def test_boxes_are_clipped_and_lost_ones_flagged():
+    boxes = jnp.array([[0.0, 0, 20, 20], [0, 0, 9, 30], [15, 15, 60, 60]])
+    moved, valid = move_boxes(boxes, jnp.array([10.0, 10, 30, 50]), False, (80, 40))
+    np.testing.assert_allclose(moved, [[0, 0, 20, 20], [0, 0, 0, 40], [10, 10, 40, 80]])
+    np.testing.assert_array_equal(valid, [True, False, True])
+
+
+def test_flip_exchanges_pairs():
+    value = jnp.arange(8)
+    np.testing.assert_array_equal(ops.flip_landmark(value, True), [1, 0, 3, 2, 5, 4, 7, 6])
+    np.testing.assert_array_equal(ops.flip_landmark(value, False), value)
+
+
+def test_crop_boxes_follow_the_rule():
+    keys = jax.random.split(jax.random.key(0), 500)
+    draw = jax.jit(jax.vmap(lambda key: ops.random_resized_crop_box(key, (90, 120), (0.2, 0.9))))
+    boxes = np.asarray(draw(keys))
+    w, h = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    assert (boxes == boxes.round()).all() and (boxes[:, :2] >= 0).all()
+    assert boxes[:, 2].max() <= 120 and boxes[:, 3].max() <= 90
+    # Rounding sides to pixels moves the ratio and the area a little.
+    assert (w / h > 0.72).all() and (w / h < 1.38).all()
+    assert (w * h / (90 * 120) > 0.18).all() and (w * h / (90 * 120) < 0.92).all()
+    assert boxes[:, 0].std() > 5 and (w * h).std() > 500
+
+
+@pytest.mark.parametrize("hw,expected", [((200, 10), (0, 93, 10, 106)), ((10, 300), (143, 0, 156, 10))])
+def test_crop_falls_back_to_the_centre(hw, expected):
+    # No crop of at least 90 % of such a strip has an allowed ratio.
+    np.testing.assert_array_equal(crop_box(jax.random.key(1), hw, scale=(0.9, 1.0)), expected)
+
+
+def test_hue_equals_colorsys():
+    image = RANDOM.uniform(size=(4, 5, 3)).astype(np.float32)
+    image[0, 0] = 0.4  # grey has no hue
+    moved = np.asarray(jax.jit(ops.shift_hue)(image, 0.3))
+    for index in np.ndindex(4, 5):
+        hue, saturation, value = colorsys.rgb_to_hsv(*image[index].astype(float))
+        np.testing.assert_allclose(
+            moved[index], colorsys.hsv_to_rgb((hue + 0.3) % 1, saturation, value), atol=1e-5
+        )
+
+
+def test_colour_factors():
+    image = jnp.full((6, 6, 3), 0.5).at[:3].set(0.1)
+    keys = jax.random.split(jax.random.key(0), 8)
+
+    def jitter(**amount):
+        return np.asarray(jax.jit(jax.vmap(lambda key: ops.colour_jitter(key, image, **amount)))(keys))
+
+    bright = jitter(brightness=0.4)
+    factor = bright[:, 5, 5, 0] / 0.5
+    assert factor.min() >= 0.6 and factor.max() <= 1.4 and factor.std() > 0.05
+    np.testing.assert_allclose(bright[:, 0, 0, 0] / 0.1, factor, rtol=1e-5)
+    contrast = jitter(contrast=0.4)
+    np.testing.assert_allclose(contrast.mean(axis=(1, 2, 3)), image.mean(), rtol=1e-5)
+    assert contrast.std(axis=(1, 2, 3)).std() > 0.005
+    # Colourless pictures have no saturation to change.
+    np.testing.assert_allclose(jitter(saturation=0.5), np.broadcast_to(image, (8, 6, 6, 3)), atol=1e-5)
+    np.testing.assert_array_equal(ops.colour_jitter(jax.random.key(0), image), image)
+
+
+def test_random_erase():
+    image = jnp.ones((40, 30, 3))
+    shares = []
+    erase = jax.jit(jax.vmap(lambda key: ops.random_erase(key, image, 1.0)[..., 0] == 0))
+    for hole in np.asarray(erase(jax.random.split(jax.random.key(0), 40))):
+        rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
+        assert hole.sum() == len(rows) * len(columns)  # one rectangle
+        shares.append(hole.mean())
+    assert min(shares) > 0.01 and max(shares) < 0.36 and np.std(shares) > 0.02
+    np.testing.assert_array_equal(ops.random_erase(jax.random.key(0), image, 0.0), image)
+
+
+def test_normalise():
+    image = np.array([[[0, 128, 255]]], np.uint8)
+    np.testing.assert_allclose(
+        ops.normalise(image)[0, 0],
+        [(0 - 0.485) / 0.229, (128 / 255 - 0.456) / 0.224, (1 - 0.406) / 0.225],
+        rtol=1e-5,
+    )
+    assert ops.prepare_eval({"image": image, "category": 3}, "bfloat16")["image"].dtype == jnp.bfloat16
+
+
+def _batch(b=6):
+    landmark = RANDOM.uniform(0.05, 0.95, (b, 8, 2)).astype(np.float32)
+    landmark[:, 6:] = 0  # slots that an upper garment does not use
+    visibility = np.ones((b, 8), np.float32)
+    visibility[:, 5:] = 0
+    return {
+        "image": np.stack([picture(50, 50) for _ in range(b)]),
+        "landmark": landmark,
+        "visibility": visibility,
+        "box": np.tile(np.array([[5, 5, 45, 45], [0, 0, 3, 3]], np.float32), (b, 1, 1)),
+        "box_valid": np.tile([True, False], (b, 1)),
+        "mask": RANDOM.integers(0, 2, (b, 2, 50, 50)).astype(bool),
+        "category": np.arange(b),
+    }
+
+
+def test_front_function_moves_everything_together():
+    settings = ops.AugmentSettings(out_hw=(32, 40), scale=(0.3, 0.6), brightness=0.3, hue=0.1, erase=0.5)
+    batch = _batch()
+    keys = jax.random.split(jax.random.key(3), 6)
+    result = jax.jit(jax.vmap(lambda key, example: ops.augment(key, example, settings)))(keys, batch)
+    assert set(result) == set(batch)
+    assert result["image"].shape == (6, 32, 40, 3) and result["image"].dtype == jnp.float32
+    assert result["mask"].shape == (6, 2, 32, 40) and result["mask"].dtype == bool
+    landmark, visibility = np.asarray(result["landmark"]), np.asarray(result["visibility"])
+    np.testing.assert_array_equal(landmark[:, 6:], 0)
+    outside = ((landmark < 0) | (landmark > 1)).any(-1)
+    assert outside.any() and not visibility[outside].any()
+    # Slot 5 alone was invisible in its pair: after a flip slot 4 is.
+    assert not (visibility[:, 4] * visibility[:, 5]).any()
+
+    # Each landmark is where the crop and the flip of the same key put it.
+    def expected(key, points):
+        crop_key, flip_key, _, _ = jax.random.split(key, 4)
+        crop = ops.random_resized_crop_box(crop_key, (50, 50), settings.scale, settings.ratio)
+        flip = jax.random.uniform(flip_key) < 0.5
+        return ops.flip_landmark(ops.crop_flip_points(points, crop, flip, (50, 50))[0], flip)
+
+    moved = jax.jit(jax.vmap(expected))(keys, batch["landmark"])
+    np.testing.assert_allclose(landmark[:, :6], moved[:, :6], atol=1e-5)
+    assert not np.asarray(result["box_valid"])[:, 1].any() and np.asarray(result["box_valid"])[:, 0].all()
+    np.testing.assert_array_equal(result["category"], batch["category"])
+
+
+def test_unmoved_landmarks_and_picture_smaller_than_canvas():
+    example = {
+        "image": np.zeros((40, 40, 3), np.uint8),
+        "image_hw": np.array([20, 30]),
+        "landmark": np.array([[0.5, 0.5], [0.25, 0.75]], np.float32),
+    }
+    settings = {"out_hw": (16, 16), "scale": (1.0, 1.0), "ratio": (1.5, 1.5), "flip": 0.0}
+    moved = jax.jit(lambda key: ops.augment(key, example, settings))(jax.random.key(0))
+    np.testing.assert_allclose(moved["landmark"], example["landmark"], atol=1e-6)
+    np.testing.assert_array_equal(moved["image_hw"], [16, 16])
+    settings = {"out_hw": (8, 8), "scale": (0.1, 0.2), "move_landmark": False}
+    still = jax.jit(lambda key: ops.augment(key, example, settings))(jax.random.key(0))
+    np.testing.assert_array_equal(still["landmark"], example["landmark"])
+
+
+def test_full_crop_without_flip_is_a_plain_resize():
+    image = picture(48, 48)
+    settings = ops.AugmentSettings(out_hw=(24, 24), scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)
+    ours = jax.jit(lambda key: ops.augment(key, {"image": image}, settings))(jax.random.key(0))["image"]
+    resized = np.asarray(Image.fromarray(image).resize((24, 24), Image.Resampling.BILINEAR))
+    assert np.abs(np.asarray(ours) - np.asarray(ops.normalise(resized))).max() <= 1.01 / 255 / 0.224
