@@ -1,0 +1,165 @@
+"""Losses against the original classes' stored values, hand-made examples and naive loops."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fashionjax import losses
+
+GOLDEN = np.load(Path(__file__).parent / "fixtures" / "metrics" / "losses.npz")
+RANDOM = np.random.default_rng(0)
+
+
+def check(value, name):
+    """value [b] or scalar -> its mean equals the stored single-precision figure."""
+    value = jnp.asarray(value)
+    np.testing.assert_allclose(float(value.mean()), GOLDEN[name], rtol=1e-5)
+
+
+def test_classification_goldens():
+    check(losses.sigmoid_bce(GOLDEN["in_logits"], GOLDEN["in_multi_target"]), "bce_mean")
+    check(losses.softmax_ce(GOLDEN["in_class_logits"], GOLDEN["in_class_target"]), "ce")
+    smoothed = losses.softmax_ce(GOLDEN["in_cgd_logits"] / 0.5, GOLDEN["in_cgd_label"], smoothing=0.1)
+    check(smoothed, "cgd_label_smoothing_01_t05")
+
+
+def test_triplet_goldens():
+    triplet = [GOLDEN[f"in_emb_{name}"] for name in "apn"]
+    check(losses.cosine_pairs(*triplet, margin=0.0), "triplet_cosine_margin0")
+    check(losses.cosine_pairs(*triplet, margin=0.2), "triplet_cosine_margin02")
+    check(losses.l2_triplet(*triplet, margin=0.2), "triplet_l2_margin02")
+
+
+def test_margin_and_norm_goldens():
+    a, b, has = (jnp.asarray(GOLDEN[name]) for name in ("in_dist_a", "in_dist_b", "in_has"))
+    check(losses.margin_ranking(a, b, 0.3), "margin_ranking_03")
+    check(5e-5 * losses.masked_mean(losses.selective_margin(a, b, has, 0.3), has), "selective_margin_03")
+    norms = (2.0, 4.5, 6.0)  # the original's inputs enter by their sum, 12.5
+    check(5e-4 * losses.mean_norm(norms, np.sqrt(8)), "l2norm")
+    check(5e-4 * losses.mean_norm(norms, 8), "l1norm_avg")
+    check(5e-3 * losses.mean_norm(norms), "l1norm_noavg")
+
+
+def test_landmark_goldens():
+    feature, visible = GOLDEN["in_lm_feat"].astype(np.float64), GOLDEN["in_vis"]
+    logits = feature @ GOLDEN["in_vis_w"][0].astype(np.float64) + GOLDEN["in_vis_b"][0]
+    check(losses.visibility_bce_double_sigmoid(logits, visible), "landmark_vis_loss")
+    predicted = feature @ GOLDEN["in_reg_w"].T.astype(np.float64) + GOLDEN["in_reg_b"]
+    true = GOLDEN["in_lm_target"].reshape(8, 8, 2)
+    check(losses.landmark_regression_zoo(predicted, true, visible), "landmark_regress_loss_mean")
+    in_unit = losses.landmark_regression_zoo(predicted / 224, true / 224, visible, frame=224)
+    check(in_unit, "landmark_regress_loss_mean")
+
+
+def test_batch_hard_golden():
+    embedding, label = GOLDEN["in_cgd_embed"], jnp.asarray(GOLDEN["in_cgd_label"])
+    value = losses.batch_hard_triplet(embedding, label, embedding, label, jnp.arange(12), margin=0.1)
+    check(value, "cgd_batch_hard_01")
+
+
+def test_written_out_examples():
+    a, p, n = (np.array(x, np.float32) for x in ([[1, 0], [0, 2]], [[1, 1], [0, 1]], [[1, 0], [1, -1]]))
+    assert float(losses.cosine_pairs(a, p, n).mean()) == pytest.approx(0.14645 + 0.5, abs=1e-5)
+    logits, visible = jnp.array([[0.0, 2.0]]), jnp.array([[1, 0]])
+    assert float(losses.visibility_bce_double_sigmoid(logits, visible)[0]) == pytest.approx(0.8508, abs=1e-4)
+    assert float(losses.visibility_bce(logits, visible)[0]) == pytest.approx(1.4100, abs=1e-4)
+
+
+def test_landmark_regression_means_over_visible_points():
+    predicted = jnp.array([[[0.1, 0.2], [9.0, 9.0]], [[1.0, 1.0], [jnp.nan, 0.0]]])
+    true = jnp.array([[[0.4, 0.6], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    visible = jnp.array([[1, 0], [0, 0]])
+    np.testing.assert_allclose(losses.landmark_regression(predicted, true, visible), [0.25, 0.0], rtol=1e-6)
+    absolute = losses.landmark_regression(predicted, true, visible, jnp.abs)
+    np.testing.assert_allclose(absolute, [0.7, 0.0], rtol=1e-6)
+    gradient = jax.grad(lambda x: losses.landmark_regression(x, true, visible).sum())(predicted)
+    np.testing.assert_allclose(gradient[0], [[-0.6, -0.8], [0, 0]], rtol=1e-6)
+    assert not np.asarray(gradient[1]).any()
+
+
+def test_zero_vectors_have_finite_gradients():
+    zero = jnp.zeros((2, 4))
+    other = jnp.asarray(RANDOM.normal(size=(2, 4)))
+    label, own = jnp.array([0, 0]), jnp.arange(2)
+    for loss in (
+        lambda x: losses.cosine_pairs(x, other, -other).sum(),
+        lambda x: losses.info_nce(x, label, x, label, own).sum(),
+        lambda x: losses.batch_hard_triplet(x, label, x, label, own).sum(),
+        lambda x: losses.proxy_anchor(x, label, other),
+    ):
+        assert np.isfinite(jax.grad(loss)(zero)).all()
+
+
+EMBEDDING = RANDOM.normal(size=(9, 5)).astype(np.float32)
+LABEL = np.array([0, 0, 0, 1, 1, 2, 2, 3, -1])  # 3 occurs once, -1 takes no part
+
+
+def naive_batch_hard(x, label, margin):
+    result = []
+    for i in range(len(x)):
+        distance = np.linalg.norm(x - x[i], axis=1)
+        positive = [distance[j] for j in range(len(x)) if j != i and label[j] == label[i] >= 0]
+        negative = [
+            distance[j] for j in range(len(x)) if label[j] != label[i] and min(label[i], label[j]) >= 0
+        ]
+        result.append(max(0, max(positive) - min(negative) + margin) if positive and negative else 0)
+    return result
+
+
+def naive_info_nce(x, label, temperature):
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    result = []
+    for i in range(len(x)):
+        known = [j for j in range(len(x)) if j != i and label[j] >= 0 and label[i] >= 0]
+        total = sum(np.exp(x[i] @ x[j] / temperature) for j in known)
+        terms = [-np.log(np.exp(x[i] @ x[j] / temperature) / total) for j in known if label[j] == label[i]]
+        result.append(np.mean(terms) if terms else 0)
+    return result
+
+
+def naive_proxy_anchor(x, label, proxy, alpha, delta):
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    proxy = proxy / np.linalg.norm(proxy, axis=1, keepdims=True)
+    pull, push, present = 0, 0, 0
+    for c in range(len(proxy)):
+        own = [x[i] @ proxy[c] for i in range(len(x)) if label[i] == c]
+        other = [x[i] @ proxy[c] for i in range(len(x)) if label[i] not in (c, -1)]
+        present += bool(own)
+        pull += np.log(1 + sum(np.exp(-alpha * (s - delta)) for s in own))
+        push += np.log(1 + sum(np.exp(alpha * (s + delta)) for s in other))
+    return pull / present + push / len(proxy)
+
+
+def test_batch_losses_equal_naive_loops():
+    label, own = jnp.asarray(LABEL), jnp.arange(9)
+    hard = losses.batch_hard_triplet(EMBEDDING, label, EMBEDDING, label, own, margin=0.5)
+    np.testing.assert_allclose(hard, naive_batch_hard(EMBEDDING, LABEL, 0.5), rtol=1e-5, atol=1e-6)
+    soft = losses.batch_hard_triplet(EMBEDDING, label, EMBEDDING, label, own, soft=True)
+    unhinged = np.array(naive_batch_hard(EMBEDDING, LABEL, 100.0))
+    np.testing.assert_allclose(soft, np.where(unhinged > 0, np.log1p(np.exp(unhinged - 100)), 0), rtol=1e-4)
+    contrast = losses.info_nce(EMBEDDING, label, EMBEDDING, label, own, temperature=0.2)
+    np.testing.assert_allclose(contrast, naive_info_nce(EMBEDDING, LABEL, 0.2), rtol=1e-4, atol=1e-6)
+    proxy = RANDOM.normal(size=(6, 5)).astype(np.float32)
+    anchor = losses.proxy_anchor(EMBEDDING, label, proxy, alpha=32.0, delta=0.1)
+    assert float(anchor) == pytest.approx(naive_proxy_anchor(EMBEDDING, LABEL, proxy, 32.0, 0.1), rel=1e-5)
+
+
+def test_local_rows_against_the_gathered_batch():
+    """Two halves, each against all rows, give the whole batch's values."""
+    label = jnp.asarray(LABEL)
+    for loss in (losses.batch_hard_triplet, losses.info_nce):
+        whole = loss(EMBEDDING, label, EMBEDDING, label, jnp.arange(9))
+        parts = [
+            loss(EMBEDDING[part], label[part], EMBEDDING, label, jnp.arange(9)[part])
+            for part in (slice(0, 4), slice(4, 9))
+        ]
+        np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-5)
+
+
+def test_low_precision_inputs_are_widened():
+    logits = jnp.asarray(GOLDEN["in_logits"], jnp.bfloat16)
+    assert losses.sigmoid_bce(logits, jnp.asarray(GOLDEN["in_multi_target"])).dtype == jnp.float32
+    assert losses.softmax_ce(logits, jnp.zeros(8, int)).dtype == jnp.float32
