@@ -1,0 +1,99 @@
+"""`python -m fashionjax.parity DIR…`: recorded numbers of the original PyTorch code against this code.
+
+A folder holds a manifest (which weights and inputs to draw, which outputs exist) and `outputs.npz`. Its model
+is told from the state dict's keys and shapes, the weights are drawn and go through the importer as if they
+came from a checkpoint, and every output named by the manifest is compared: one line each, `folder output
+rel_l2=… ok|FAIL`. An output that is not computed fails. A folder without a manifest holds metric and loss
+goldens (`parity_metrics`). The last line counts; the exit status is 0 when something was compared and nothing
+failed, 1 when something failed, 2 when a folder's model is unknown.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from fashionjax import cli, key_maps, parity_draws, parity_metrics, parity_models
+from fashionjax.errors import UserError
+from fashionjax.parity_results import Result, dense_difference
+
+DENSE_BOUND = 1e-4  # relative L2 of features, logits, embeddings, probabilities and losses in float32
+
+
+def check_model_folder(folder: Path) -> list[Result]:
+    """Draw, import, run, compare one folder; UnknownModel when its keys belong to no model of the project."""
+    manifest = read_manifest(folder)
+    shapes = {key: tuple(shape) for key, shape, _ in manifest["state_dict"]}
+    found = parity_models.recognise(shapes)
+    try:
+        arguments = found.arguments(parity_draws.inputs(manifest))
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{folder / 'manifest.json'}: inputs do not fit the model: {error}") from error
+    template = jax.eval_shape(found.model.init, jax.random.key(0), *arguments)
+    variables, _ = key_maps.fill(template, parity_draws.state_dict(manifest), found.rules)
+    with jax.default_matmul_precision("highest"):
+        computed = found.outputs(found.model, variables, arguments)
+    with np.load(folder / "outputs.npz") as stored:
+        stored = dict(stored)
+    results = []
+    for output in manifest["outputs"]:
+        name = output["name"]
+        error = dense_difference(stored, name, computed.get(name))
+        state = "ok" if error <= DENSE_BOUND else "FAIL"
+        results.append(Result(folder.name, name, "rel_l2", error, state))
+    return results
+
+
+def read_manifest(folder: Path) -> dict:
+    """The manifest of a folder; UserError when it or the outputs cannot be read or lack their parts."""
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON: {error}") from error
+    missing = [part for part in ("state_dict", "inputs", "outputs") if part not in manifest]
+    if missing:
+        raise UserError(f"{path}: has no {', '.join(missing)}")
+    if not (folder / "outputs.npz").is_file():
+        raise UserError(f"{folder}: outputs.npz is missing")
+    return manifest
+
+
+def check(folder: Path) -> list[Result]:
+    """A model folder, or one of metric goldens when it has no manifest."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is not a folder")
+    if (folder / "manifest.json").exists():
+        return check_model_folder(folder)
+    return parity_metrics.check_folder(folder)
+
+
+def main(argv: list[str]) -> int:
+    """Folders as arguments -> exit status."""
+    if len(argv) < 2:
+        raise UserError("which folders? usage: python -m fashionjax.parity DIR…")
+    passed = failed = 0
+    unknown = False
+    for argument in argv[1:]:
+        folder = Path(argument).resolve()
+        try:
+            results = check(folder)
+        except (parity_models.UnknownModel, key_maps.KeyMismatch) as error:
+            print(f"error: {folder}: {error}", file=sys.stderr)
+            unknown = True
+            continue
+        for result in results:
+            print(result.line(), flush=True)
+        passed += sum(result.state == "ok" for result in results)
+        failed += sum(result.state == "FAIL" for result in results)
+        jax.clear_caches()  # the compiled programs of one folder are of no use to the next
+    print(f"{passed} passed, {failed} failed")
+    if unknown:
+        return 2
+    return 0 if passed and not failed else 1
+
+
+if __name__ == "__main__":
+    cli.run(main)

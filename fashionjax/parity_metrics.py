@@ -1,0 +1,172 @@
+"""Metric and loss goldens: the stored inputs through this project's functions, beside what the original code
+returned.
+
+One table: file -> the names of its inputs, and what to compute. A quantity without a function here belongs to
+a system that is not built yet and is reported as such.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+from fashionjax import losses
+from fashionjax.metrics import classification, landmarks
+from fashionjax.parity_results import Result, array_difference
+
+FRAME = 224.0
+EXACT, METRIC, LOSS = 0.0, 1e-9, 1e-5
+
+
+class Golden(NamedTuple):
+    inputs: Callable[[str], bool]  # whether a stored array is an input
+    compute: Callable[[dict], dict]  # stored arrays -> quantities by name
+    bound: Callable[[str], float]  # largest relative difference of a quantity
+
+
+def check_folder(folder: Path) -> list[Result]:
+    """Every stored quantity of every .npz and .json file in `folder`, in the order of file and quantity."""
+    results = []
+    for path in sorted([*folder.glob("*.npz"), *folder.glob("*.json")]):
+        results += _check_file(path)
+    return results
+
+
+def _check_file(path: Path) -> list[Result]:
+    golden = GOLDENS.get(path.stem)
+    if golden is None:
+        names = LATER.get(path.stem) or (np.load(path).files if path.suffix == ".npz" else ["stats"])
+        return [Result("metrics", f"{path.stem}/{name}", "diff", math.nan, "later") for name in names]
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    computed = golden.compute(arrays)
+    results = []
+    for name in arrays:
+        if golden.inputs(name):
+            continue
+        label = f"{path.stem}/{name}"
+        if name in NOT_YET.get(path.stem, ()):
+            results.append(Result("metrics", label, "diff", math.nan, "later"))
+            continue
+        difference = array_difference(computed.get(name), arrays[name])
+        state = "ok" if difference <= golden.bound(name) else "FAIL"
+        results.append(Result("metrics", label, "diff", difference, state))
+    return results
+
+
+def _attribute_topk(a: dict) -> dict:
+    result = {}
+    for k in map(int, a["topk"]):
+        counts = classification.topk_counts(a["pred"], a["target"], k)
+        result |= {f"{name}_top{k}": count for name, count in counts._asdict().items()}
+        result[f"recall_top{k}"] = classification.zoo_attribute_recall(counts)
+        result[f"precision_top{k}"] = classification.zoo_attribute_precision(counts)
+        result[f"accuracy_top{k}"] = classification.zoo_attribute_accuracy(counts)
+    return result
+
+
+def _category_topk(a: dict) -> dict:
+    result = {}
+    for k in map(int, a["topk"]):
+        tp, fn = classification.category_counts(a["pred"], a["target"], k)
+        result |= {f"tp_top{k}": tp, f"fn_top{k}": fn}
+        result[f"recall_top{k}"] = 100 * classification.macro_recall(tp, fn)
+    return result
+
+
+def _landmark(a: dict) -> dict:
+    batches, batch, _ = a["vis"].shape
+    points = [
+        rearrange(a[name].astype(np.float64), "n b (k xy) -> (n b) k xy", xy=2) / FRAME
+        for name in ("pred_landmark", "landmark")
+    ]
+    seen = rearrange(a["vis"], "n b k -> (n b) k")
+    error, detected = landmarks.zoo_slots(*points, seen)
+    vis = rearrange(a["pred_vis"], "n b k -> (n b) k")
+    per_batch = [slice(i * batch, (i + 1) * batch) for i in range(batches)]
+    every = landmarks.ZOO_EVERY
+    return {
+        "norm_error_per_batch": [landmarks.zoo_mean(error[rows]) for rows in per_batch],
+        "det_percent_per_batch": [100 * landmarks.zoo_mean(detected[rows]) for rows in per_batch],
+        "vis_accuracy_per_batch": [
+            landmarks.zoo_visibility_accuracy(vis[rows], seen[rows]) for rows in per_batch
+        ],
+        "reported_norm_error": landmarks.zoo_mean(error, batch, every),
+        "reported_det_percent": 100 * landmarks.zoo_mean(detected, batch, every),
+        "all_batches_norm_error": landmarks.zoo_mean(error, batch),
+        "all_batches_det_percent": 100 * landmarks.zoo_mean(detected, batch),
+    }
+
+
+def _losses(a: dict) -> dict:
+    triplet = (a["in_emb_a"], a["in_emb_p"], a["in_emb_n"])
+    near, far, has = a["in_dist_a"], a["in_dist_b"], a["in_has"]
+    pixels = a["in_lm_feat"] @ a["in_reg_w"].T + a["in_reg_b"]
+    true = rearrange(a["in_lm_target"], "b (k xy) -> b k xy", xy=2)
+    visibility_logits = (a["in_lm_feat"] @ a["in_vis_w"].T + a["in_vis_b"])[..., 0]
+    smoothed = losses.softmax_ce(a["in_cgd_logits"] / 0.5, a["in_cgd_label"], smoothing=0.1)
+    embedding, label = a["in_cgd_embed"], a["in_cgd_label"]
+    norms, n = (12.5, 0.0, 0.0), 8  # the scalars behind the norm losses, which the file does not store
+    per_example = {
+        "bce_mean": losses.sigmoid_bce(a["in_logits"], a["in_multi_target"]),
+        "ce": losses.softmax_ce(a["in_class_logits"], a["in_class_target"]),
+        "triplet_cosine_margin0": losses.cosine_pairs(*triplet, margin=0.0),
+        "triplet_cosine_margin02": losses.cosine_pairs(*triplet, margin=0.2),
+        "triplet_l2_margin02": losses.l2_triplet(*triplet, margin=0.2),
+        "margin_ranking_03": losses.margin_ranking(near, far, margin=0.3),
+        "l2norm": 5e-4 * losses.mean_norm(norms, n**0.5),
+        "l1norm_avg": 5e-4 * losses.mean_norm(norms, n),
+        "l1norm_noavg": 5e-3 * losses.mean_norm(norms),
+        "landmark_vis_loss": losses.visibility_bce_double_sigmoid(visibility_logits, a["in_vis"]),
+        "landmark_regress_loss_mean": losses.landmark_regression_zoo(pixels, true, a["in_vis"]),
+        "cgd_label_smoothing_01_t05": smoothed,
+        "fr_label_smoothing_01_t05": smoothed,
+        "cgd_batch_hard_01": losses.batch_hard_triplet(
+            embedding, label, embedding, label, jnp.arange(len(label)), margin=0.1
+        ),
+    }
+    result = {name: jnp.mean(value) for name, value in per_example.items()}
+    selective = losses.selective_margin(near, far, has, margin=0.3)
+    result["selective_margin_03"] = 5e-5 * losses.masked_mean(selective, has)
+    return result
+
+
+def _is_one_of(*names: str) -> Callable[[str], bool]:
+    return lambda name: name in names
+
+
+def _counts_exact(name: str) -> float:
+    return EXACT if name.startswith(("tp_", "fn_", "fp_", "tn_")) else METRIC
+
+
+_TOPK = Golden(_is_one_of("pred", "target", "topk"), _attribute_topk, _counts_exact)
+GOLDENS = {
+    "attr_topk_coarse": _TOPK,
+    "attr_topk_fine": _TOPK,
+    "cate_topk": _TOPK._replace(compute=_category_topk),
+    "landmark": Golden(
+        _is_one_of("pred_vis", "pred_landmark", "vis", "landmark"), _landmark, lambda name: METRIC
+    ),
+    "losses": Golden(lambda name: name.startswith("in_"), _losses, lambda name: LOSS),
+}
+
+# Quantities of systems that are not built yet, by file.
+LATER = {
+    "polyvore": ("auc_euclidean", "fitb_acc_euclidean", "auc_metric", "fitb_acc_metric"),
+    "cgd_recall": ("recall_self", "recall_gallery"),
+    "rpf_map": ("per_attribute_map", "total_map"),
+    "rpf_crop": ("crop_xyxy",),
+    "coco_eval": ("bbox", "segm"),
+    "retrieval_recall": ("recall", "per_query"),
+}
+NOT_YET = {
+    "losses": (
+        "rpf_triplet_ranking_02",
+        *(f"rpf_de_type{i}" for i in (1, 2, 3, 4)),
+        "fr_batch_hard_01",
+    )
+}
