@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from absl import flags
+from absl import flags, logging
 
 from fashionjax import cli
 from fashionjax.errors import UserError
@@ -280,7 +280,10 @@ def _locked(folder: Path) -> Iterator[None]:
 def _remove_dead_builds(root: Path) -> None:
     """Remove building folders that no living process has locked."""
     for folder in root.glob(f"{BUILDING}*"):
-        handle = os.open(folder, os.O_RDONLY)
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # its build has just ended
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -334,6 +337,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"give one NAME[/CONFIG]; the datasets: {', '.join(builder_names())}")
     if not options.data_dir:
         raise UserError("--data_dir is missing: the folder that prepared datasets are written to")
+    logging.set_verbosity(logging.WARNING)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the unfinished build is removed
     result = prepare(
         argv[1],

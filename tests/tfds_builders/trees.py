@@ -45,13 +45,13 @@ def edit(path: Path, line: int, change: Callable[[str], str]) -> None:
     """Apply `change` to the 1-based line."""
     lines = path.read_text().split("\n")
     lines[line - 1] = change(lines[line - 1])
-    path.write_text("\n".join(lines))
+    path.write_text("\n".join(lines), errors="surrogateescape")
 
 
 def drop(path: Path, line: int) -> None:
     lines = path.read_text().split("\n")
     del lines[line - 1]
-    path.write_text("\n".join(lines))
+    path.write_text("\n".join(lines), errors="surrogateescape")
 
 
 def points(kind: int, i: int) -> list[tuple[int, int, int]]:
@@ -73,9 +73,9 @@ def landmarks(root: Path, n: int = 12) -> Path:
     table(
         root / "Anno/list_bbox.txt",
         "image_name x_1 y_1 x_2 y_2",
-        [(m, 2, 3, 40, 56 - i) for i, m in enumerate(names)],
+        [(m, 2, 3, 40, 56 - i % 20) for i, m in enumerate(names)],
     )
-    columns = "image_name clothes_type variation_type landmark_visibility_1 landmark_location_x_1 landmark_location_y_1"
+    columns = "image_name clothes_type variation_type landmark_visibility_1 landmark_location_x_1"
     rows = [
         (
             m,
