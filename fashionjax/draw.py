@@ -83,7 +83,7 @@ def landmarks(
 
 
 def boxes(image: np.ndarray, box: np.ndarray, labels: Sequence[str] | None = None) -> np.ndarray:
-    """image uint8 [h w 3], box float [n 4] xyxy in its pixels, a label each → [h w 3] with frames and labels."""
+    """image uint8 [h w 3], box float [n 4] xyxy in its pixels, a label each → [h w 3] with them."""
     height, width = image.shape[:2]
     thickness = max(2, round(0.006 * max(height, width)))
     layer, pen = _layer(width, height)

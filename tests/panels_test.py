@@ -1,0 +1,111 @@
+import json
+
+import numpy as np
+import pytest
+
+from fashionjax import draw, panels
+from fashionjax.errors import UserError
+
+NAMES = {"category": ["Tee", "Skirt", "Dress"], "attribute": ["striped", "dotted", "lace"]}
+
+
+def by_title(found):
+    return {panel.title: panel for panel in found}
+
+
+def gray(index):
+    return np.full((48, 32, 3), 40 + index, np.uint8)
+
+
+def test_confusion_and_surest_mistakes():
+    logits = np.array([[4.0, 0, 0], [4, 0, 0], [0, 1, 0], [3, 0, 2], [0, 0, 5]])
+    category = np.array([0, 1, 1, 2, 2])
+    found = by_title(panels.classification_panels(logits, category, NAMES["category"], gray, list("abcde")))
+    np.testing.assert_array_equal(found["Category confusion"].counts, [[1, 0, 0], [1, 1, 0], [1, 0, 1]])
+    assert [row[:3] for row in found["Most frequent confusions"].rows] == [
+        ["Skirt", "Tee", 1],
+        ["Dress", "Tee", 1],
+    ]
+    texts = [text for _, text in found["Category: surest mistakes"].tiles]
+    assert texts == ["Skirt, taken for Tee (0.96) · b", "Dress, taken for Tee (0.71) · d"]
+
+
+def test_a_perfect_model_has_no_mistakes_to_show():
+    found = by_title(panels.classification_panels(np.eye(3), np.arange(3), NAMES["category"], gray))
+    assert set(found) == {"Category confusion"}
+
+
+def test_attributes_are_ordered_by_average_precision():
+    logits = np.array([[1.0, 3, 0], [2, 2, 0], [3, 1, 0]])
+    attribute = np.array([[1, 1, 0], [0, 0, 0], [0, 0, 0]])
+    (bars,) = panels.attribute_panels(logits, attribute, NAMES["attribute"])
+    assert bars.names == ["dotted", "striped", "lace"]
+    np.testing.assert_allclose(bars.values, [1, 1 / 3, np.nan])
+    np.testing.assert_allclose(bars.reference, [1 / 3, 1 / 3, 0])
+
+
+def test_landmarks_best_and_worst():
+    truth = np.full((5, 2, 2), 0.5)
+    offset = np.array([0.02, 0.2, 0.0, 0.1, 0.3])
+    prediction = truth + np.stack([offset, 0 * offset], -1)[:, None]
+    visibility = np.ones((5, 2))
+    visibility[4] = 0  # nothing to measure: neither best nor worst
+    visibility[1, 1] = 0
+    found = by_title(panels.landmark_panels(gray, truth, visibility, prediction, ids=list("abcde"), count=2))
+    assert [t for _, t in found["Landmarks: best examples"].tiles] == ["error 0.000 · c", "error 0.020 · a"]
+    assert [t for _, t in found["Landmarks: worst examples"].tiles] == ["error 0.200 · b", "error 0.100 · d"]
+    picture = found["Landmarks: worst examples"].tiles[0][0]
+    for colour, x in ((draw.TRUTH, 0.5), (draw.PREDICTION, 0.7)):
+        at = np.argwhere(np.abs(picture.astype(int) - colour).max(-1) < 4).mean(0)
+        np.testing.assert_allclose(at / picture.shape[:2], [0.5, x], atol=0.02)
+    np.testing.assert_allclose(
+        found["Landmark error per slot"].values, [(0.02 + 0.2 + 0.1) / 4, 0.12 / 3], atol=1e-12
+    )
+    limits, share = found["Landmarks within a distance"].series["model"]
+    assert share[limits.index(0.1)] == pytest.approx(6 / 7) and share[-1] == 1.0
+
+
+def test_no_example_is_both_best_and_worst():
+    for n in range(1, 6):
+        truth = np.zeros((n, 2, 2))
+        prediction = truth + np.arange(n)[:, None, None] / 10
+        found = by_title(panels.landmark_panels(gray, truth, np.ones((n, 2)), prediction, count=8))
+        tiles = [panel for title, panel in found.items() if isinstance(panel, panels.Tiles)]
+        assert sum(len(panel.tiles) for panel in tiles) == n
+
+
+def test_panels_follow_the_keys():
+    prediction = {
+        "category_logits": np.eye(3)[[0, 1, 1]],
+        "attribute_logits": np.zeros((3, 3)),
+        "landmark": np.full((3, 8, 2), 0.5),
+    }
+    truth = {
+        "category": np.arange(3),
+        "attribute": np.eye(3, dtype=np.uint8),
+        "landmark": np.full((3, 8, 2), 0.4),
+        "visibility": np.ones((3, 8)),
+    }
+    everything = by_title(panels.panels_from(prediction, truth, NAMES, gray))
+    assert len(everything) == 8
+    worst = everything["Landmarks: worst examples"].tiles
+    assert any("Dress, taken for Skirt" in text for _, text in worst)
+    only = by_title(panels.panels_from({"landmark": prediction["landmark"]}, truth, NAMES))
+    assert set(only) == {"Landmarks within a distance", "Landmark error per slot"}
+    assert panels.panels_from({"embedding": np.zeros((3, 4))}, truth, NAMES) == []
+
+
+def test_training_curves(tmp_path):
+    log = tmp_path / "metrics.jsonl"
+    records = [{"step": s, "loss": 1 / s, "lr": 0.1, "grad_norm": 2.0} for s in (10, 20, 30)]
+    records.insert(2, {"step": 20, "val/standard/category_top1": 0.5, "val/zoo/category_recall@5": 50.0})
+    lines = [json.dumps(record) for record in records]
+    log.write_text("\n".join(lines) + '\n{"step": 40, "lo')
+    found = by_title(panels.training_curves(log))
+    assert set(found) == {"Training loss", "Metrics during training", "Learning rate"}
+    assert found["Training loss"].series == {"loss": ([10, 20, 30], [0.1, 0.05, 1 / 30])}
+    assert found["Metrics during training"].series == {"val/standard/category_top1": ([20], [0.5])}
+    assert panels.training_curves(tmp_path / "none.jsonl") == []
+    log.write_text("\n".join([lines[0], "broken", *lines[1:]]))
+    with pytest.raises(UserError, match="line 2"):
+        panels.training_curves(log)
