@@ -6,7 +6,7 @@ part it lies on (a sleeve turns its stripes with the arm) at the cost of one tab
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -23,7 +23,7 @@ def _soft(distance: np.ndarray) -> np.ndarray:
     return np.clip(0.5 - distance * TILE, 0, 1)
 
 
-@lru_cache(maxsize=None)
+@cache
 def pattern_tile(pattern: str) -> np.ndarray:
     """[64 64 2] float: weight of the accent colour, weight of the second accent (centre of a flower, crossing of a check)."""
     v, u = np.mgrid[0:TILE, 0:TILE] / TILE + 0.5 / TILE
@@ -52,7 +52,7 @@ def pattern_tile(pattern: str) -> np.ndarray:
     return np.stack([first, second], -1)
 
 
-@lru_cache(maxsize=None)
+@cache
 def relief_tile(fabric: str) -> np.ndarray:
     """[64 64] float32: how light the surface is, about 1."""
     v, u = np.mgrid[0:TILE, 0:TILE] / TILE

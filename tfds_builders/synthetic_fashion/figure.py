@@ -136,7 +136,7 @@ def make_figure(rng: np.random.Generator) -> Figure:
         nod=float(rng.normal(0, 0.1)),
         skin=pick(rng, SKIN),
         hair=pick(rng, HAIR),
-        long_hair=pick(rng, (0, 0, 0, 1, 1, 2)),
+        long_hair=pick(rng, (0, 0, 0, 0, 0, 1, 1, 1, 1, 2)),
     )
     spread = float(rng.uniform(-1, 13))
     return bare._replace(

@@ -13,8 +13,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from tfds_builders.synthetic_fashion import fabric
+from tfds_builders.synthetic_fashion.cut import Part
+from tfds_builders.synthetic_fashion.details import Mark
 from tfds_builders.synthetic_fashion.figure import Figure, tube, warp
-from tfds_builders.synthetic_fashion.garments import Garment, Mark, Part
+from tfds_builders.synthetic_fashion.garments import Garment
 from tfds_builders.synthetic_fashion.world import Item
 
 SUPERSAMPLE = 2
@@ -109,7 +111,7 @@ def _cloth(on: Canvas, part: Part, worn: Worn, tile: np.ndarray, matrix: np.ndar
     frame, start = frame.astype(np.float32), start.astype(np.float32)
     u = (frame[0, 0] * columns + start[0])[None, :] + (frame[0, 1] * rows)[:, None]
     v = (frame[1, 0] * columns + start[1])[None, :] + (frame[1, 1] * rows)[:, None]
-    light = fabric.folds(rng, width, height, 0.075 if worn.item.fit == "slim" else 0.11)
+    light = fabric.folds(rng, width, height, 0.05 if worn.item.fit == "slim" else 0.07)
     color = fabric.cloth(worn.item, tile, u, v, light)
     mask = Image.new("L", (width, height))
     flat = _flat(outline - (left, top))
@@ -118,7 +120,7 @@ def _cloth(on: Canvas, part: Part, worn: Worn, tile: np.ndarray, matrix: np.ndar
     full = _flat(outline)
     on.draw_codes.polygon(full, fill=16 * worn.number + PART_CODE[part.layer])
     edge = _color(np.multiply(worn.item.base, 0.55))
-    on.draw.line([*full, full[0]], fill=edge, width=max(1, round(0.03 * _scale(matrix))))
+    on.draw.line(_flat(to_pixels(matrix, part.edge)), fill=edge, width=max(1, round(0.03 * _scale(matrix))))
 
 
 def _mark(on: Canvas, mark: Mark, number: int, matrix: np.ndarray) -> None:

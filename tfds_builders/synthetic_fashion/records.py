@@ -42,7 +42,7 @@ class Plan(NamedTuple):
     sizes: dict[str, int]
     size: int
     seed: int
-    cluttered: float = 0.3  # share of consumer pictures where the benchmark does not fix the view
+    cluttered: float = 0.25  # share of consumer pictures where the benchmark does not fix the view
     per_item: int = 2  # pictures of an item in attributes and landmarks
     shop_views: int = 3
     consumer_views: int = 2

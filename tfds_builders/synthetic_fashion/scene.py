@@ -54,7 +54,7 @@ def _spread(outlines: np.ndarray, rng, size, turn: float, cover: tuple[float, fl
     share = rng.uniform(*cover)
     scale = share / np.max((high - low) / frame)
     extent = (high - low) * scale / frame
-    slack = np.abs(1 - extent) / 2 + 0.06
+    slack = 0.85 * np.abs(1 - extent) / 2 + 0.05
     centre = (0.5 + rng.uniform(-1, 1, 2) * slack) * frame
     return np.concatenate([rotation * scale, (centre - (low + high) / 2 * scale)[:, None]], 1)
 
@@ -77,7 +77,7 @@ def _outfit(rng, item: Item, seed: int) -> list[Item]:
     )
     if item.garment_type == "upper":
         return [other, item]
-    return [other, item] if _tuck(rng, other, 0.8) else [item, other]
+    return [other, item] if _tuck(rng, other, 0.9) else [item, other]
 
 
 def _render(rng, size, persons: list[paint.Person], consumer: bool) -> tuple[Image.Image, np.ndarray]:
@@ -86,7 +86,7 @@ def _render(rng, size, persons: list[paint.Person], consumer: bool) -> tuple[Ima
     on = paint.canvas((ground.cluttered if consumer else ground.plain)(rng, canvas_size))
     for person in persons:
         paint.paint_person(on, person, rng)
-        if rng.random() < (0.4 if consumer else 0.22):
+        if rng.random() < (0.3 if consumer else 0.16):
             ground.bag(on, person, rng)
         if rng.random() < (0.2 if consumer else 0.04):
             ground.phone(on, person, rng)
@@ -143,7 +143,7 @@ def single(rng: np.random.Generator, item: Item, seed: int, size: tuple[int, int
     worn = _wear(figure, _outfit(rng, item, seed))
     own = next(w for w in worn if w.item.number == item.number)
     turn = rng.normal(0, 13 if consumer else 6)
-    cover = (0.45, 1.08) if consumer else (0.5, 1.0)
+    cover = (0.55, 1.05) if consumer else (0.6, 1.0)
     person = paint.Person(figure, worn, _spread(_outline(own.garment), rng, size, turn, cover))
     image, codes = _render(rng, size, [person], consumer)
     return Picture(encode(image), *size, (_read(codes, person, own),))

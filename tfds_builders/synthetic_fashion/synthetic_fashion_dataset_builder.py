@@ -35,7 +35,7 @@ class LabelledConfig(tfds.core.BuilderConfig):
     val: int = 1000
     test: int = 1000
     per_item: int = 2
-    cluttered: float = 0.3
+    cluttered: float = 0.25
     size: int = 128
     seed: int = 0
     processes: int = 0

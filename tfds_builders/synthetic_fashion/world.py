@@ -15,14 +15,26 @@ GARMENT_TYPES = ("upper", "lower", "full")
 
 # attribute group → its values, in the order of the attribute vector
 ATTRIBUTES = {
-    "color": "black white grey red orange yellow green blue purple pink brown".split(),
-    "pattern": "solid stripe check dot floral".split(),
-    "sleeve": "sleeveless short elbow long".split(),
-    "neckline": "crew v_neck scoop square high collar hood lapel".split(),
-    "hem": "cropped hip thigh knee calf ankle".split(),
-    "fit": "slim regular loose".split(),
-    "fabric": "cotton denim knit satin quilted".split(),
-    "closure": "none button zip belt".split(),
+    "color": [
+        "black",
+        "white",
+        "grey",
+        "red",
+        "orange",
+        "yellow",
+        "green",
+        "blue",
+        "purple",
+        "pink",
+        "brown",
+    ],
+    "pattern": ["solid", "stripe", "check", "dot", "floral"],
+    "sleeve": ["sleeveless", "short", "elbow", "long"],
+    "neckline": ["crew", "v_neck", "scoop", "square", "high", "collar", "hood", "lapel"],
+    "hem": ["cropped", "hip", "thigh", "knee", "calf", "ankle"],
+    "fit": ["slim", "regular", "loose"],
+    "fabric": ["cotton", "denim", "knit", "satin", "quilted"],
+    "closure": ["none", "button", "zip", "belt"],
 }
 ATTRIBUTE_NAMES = tuple(f"{group}_{value}" for group, values in ATTRIBUTES.items() for value in values)
 ATTRIBUTE_GROUPS = tuple(group for group, values in ATTRIBUTES.items() for _ in values)
@@ -76,18 +88,18 @@ _NECKS = "crew v_neck scoop square"
 CATEGORIES = {
     "tee": _category("upper", "short short elbow", "crew v_neck scoop", "cropped hip hip", fabric="cotton cotton satin knit"),
     "tank": _category("upper", "sleeveless", "scoop square v_neck", "cropped hip hip", fabric="cotton cotton satin knit"),
-    "shirt": _category("upper", "short long long", "collar", "hip hip thigh", fabric="cotton cotton denim satin", closure="button"),
+    "shirt": _category("upper", "short long long", "collar", "hip hip hip thigh", fabric="cotton cotton denim satin", closure="button"),
     "sweater": _category("upper", "long", "crew v_neck high", "cropped hip hip", fabric="knit knit cotton"),
     "hoodie": _category("upper", "long", "hood", "cropped hip hip", "regular loose", "cotton cotton knit", "none zip"),
     "jacket": _category("upper", "long", "high collar", "cropped hip hip", "regular loose", "denim quilted satin cotton", "zip zip button"),
-    "blazer": _category("upper", "long", "lapel", "hip thigh", "slim regular loose", "cotton satin knit", "button"),
+    "blazer": _category("upper", "long", "lapel", "hip", "slim regular loose", "cotton satin knit", "button"),
     "jeans": _category("lower", hem="calf ankle ankle", fabric="denim", closure="button"),
     "trousers": _category("lower", hem="calf ankle ankle", fit="regular loose", fabric="cotton cotton satin knit", closure="none belt"),
-    "leggings": _category("lower", hem="knee calf ankle", fit="slim", fabric="cotton satin knit"),
+    "leggings": _category("lower", hem="calf ankle ankle", fit="slim", fabric="cotton satin knit"),
     "shorts": _category("lower", hem="thigh thigh knee", fit="regular loose", fabric="cotton denim satin", closure="none belt button"),
     "skirt": _category("lower", hem="thigh knee calf", fit="slim regular loose", fabric="cotton denim satin knit", closure="none button zip"),
     "dress": _category("full", "sleeveless short elbow long", _NECKS, "thigh knee calf ankle", "slim regular loose", "cotton cotton satin knit", "none none belt"),
-    "jumpsuit": _category("full", "sleeveless short long", _NECKS + " collar", "thigh calf ankle ankle", "slim regular loose", "cotton denim satin", "zip belt none"),
+    "jumpsuit": _category("full", "sleeveless short long", _NECKS + " collar", "calf ankle ankle", "slim regular loose", "cotton denim satin", "zip belt none"),
     "coat": _category("full", "long", "lapel", "thigh knee calf", "regular loose", "cotton knit quilted", "button button belt"),
     "robe": _category("full", "elbow long", "v_neck", "knee calf ankle", "loose", "satin cotton knit", "belt"),
 }  # fmt: skip
@@ -169,7 +181,7 @@ def make_item(seed: int, number: int, category: str | None = None, plain: bool =
     if plain:
         color, fabric = pick(rng, ("black", "white", "grey", "grey", "brown")), "cotton"
     pattern = "solid" if plain or rng.random() < 0.3 else pick(rng, ATTRIBUTES["pattern"])
-    if fabric == "quilted":
+    if fabric == "quilted" or category == "jeans":
         pattern = "solid"
     base = _jitter(rng, PALETTE[color], 5)
     sleeve, neckline = (pick(rng, values) if values else "" for values in (rules.sleeve, rules.neckline))
