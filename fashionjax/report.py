@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
+from fashionjax import baselines
 from fashionjax.metrics import classification, landmarks
 from fashionjax.panels import Bars, Confusion, Curve, Panel, Table, Tiles
 
@@ -28,7 +29,7 @@ LABELS = {
     "reproduced-forward": "Published weights, imported and measured here on the benchmark's own data.",
 }
 REQUIRED = ("label", "dataset", "split", "n", "metrics")
-DEFINITIONS = classification.DEFINITIONS | landmarks.DEFINITIONS
+DEFINITIONS = classification.DEFINITIONS | landmarks.DEFINITIONS | baselines.DEFINITIONS
 BARS_SHOWN = 40  # further ones are folded away
 
 # matplotlib draws with these; the page swaps them for its own variables, which follow light and dark
@@ -51,8 +52,9 @@ def write_report(out_dir: str | os.PathLike, report: Mapping[str, Any], panels: 
 
     `report`: label (one of LABELS), dataset, split, n, metrics {name: value}; and where known n_total,
     missing (ids), seconds_total, step, baselines {name: {metric: value}}, definitions {metric: line},
-    switches [name], config (nested dict), command, checkpoint. Definitions known to fashionjax.metrics are added. The
-    JSON also holds the numbers behind every panel under `tables`. Values that are not finite become null.
+    switches [name], config (nested dict), command, checkpoint. Definitions that fashionjax.metrics and
+    fashionjax.baselines know are added. The JSON also holds the numbers behind every panel under `tables`.
+    Values that are not finite become null.
     """
     lacking = [key for key in REQUIRED if key not in report]
     if lacking:
@@ -60,7 +62,8 @@ def write_report(out_dir: str | os.PathLike, report: Mapping[str, Any], panels: 
     if report["label"] not in LABELS:
         raise ValueError(f"label {report['label']!r} is none of {', '.join(LABELS)}")
     report = dict(report)
-    report["definitions"] = definitions_of(report["metrics"]) | dict(report.get("definitions", {}))
+    known = definitions_of([*report["metrics"], *report.get("baselines", {})])
+    report["definitions"] = known | dict(report.get("definitions", {}))
     report["tables"] = _tables(panels)
     page = render(report, panels)
     numbers = json.dumps(_plain(report), indent=1, allow_nan=False) + "\n"
@@ -70,9 +73,9 @@ def write_report(out_dir: str | os.PathLike, report: Mapping[str, Any], panels: 
     _write(out / "report.json", numbers)
 
 
-def definitions_of(metrics: Mapping[str, float]) -> dict[str, str]:
-    """One line for each metric that fashionjax.metrics defines; `@5` is looked up as `@k`."""
-    found = {name: DEFINITIONS.get(name) or DEFINITIONS.get(re.sub(r"@\d+$", "@k", name)) for name in metrics}
+def definitions_of(names: Iterable[str]) -> dict[str, str]:
+    """One line for each known metric and baseline; `@5` is looked up as `@k`."""
+    found = {name: DEFINITIONS.get(name) or DEFINITIONS.get(re.sub(r"@\d+$", "@k", name)) for name in names}
     return {name: line for name, line in found.items() if line}
 
 
