@@ -1,0 +1,267 @@
+"""Published PyTorch weights → a checkpoint of this project.
+
+    fashionjax import epoch_40.pth --config=experiments/attributes.py:backbone=vgg16 --workdir=runs/imported
+    fashionjax import resnet50.pth --config=… --workdir=… --backbone_only
+
+Reads .pth and .pt (both formats of torch.save), .safetensors and Google's ViT .npz without executing
+anything. The config says which model is built; the widths of its heads are taken from the file. Every
+tensor must find its leaf and every leaf its tensor. `--backbone_only` fills the backbone from ImageNet
+weights and leaves the rest at its initial values. The checkpoint is read by train (resumes at step 0),
+evaluate and predict.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from fashionjax import checkpoint, cli, datasets, optim, tasks, weight_families
+from fashionjax.data import source
+from fashionjax.errors import UserError
+from fashionjax.key_maps import Accounting, KeyMismatch, fill, torch_shapes, unfill
+from fashionjax.models import backbones, trunk, vit
+from fashionjax.models.torch_keys import Rules, prefixed
+from fashionjax.state import TrainState
+from fashionjax.task import Batch, Task
+from fashionjax.tasks import attributes, landmarks
+from fashionjax.weight_files import read_tensors
+
+__all__ = ["fill", "import_backbone", "import_model", "key_rules", "main", "template", "unfill"]
+
+LANDMARKS = 8
+
+# config.task → its flax module; every one of them has a `backbone`
+MODELS: dict[str, Callable[[ConfigDict], nn.Module]] = {
+    "attributes": attributes.make_model,
+    "landmarks": landmarks.make_model,
+}
+
+# head → the label of the config whose names it scores
+LABEL_HEADS = {"attribute": "attribute", "category": "category", "id": "item_id"}
+
+
+def make_model(config: ConfigDict) -> nn.Module:
+    """The flax module of a config whose labels are filled."""
+    if config.task not in MODELS:
+        raise UserError(f"config.task={config.task!r}: PyTorch names are known for {', '.join(MODELS)}")
+    return MODELS[config.task](config)
+
+
+def key_rules(config: ConfigDict) -> Rules:
+    """The key rules of a config's model."""
+    return trunk.torch_keys(make_model(config))
+
+
+def template(config: ConfigDict, task: Task) -> dict:
+    """{'params', 'batch_stats'} of shapes and dtypes; nothing is computed."""
+    params, model_state = jax.eval_shape(task.init, jax.random.PRNGKey(0), example_batch(config))
+    return {"params": params, "batch_stats": model_state}
+
+
+def example_batch(config: ConfigDict) -> Batch:
+    """A batch of one empty picture with every input that a model may ask for."""
+    size = config.image_size
+    return {
+        "image": np.zeros((1, size, size, 3), np.uint8),
+        "landmark": np.zeros((1, LANDMARKS, 2), np.float32),
+        "visibility": np.zeros((1, LANDMARKS), np.float32),
+        "example_valid": np.ones((1,), bool),
+    }
+
+
+def fit_config(config: ConfigDict, tensors: Mapping[str, np.ndarray]) -> list[str]:
+    """Writes labels of the file's head widths into `config`; → remarks for the user.
+
+    Names come from the prepared dataset where it has as many; else they are numbered. A head that the file
+    lacks keeps the dataset's names, or one placeholder, so that the mismatch is told by keys.
+    """
+    widths = weight_families.head_widths({key: array.shape for key, array in tensors.items()})
+    known = _dataset_labels(config)
+    remarks, labels = [], dict(known)
+    for head, label in LABEL_HEADS.items():
+        width = widths.get(head, len(known.get(label, ())) or 1)
+        if len(known.get(label, ())) != width:
+            if head in widths:
+                have = f"has {len(known[label])}" if label in known else "is not prepared or has none"
+                remarks.append(f"{width} {label} outputs are named by number ({config.dataset} {have})")
+            labels[label] = [f"{label}_{i:0{len(str(width - 1))}d}" for i in range(width)]
+    with config.unlocked():
+        config.labels = ConfigDict(labels)
+    return remarks
+
+
+def _dataset_labels(config: ConfigDict) -> dict[str, list[str]]:
+    try:
+        split = source.open_split(datasets.dataset_name(config), config.train_split, config.data_dir)
+    except UserError:  # importing and predicting need no dataset
+        return {}
+    return dict(split.labels)
+
+
+def import_model(
+    config: ConfigDict, task: Task, tensors: Mapping[str, np.ndarray]
+) -> tuple[dict, Accounting]:
+    """A whole model's tensors → (variables, accounting). Raises KeyMismatch that says which config fits."""
+    shapes, rules = template(config, task), key_rules(config)
+    try:
+        return fill(shapes, tensors, rules)
+    except KeyMismatch as error:
+        raise KeyMismatch(error.accounting, _hint(tensors, torch_shapes(shapes, rules))) from error
+
+
+def _hint(tensors: Mapping[str, np.ndarray], wanted: Mapping[str, tuple]) -> str:
+    file = weight_families.describe({key: array.shape for key, array in tensors.items()})
+    model = weight_families.describe(wanted)
+    if file == model or not file.backbone:  # the same model with other sizes, or damage: the keys say it all
+        return ""
+    if file.imagenet:
+        return f"The file is {file}: --backbone_only initialises a model's backbone from it"
+    fits = weight_families.fitting_config(file)
+    return f"The file holds {file}; the config builds {model}. A config with {fits} fits"
+
+
+def import_backbone(
+    config: ConfigDict, task: Task, tensors: Mapping[str, np.ndarray]
+) -> tuple[dict, Accounting, list[str]]:
+    """Tensors of a plain backbone (or of a checkpoint that has one) → (variables with the rest at its initial
+    values, accounting of the backbone, dropped keys)."""
+    shapes = flax.traverse_util.flatten_dict(template(config, task), sep="/")
+    wanted = {path: leaf for path, leaf in shapes.items() if path.split("/")[1] == "backbone"}
+    wanted = {"params": {}, "batch_stats": {}} | flax.traverse_util.unflatten_dict(wanted, sep="/")
+    backbone = make_model(config).backbone
+    kept, dropped = _backbone_tensors(tensors)
+    if isinstance(backbone, vit.ViT) and "cls" in kept:
+        rules, kept = vit.NPZ_KEYS, _merged(kept)
+    else:
+        rules = backbones.torch_keys(backbone)
+    rules = prefixed(rules, "", "backbone")
+    try:
+        filled, accounting = fill(wanted, kept, rules)
+    except KeyMismatch as error:
+        file = weight_families.describe({key: array.shape for key, array in kept.items()})
+        hint = f"The file is {file}; config.model.backbone is {config.model.backbone}"
+        raise KeyMismatch(error.accounting, hint) from error
+    merged = _fresh_heads(config, task) | flax.traverse_util.flatten_dict(filled, sep="/")
+    variables = {"params": {}, "batch_stats": {}} | flax.traverse_util.unflatten_dict(merged, sep="/")
+    return variables, accounting, dropped
+
+
+def _fresh_heads(config: ConfigDict, task: Task) -> dict[str, jax.Array]:
+    """Initial values of everything but the backbone, by path; the backbone's are not computed."""
+
+    @jax.jit
+    def init(rng):
+        params, model_state = task.init(rng, example_batch(config))
+        leaves = flax.traverse_util.flatten_dict({"params": params, "batch_stats": model_state}, sep="/")
+        return {path: leaf for path, leaf in leaves.items() if path.split("/")[1] != "backbone"}
+
+    return init(jax.random.split(jax.random.PRNGKey(config.seed))[0])
+
+
+def _backbone_tensors(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """→ (the backbone's tensors without a prefix, names of the others)."""
+    if any(key.startswith("backbone.") for key in tensors):
+        kept = {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")}
+        return kept, [key for key in tensors if not key.startswith("backbone.")]
+    heads = re.compile(weight_families.IMAGENET_HEADS)
+    return {k: v for k, v in tensors.items() if not heads.fullmatch(k)}, [
+        k for k in tensors if heads.fullmatch(k)
+    ]
+
+
+def _merged(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    try:
+        return vit.merge_qkv(tensors)
+    except ValueError as error:
+        raise UserError("query, key and value of one block have different shapes") from error
+
+
+def write_checkpoint(config: ConfigDict, variables: Mapping[str, Any], workdir: str | Path) -> None:
+    """Saves a state of step 0 that train, evaluate and predict read."""
+    params, model_state = variables["params"], variables["batch_stats"]
+    tx = optim.make_optimizer(config.optim, params, optim.make_schedule(config.optim, 1, 1))
+    rng = jax.random.split(jax.random.PRNGKey(config.seed))[1]
+    state = TrainState(np.zeros((), np.int32), params, model_state, tx.init(params), rng)
+    manager = checkpoint.open_manager(workdir)
+    checkpoint.save(manager, state, config)
+    manager.wait_until_finished()
+    manager.close()
+
+
+def _refuse_used(workdir: str | Path) -> None:
+    folder = Path(workdir) / checkpoint.FOLDER
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{workdir}: already holds a checkpoint; import into another --workdir")
+
+
+def run(file: str, config: ConfigDict, workdir: str, backbone_only: bool = False) -> Accounting:
+    """Import `file` as the command does; raises UserError (KeyMismatch when keys do not fit)."""
+    _refuse_used(workdir)
+    tensors = read_tensors(file)
+    config = config.copy_and_resolve_references()
+    if backbone_only:
+        with config.unlocked():
+            config.labels = ConfigDict(_dataset_labels(config))
+        task = tasks.make(config)
+        variables, accounting, dropped = import_backbone(config, task, tensors)
+        if dropped:
+            print(f"dropped {len(dropped)} tensors: {', '.join(dropped)}", file=sys.stderr)
+    else:
+        for remark in fit_config(config, tensors):
+            print(f"note: {remark}", file=sys.stderr)
+        variables, accounting = import_model(config, tasks.make(config), tensors)
+    if accounting.ignored:
+        print(f"ignored {len(accounting.ignored)} tensors that carry nothing", file=sys.stderr)
+    with config.unlocked():
+        config.imported = ConfigDict({"file": Path(file).name, "sha256": _sha256(file)})
+        config.imported.backbone_only = backbone_only
+    write_checkpoint(config, variables, workdir)
+    return accounting
+
+
+def _sha256(file: str) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def add_flags() -> None:
+    config_flags.DEFINE_config_file("config", help_string="experiments/NAME.py[:argument=value,…]")
+    flags.DEFINE_string("workdir", None, "folder that gets the checkpoint; must not hold one")
+    flags.DEFINE_bool(
+        "backbone_only", False, "FILE holds ImageNet weights of the backbone; the rest starts fresh"
+    )
+    flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(argv: list[str]) -> int:
+    if len(argv) != 2:
+        raise UserError("one weight file is expected: fashionjax import FILE --config=… --workdir=…")
+    args = flags.FLAGS
+    try:
+        accounting = run(argv[1], args.config, args.workdir, args.backbone_only)
+    except KeyMismatch as error:
+        _print_line(error.accounting)
+        raise UserError(f"{argv[1]}: {error}") from error
+    _print_line(accounting)
+    return 0
+
+
+def _print_line(accounting: Accounting) -> None:
+    counts = {name: getattr(accounting, name) for name in ("leaves", "tensors", "unread", "unfilled")}
+    print(json.dumps(counts | accounting.problems()), flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main, add_flags)
