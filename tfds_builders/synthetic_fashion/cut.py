@@ -1,6 +1,7 @@
 """How clothes are cut: the outlines of trunk, sleeve, trouser leg and pelvis on a posed figure.
 
-Outlines of the trunk are given by their right half in the upright front view, mirrored, and warped onto the pose.
+Outlines of the trunk are given by their right half in the upright front view, mirrored, and warped onto the
+pose.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ LEG_TOP, LEG_BOTTOM = 2.85, 6.7  # y of hip joint and ankle: a hem at y lies at 
 
 
 class Part(NamedTuple):
-    """A piece of cloth. outline [n 2] posed body units; edge [m 2] the line drawn, the outline without seams."""
+    """A piece of cloth. outline [n 2] posed body units; edge [m 2] the line drawn, the outline without
+    seams.
+    """
 
     layer: str  # "body", "leg0", "leg1", "arm0", "arm1": when it is drawn
     outline: np.ndarray
@@ -79,7 +82,9 @@ def shoulder(item: Item) -> list[tuple[float, float]]:
 def trunk(
     item: Item, figure: Figure, hem_y: float, flare: float, seam: int | None = None
 ) -> tuple[Part, float]:
-    """Neck to hem in one piece, wider by `flare` per unit below the waist → the part, half width of its hem."""
+    """Neck to hem in one piece, wider by `flare` per unit below the waist → the part, half width of its
+    hem.
+    """
     ys = np.linspace(1.2, hem_y, max(4, int((hem_y - 1.2) * 3)))
     widths = half_width(item, ys) + flare * np.maximum(ys - 1.9, 0)
     hem = float(widths[-1])

@@ -16,8 +16,9 @@ BRASS = (214.0, 184.0, 104.0)
 
 
 class Mark(NamedTuple):
-    """A detail drawn on a layer, posed body units. owner: True belongs to the garment (a collar), False shows what is
-    beneath (the shirt under a blazer), None only paints."""
+    """A detail drawn on a layer, posed body units. owner: True belongs to the garment (a collar), False
+    shows what is beneath (the shirt under a blazer), None only paints.
+    """
 
     layer: str
     shape: str  # "line", "polygon", "dot"

@@ -1,7 +1,7 @@
 """Cloth: pattern tiles (solid, stripe, check, dot, floral), fabric relief, light over a part of a garment.
 
-A tile is one period of a pattern, 64 x 64, looked up at the cloth coordinates of each pixel, so a pattern follows the
-part it lies on (a sleeve turns its stripes with the arm) at the cost of one table look-up.
+A tile is one period of a pattern, 64 x 64, looked up at the cloth coordinates of each pixel, so a pattern
+follows the part it lies on (a sleeve turns its stripes with the arm) at the cost of one table look-up.
 """
 
 from __future__ import annotations
@@ -25,16 +25,14 @@ def _soft(distance: np.ndarray) -> np.ndarray:
 
 @cache
 def pattern_tile(pattern: str) -> np.ndarray:
-    """[64 64 2] float: weight of the accent colour, weight of the second accent (centre of a flower, crossing of a check)."""
+    """[64 64 2] float: weight of the accent colour, weight of the centre of a flower."""
     v, u = np.mgrid[0:TILE, 0:TILE] / TILE + 0.5 / TILE
     first, second = np.zeros((TILE, TILE)), np.zeros((TILE, TILE))
     if pattern == "stripe":
         first = _soft(np.abs(v - 0.5) - 0.21)
     elif pattern == "check":
         across, down = _soft(np.abs(u - 0.5) - 0.2), _soft(np.abs(v - 0.5) - 0.2)
-        first, second = 0.55 * np.maximum(across, down), across * down * 0.45
-        first = first + second
-        second = np.zeros_like(second)
+        first = 0.55 * np.maximum(across, down) + 0.45 * across * down
     elif pattern == "dot":
         for cu in (0.25, 0.75):
             first = np.maximum(first, _soft(np.hypot(u - cu, v - cu) - 0.155))

@@ -1,8 +1,9 @@
 """The dressed figure: body measures, a sampled pose, and the warp that carries front-view drawings onto it.
 
-Body units: origin at the base of the neck, x to the right of the picture, y down; shoulders at y 0.3, waist 1.9, hip
-2.7, crotch 3.1, knee 4.8, ankle 6.7. Everything flat on the torso is drawn for an upright front view and moved by
-`warp`; limbs are smooth paths with a width (`tube`). Side 0 is the left of the picture, side 1 the right, always.
+Body units: origin at the base of the neck, x to the right of the picture, y down; shoulders at y 0.3, waist
+1.9, hip 2.7, crotch 3.1, knee 4.8, ankle 6.7. Everything flat on the torso is drawn for an upright front
+view and moved by `warp`; limbs are smooth paths with a width (`tube`). Side 0 is the left of the picture,
+side 1 the right, always.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ def normals(path: np.ndarray) -> np.ndarray:
 
 
 def tube(path: np.ndarray, stops, widths, reach: float = 1.0, count: int = 9) -> np.ndarray:
-    """Outline [2·count 2] around the first `reach` of a path; half widths given at fractions `stops` of the whole path."""
+    """Outline [2·count 2] around the first `reach` of a path; half widths given at fractions `stops` of the
+    whole path.
+    """
     fractions = np.linspace(0, reach, count)
     centre = along(path, fractions)
     side = normals(centre) * np.interp(fractions, stops, widths)[:, None]

@@ -1,8 +1,9 @@
-"""Painting a person on a canvas: layers from back to front, and beside the colours a map of what is seen where.
+"""Painting a person on a canvas: layers from back to front, and beside the colours a map of what is seen
+where.
 
-The canvas is `SUPERSAMPLE` times the picture. Its second plane holds, per pixel, the code of the garment part that is
-seen there (16 · garment + part), or 0 for skin, hair, things and ground: masks, boxes and landmark visibility are read
-from this plane, so they cannot disagree with the picture.
+The canvas is `SUPERSAMPLE` times the picture. Its second plane holds, per pixel, the code of the garment
+part that is seen there (16 · garment + part), or 0 for skin, hair, things and ground: masks, boxes and
+landmark visibility are read from this plane, so they cannot disagree with the picture.
 """
 
 from __future__ import annotations
@@ -181,7 +182,7 @@ def _ellipse(centre, radii, count: int = 18) -> np.ndarray:
     return np.stack([centre[0] + radii[0] * np.cos(turn), centre[1] + radii[1] * np.sin(turn)], -1)
 
 
-def _head_centre(figure: Figure) -> np.ndarray:
+def head_centre(figure: Figure) -> np.ndarray:
     return np.array([figure.nod + 0.08 * figure.turn, -0.92])
 
 
@@ -201,14 +202,14 @@ def _trunk(on: Canvas, person: Person) -> None:
     ]
     trunk = np.concatenate([right, np.multiply(right[::-1], (-1, 1))])
     fill(on, to_pixels(matrix, warp(figure, trunk)), figure.skin)
-    head = _head_centre(figure)
+    head = head_centre(figure)
     neck = np.array([(-0.27, 0.2), (0.27, 0.2), head + (0.22, 0.3), head + (-0.22, 0.3)])
     fill(on, to_pixels(matrix, neck), np.multiply(figure.skin, 0.93))
 
 
 def _head(on: Canvas, person: Person) -> None:
     figure, matrix = person.figure, person.matrix
-    centre, look = _head_centre(figure), 0.12 * figure.turn
+    centre, look = head_centre(figure), 0.12 * figure.turn
     fill(on, to_pixels(matrix, _ellipse(centre + (0, -0.12), (0.53, 0.6))), figure.hair)
     fill(on, to_pixels(matrix, _ellipse(centre + (look * 0.6, 0.06), (0.42, 0.53))), figure.skin)
     fringe = centre + np.array(
@@ -239,7 +240,7 @@ def paint_person(on: Canvas, person: Person, rng: np.random.Generator) -> None:
     figure, matrix = person.figure, person.matrix
     tiles = [fabric.item_tile(worn.item) for worn in person.worn]
     if figure.long_hair:
-        back = _head_centre(figure) + np.array(
+        back = head_centre(figure) + np.array(
             [(-0.5, -0.2), (0.5, -0.2), (0.68, 1.2), (0.4, 1.5), (-0.4, 1.5), (-0.68, 1.2)]
         )
         fill(on, to_pixels(matrix, back), np.multiply(figure.hair, 0.85))

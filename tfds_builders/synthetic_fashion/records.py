@@ -1,7 +1,9 @@
-"""Records of the data set: a pure function of (plan, split, index), and its evaluation in parallel processes.
+"""Records of the data set: a pure function of (plan, split, index), and its evaluation in parallel
+processes.
 
-A `Plan` holds the numbers that decide the bytes. Identities: every split draws its items from a range of numbers of its
-own, so no item of `test` (or of `query` and `gallery`, which share theirs) occurs in `train`.
+A `Plan` holds the numbers that decide the bytes. Identities: every split draws its items from a range of
+numbers of its own, so no item of `test` (or of `query` and `gallery`, which share theirs) occurs in
+`train`.
 """
 
 from __future__ import annotations
@@ -109,7 +111,9 @@ def _in_shop(plan: Plan, split: str, index: int) -> dict:
 
 
 def run_lengths(mask: np.ndarray) -> np.ndarray:
-    """mask [h w] bool → COCO's uncompressed run lengths, column-major, beginning with a run of zeros, int32."""
+    """mask [h w] bool → COCO's uncompressed run lengths, column-major, beginning with a run of zeros,
+    int32.
+    """
     flat = np.asarray(mask, np.uint8).ravel(order="F")
     change = np.flatnonzero(np.diff(flat)) + 1
     edges = np.concatenate([[0], change, [flat.size]])
@@ -120,8 +124,9 @@ def run_lengths(mask: np.ndarray) -> np.ndarray:
 def mask_text(mask: np.ndarray) -> str:
     """mask [h w] bool → the `counts` string of COCO's compressed run-length encoding.
 
-    From the fourth run on the difference to the run before the last is written; each number in groups of 5 bits, low
-    first, bit 5 set when more follow, bit 4 of the last group its sign, 48 added to make it a printable character.
+    From the fourth run on the difference to the run before the last is written; each number in groups of 5
+    bits, low first, bit 5 set when more follow, bit 4 of the last group its sign, 48 added to make it a
+    printable character.
     """
     runs, text = run_lengths(mask).tolist(), []
     for place, run in enumerate(runs):
@@ -188,7 +193,9 @@ def _leave_with(parent: int) -> None:
 
 
 def in_order(function, calls: list[tuple], processes: int) -> Iterator:
-    """function(*call) for each call, in the order of calls, computed by spawned processes a bounded number ahead."""
+    """function(*call) for each call, in the order of calls, computed by spawned processes a bounded number
+    ahead.
+    """
     if processes <= 1:
         yield from (function(*call) for call in calls)
         return

@@ -1,8 +1,8 @@
 """One picture: who wears what, where the camera stands, and what can be read from the result.
 
-Every picture is a pure function of (seed, purpose, picture number, items). `Picture.landmark` is in [0, 1] of the
-picture, visibility has DeepFashion's codes (0 visible, 1 occluded, 2 cut off by the frame, 3 slot not used); a cut-off
-landmark has the coordinates (0, 0), an occluded one keeps its place.
+Every picture is a pure function of (seed, purpose, picture number, items). `Picture.landmark` is in [0, 1]
+of the picture, visibility has DeepFashion's codes (0 visible, 1 occluded, 2 cut off by the frame, 3 slot
+not used); a cut-off landmark has the coordinates (0, 0), an occluded one keeps its place.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ COMPANION = {
     "full": (),
 }
 OUTERWEAR = ("jacket", "hoodie", "blazer", "sweater")
+CLOSEST = 0.36  # share of the frame that a body unit (a head is 1.2) takes at most
 COMPANION_NUMBERS = 1 << 40  # numbers of garments that only fill an outfit lie above every item
 
 
@@ -41,18 +42,21 @@ class Picture(NamedTuple):
     jpeg: bytes
     width: int
     height: int
-    seen: tuple[Seen, ...]  # the picture's own garment first
+    seen: tuple[Seen, ...]
+    joints: np.ndarray  # [14 2] pixels of the (first) person, see `joints`
 
 
 def _spread(outlines: np.ndarray, rng, size, turn: float, cover: tuple[float, float]) -> np.ndarray:
-    """Matrix [2 3] body units → canvas pixels: outlines [n 2] turned, scaled to a share of the frame, moved about."""
+    """Matrix [2 3] body units → canvas pixels: outlines [n 2] turned, scaled to a share of the frame, moved
+    about.
+    """
     angle = np.radians(turn)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     turned = outlines @ rotation.T
     low, high = turned.min(0), turned.max(0)
     frame = np.asarray(size, np.float64) * paint.SUPERSAMPLE
     share = rng.uniform(*cover)
-    scale = share / np.max((high - low) / frame)
+    scale = min(share / np.max((high - low) / frame), CLOSEST * frame.min())
     extent = (high - low) * scale / frame
     slack = 0.85 * np.abs(1 - extent) / 2 + 0.05
     centre = (0.5 + rng.uniform(-1, 1, 2) * slack) * frame
@@ -127,6 +131,20 @@ def _read(codes: np.ndarray, person: paint.Person, worn: paint.Worn) -> Seen:
     return Seen(worn.item, mask, bounds(mask), np.clip(landmark, 0, 1), visibility)
 
 
+def joints(person: paint.Person) -> np.ndarray:
+    """Head, neck, then left and right of the picture: shoulder, elbow, wrist, hip, knee, ankle; [14 2]
+    pixels.
+    """
+    limbs = [
+        limb.path[at]
+        for pair in (person.figure.arms, person.figure.legs)
+        for at in (0, 6, 12)
+        for limb in pair
+    ]
+    body = np.stack([paint.head_centre(person.figure), np.zeros(2), *limbs])
+    return paint.to_pixels(person.matrix, body) / paint.SUPERSAMPLE
+
+
 def encode(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=90, subsampling=0)
@@ -146,7 +164,7 @@ def single(rng: np.random.Generator, item: Item, seed: int, size: tuple[int, int
     cover = (0.55, 1.05) if consumer else (0.6, 1.0)
     person = paint.Person(figure, worn, _spread(_outline(own.garment), rng, size, turn, cover))
     image, codes = _render(rng, size, [person], consumer)
-    return Picture(encode(image), *size, (_read(codes, person, own),))
+    return Picture(encode(image), *size, (_read(codes, person, own),), joints(person))
 
 
 def _dressed(rng, items: list[Item], first: int) -> tuple[Figure, tuple[paint.Worn, ...]]:
@@ -161,7 +179,9 @@ def _dressed(rng, items: list[Item], first: int) -> tuple[Figure, tuple[paint.Wo
 def several(
     rng: np.random.Generator, outfits: list[list[Item]], size: tuple[int, int], consumer: bool
 ) -> Picture:
-    """A picture of one or more dressed figures that may overlap; every garment of at least 0.2 % of the picture is seen."""
+    """A picture of one or more dressed figures that may overlap; every garment of at least 0.2 % of the
+    picture is seen.
+    """
     dressed, first = [], 1
     for items in outfits:
         dressed.append(_dressed(rng, items, first))
@@ -183,4 +203,4 @@ def several(
     image, codes = _render(rng, size, persons, consumer)
     seen = tuple(_read(codes, person, worn) for person in persons for worn in person.worn)
     least = 0.002 * size[0] * size[1]
-    return Picture(encode(image), *size, tuple(s for s in seen if s.mask.sum() >= least))
+    return Picture(encode(image), *size, tuple(s for s in seen if s.mask.sum() >= least), joints(persons[0]))

@@ -1,18 +1,19 @@
 """TFDS builder of the procedural fashion world; see docs/datasets/synthetic_fashion.md.
 
-Configs: `attributes` (category, attributes, landmarks, box and identity of one worn garment), `landmarks`, `in_shop`
-(train / query / gallery, identities of query and gallery unseen in training), `instances` (one or two people, a mask per
-garment). Sizes are fields of the config: `dataclasses.replace(BUILDER_CONFIGS[0], train=2000, size=96)`.
+Configs: `attributes` (category, attributes, landmarks, box and identity of one worn garment), `landmarks`,
+`in_shop` (train / query / gallery, identities of query and gallery unseen in training), `instances` (one or
+two people, a mask per garment). Sizes are fields of the config: `dataclasses.replace(BUILDER_CONFIGS[0],
+train=2000, size=96)`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tqdm import tqdm
 
 from tfds_builders.synthetic_fashion import records
 from tfds_builders.synthetic_fashion.world import (
@@ -25,10 +26,11 @@ from tfds_builders.synthetic_fashion.world import (
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class LabelledConfig(tfds.core.BuilderConfig):
-    """Pictures of one garment each. train, val, test count pictures; an item has `per_item` of them, all in one split.
+    """Pictures of one garment each. train, val, test count pictures; an item has `per_item` of them, all in
+    one split.
 
-    size: side of the picture in pixels. cluttered: share of consumer views. processes: 0 = all cores (does not change
-    the bytes).
+    size: side of the picture in pixels. cluttered: share of consumer views. processes: 0 = all cores (does
+    not change the bytes).
     """
 
     train: int = 6000
@@ -38,13 +40,15 @@ class LabelledConfig(tfds.core.BuilderConfig):
     cluttered: float = 0.25
     size: int = 128
     seed: int = 0
-    processes: int = 0
+    processes: int | None = None
+    progress: bool = False
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class InShopConfig(tfds.core.BuilderConfig):
-    """Several views of each item. train_items and test_items count identities; query has the consumer views of the test
-    items, gallery their shop views, train both views of the training items."""
+    """Several views of each item. train_items and test_items count identities; query has the consumer views
+    of the test items, gallery their shop views, train both views of the training items.
+    """
 
     train_items: int = 1200
     test_items: int = 400
@@ -52,12 +56,15 @@ class InShopConfig(tfds.core.BuilderConfig):
     consumer_views: int = 2
     size: int = 128
     seed: int = 0
-    processes: int = 0
+    processes: int | None = None
+    progress: bool = False
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class InstancesConfig(tfds.core.BuilderConfig):
-    """One or two dressed people per picture. train, val, test count pictures; cluttered: share of consumer views."""
+    """One or two dressed people per picture. train, val, test count pictures; cluttered: share of consumer
+    views.
+    """
 
     train: int = 3000
     val: int = 500
@@ -65,7 +72,8 @@ class InstancesConfig(tfds.core.BuilderConfig):
     cluttered: float = 0.5
     size: int = 192
     seed: int = 0
-    processes: int = 0
+    processes: int | None = None
+    progress: bool = False
 
 
 BUILDER_CONFIGS = [
@@ -118,13 +126,11 @@ def make_features(name: str) -> tfds.features.FeaturesDict:
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """The procedural fashion world. `progress`, if set, is called with 1 after each rendered picture."""
+    """The procedural fashion world."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012
     BUILDER_CONFIGS = BUILDER_CONFIGS
-
-    progress: Callable[[int], object] | None = None
 
     def _create_builder_config(self, builder_config, version=None):
         """Accept a config with changed sizes under its own name, which TFDS would refuse."""
@@ -145,17 +151,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             ),
         )
 
-    def total_pictures(self) -> int:
-        """Pictures of all splits: the total of a progress bar."""
-        return sum(make_plan(self.builder_config).sizes.values())
-
     def _split_generators(self, dl_manager):
         del dl_manager
         return {split: self._generate_examples(split) for split in make_plan(self.builder_config).sizes}
 
     def _generate_examples(self, split: str):
-        processes = self.builder_config.processes or os.cpu_count() or 1
-        for record in records.records(make_plan(self.builder_config), split, processes):
+        config, plan = self.builder_config, make_plan(self.builder_config)
+        rendered = records.records(plan, split, config.processes or os.cpu_count() or 1)
+        bar = tqdm(rendered, f"rendering {split}", plan.sizes[split], disable=not config.progress, unit="img")
+        for record in bar:
             yield record["image_id"], record
-            if self.progress is not None:
-                self.progress(1)

@@ -1,8 +1,10 @@
-"""What an item is: category, attributes and the exact look of a garment, a pure function of (seed, item number).
+"""What an item is: category, attributes and the exact look of a garment, a pure function of (seed, item
+number).
 
-An item keeps its look (colours, pattern scale and phase, lengths, trimmings) in every picture of it; pose, place,
-light, occluders and ground belong to the picture and are drawn in `scene.py`. Item numbers are global: two splits
-never share a number, so identities of the test split are unseen in training by construction.
+An item keeps its look (colours, pattern scale and phase, lengths, trimmings) in every picture of it; pose,
+place, light, occluders and ground belong to the picture and are drawn in `scene.py`. Item numbers are
+global: two splits never share a number, so identities of the test split are unseen in training by
+construction.
 """
 
 from __future__ import annotations
@@ -14,28 +16,17 @@ import numpy as np
 GARMENT_TYPES = ("upper", "lower", "full")
 
 # attribute group → its values, in the order of the attribute vector
-ATTRIBUTES = {
-    "color": [
-        "black",
-        "white",
-        "grey",
-        "red",
-        "orange",
-        "yellow",
-        "green",
-        "blue",
-        "purple",
-        "pink",
-        "brown",
-    ],
-    "pattern": ["solid", "stripe", "check", "dot", "floral"],
-    "sleeve": ["sleeveless", "short", "elbow", "long"],
-    "neckline": ["crew", "v_neck", "scoop", "square", "high", "collar", "hood", "lapel"],
-    "hem": ["cropped", "hip", "thigh", "knee", "calf", "ankle"],
-    "fit": ["slim", "regular", "loose"],
-    "fabric": ["cotton", "denim", "knit", "satin", "quilted"],
-    "closure": ["none", "button", "zip", "belt"],
-}
+_VALUES = """
+color black white grey red orange yellow green blue purple pink brown
+pattern solid stripe check dot floral
+sleeve sleeveless short elbow long
+neckline crew v_neck scoop square high collar hood lapel
+hem cropped hip thigh knee calf ankle
+fit slim regular loose
+fabric cotton denim knit satin quilted
+closure none button zip belt
+"""
+ATTRIBUTES = {row.split()[0]: tuple(row.split()[1:]) for row in _VALUES.strip().splitlines()}
 ATTRIBUTE_NAMES = tuple(f"{group}_{value}" for group, values in ATTRIBUTES.items() for value in values)
 ATTRIBUTE_GROUPS = tuple(group for group, values in ATTRIBUTES.items() for _ in values)
 
@@ -78,36 +69,44 @@ class Category(NamedTuple):
     closure: tuple[str, ...]
 
 
-def _category(
-    garment_type, sleeve="", neckline="", hem="", fit="slim regular loose", fabric="", closure="none"
-):
-    return Category(garment_type, *(tuple(s.split()) for s in (sleeve, neckline, hem, fit, fabric, closure)))
+# category: garment type | sleeve | neckline | hem | fit | fabric | closure
+_CATEGORIES = """
+tee: upper | short short elbow | crew v_neck scoop | cropped hip hip | * | cotton cotton satin knit | none
+tank: upper | sleeveless | scoop square v_neck | cropped hip hip | * | cotton cotton satin knit | none
+shirt: upper | short long long | collar | hip hip hip thigh | * | cotton cotton denim satin | button
+sweater: upper | long | crew v_neck high | cropped hip hip | * | knit knit cotton | none
+hoodie: upper | long | hood | cropped hip hip | regular loose | cotton cotton knit | none zip
+jacket: upper | long | high collar | cropped hip hip | regular loose | denim quilted satin cotton | zip zip button
+blazer: upper | long | lapel | hip | * | cotton satin knit | button
+jeans: lower | | | calf ankle ankle | * | denim | button
+trousers: lower | | | calf ankle ankle | regular loose | cotton cotton satin knit | none belt
+leggings: lower | | | calf ankle ankle | slim | cotton satin knit | none
+shorts: lower | | | thigh thigh knee | regular loose | cotton denim satin | none belt button
+skirt: lower | | | thigh knee calf | * | cotton denim satin knit | none button zip
+dress: full | * | crew v_neck scoop square | thigh knee calf ankle | * | cotton cotton satin knit | none none belt
+jumpsuit: full | sleeveless short long | crew v_neck scoop square collar | calf ankle | * | cotton denim satin | zip belt none
+coat: full | long | lapel | thigh knee calf | regular loose | cotton knit quilted | button button belt
+robe: full | elbow long | v_neck | knee calf ankle | loose | satin cotton knit | belt
+"""  # noqa: E501
 
 
-_NECKS = "crew v_neck scoop square"
-CATEGORIES = {
-    "tee": _category("upper", "short short elbow", "crew v_neck scoop", "cropped hip hip", fabric="cotton cotton satin knit"),
-    "tank": _category("upper", "sleeveless", "scoop square v_neck", "cropped hip hip", fabric="cotton cotton satin knit"),
-    "shirt": _category("upper", "short long long", "collar", "hip hip hip thigh", fabric="cotton cotton denim satin", closure="button"),
-    "sweater": _category("upper", "long", "crew v_neck high", "cropped hip hip", fabric="knit knit cotton"),
-    "hoodie": _category("upper", "long", "hood", "cropped hip hip", "regular loose", "cotton cotton knit", "none zip"),
-    "jacket": _category("upper", "long", "high collar", "cropped hip hip", "regular loose", "denim quilted satin cotton", "zip zip button"),
-    "blazer": _category("upper", "long", "lapel", "hip", "slim regular loose", "cotton satin knit", "button"),
-    "jeans": _category("lower", hem="calf ankle ankle", fabric="denim", closure="button"),
-    "trousers": _category("lower", hem="calf ankle ankle", fit="regular loose", fabric="cotton cotton satin knit", closure="none belt"),
-    "leggings": _category("lower", hem="calf ankle ankle", fit="slim", fabric="cotton satin knit"),
-    "shorts": _category("lower", hem="thigh thigh knee", fit="regular loose", fabric="cotton denim satin", closure="none belt button"),
-    "skirt": _category("lower", hem="thigh knee calf", fit="slim regular loose", fabric="cotton denim satin knit", closure="none button zip"),
-    "dress": _category("full", "sleeveless short elbow long", _NECKS, "thigh knee calf ankle", "slim regular loose", "cotton cotton satin knit", "none none belt"),
-    "jumpsuit": _category("full", "sleeveless short long", _NECKS + " collar", "calf ankle ankle", "slim regular loose", "cotton denim satin", "zip belt none"),
-    "coat": _category("full", "long", "lapel", "thigh knee calf", "regular loose", "cotton knit quilted", "button button belt"),
-    "robe": _category("full", "elbow long", "v_neck", "knee calf ankle", "loose", "satin cotton knit", "belt"),
-}  # fmt: skip
+def _rules(row: str) -> tuple[str, Category]:
+    """A row of the table; * stands for every value of the group."""
+    name, _, rest = row.partition(":")
+    garment_type, *cells = (cell.strip() for cell in rest.split("|"))
+    groups = Category._fields[1:]
+    values = [ATTRIBUTES[g] if cell == "*" else tuple(cell.split()) for g, cell in zip(groups, cells)]
+    return name, Category(garment_type, *values)
+
+
+CATEGORIES = dict(_rules(row) for row in _CATEGORIES.strip().splitlines())
 CATEGORY_NAMES = tuple(CATEGORIES)
 
 
 class Item(NamedTuple):
-    """One garment. Lengths in body units, colours RGB in 0..255, attribute values by name ("" = does not apply)."""
+    """One garment. Lengths in body units, colours RGB in 0..255, attribute values by name ("" = does not
+    apply).
+    """
 
     number: int
     category: str
@@ -169,7 +168,9 @@ _EASE = {"slim": (0.0, 0.05), "regular": (0.13, 0.19), "loose": (0.3, 0.42)}
 
 
 def make_item(seed: int, number: int, category: str | None = None, plain: bool = False) -> Item:
-    """The item `number` of the world `seed`; `category` and `plain` are for companions that only fill an outfit."""
+    """The item `number` of the world `seed`; `category` and `plain` are for companions that only fill an
+    outfit.
+    """
     rng = rng_of(seed, 1, number)
     drawn = pick(rng, CATEGORY_NAMES)
     category = category or drawn
@@ -186,6 +187,8 @@ def make_item(seed: int, number: int, category: str | None = None, plain: bool =
     base = _jitter(rng, PALETTE[color], 5)
     sleeve, neckline = (pick(rng, values) if values else "" for values in (rules.sleeve, rules.neckline))
     hem, fit = pick(rng, rules.hem), pick(rng, rules.fit)
+    if plain:  # a companion must not hide the garment of the picture
+        fit, hem = "slim", "hip" if rules.garment_type == "upper" else hem
     flare = {"slim": (0.0, 0.03), "regular": (0.1, 0.17), "loose": (0.24, 0.36)}[fit]
     dark = luminance(base) > 0.45
     return Item(
@@ -216,7 +219,9 @@ def make_item(seed: int, number: int, category: str | None = None, plain: bool =
 
 
 def attribute_vector(item: Item) -> np.ndarray:
-    """attribute [a] uint8, 0 or 1; groups that do not apply to the garment type (sleeve of a skirt) are all 0."""
+    """attribute [a] uint8, 0 or 1; groups that do not apply to the garment type (sleeve of a skirt) are all
+    0.
+    """
     has = [int(getattr(item, group) == value) for group, values in ATTRIBUTES.items() for value in values]
     return np.asarray(has, np.uint8)
 

@@ -1,0 +1,162 @@
+"""The synthetic world in a benchmark's own release layout, at any size.
+
+python -m tfds_builders.synthetic_fashion.release NAME[/CONFIG] DIR --images=N [--seed=S] [--size=PX]
+[--zip]
+
+NAME is as in `prepare`. DIR gets the original file names, count and header lines, column-aligned rows and
+the pictures (unpacked, or with --zip as Img/img.zip), so a builder is exercised from the files a user would
+have. The last line printed is JSON with what was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tfds_builders.release import ReleaseError
+from tfds_builders.synthetic_fashion import scene
+from tfds_builders.synthetic_fashion.layouts import LAYOUTS, Shot, Table, Taken
+from tfds_builders.synthetic_fashion.records import in_order
+from tfds_builders.synthetic_fashion.world import rng_of
+
+CHUNK = 8
+
+
+def table_text(table: Table) -> str:
+    """The text of a file: count, column names, rows whose columns are aligned."""
+    widths: list[int] = []
+    for row in table.rows:
+        widths += [0] * (len(row) - len(widths))
+        for k, field in enumerate(row):
+            widths[k] = max(widths[k], len(str(field)))
+    lines = [str(len(table.rows))] * table.counted + ([table.columns] if table.columns is not None else [])
+    for row in table.rows:
+        numbers = (f"{field!s:>{widths[k]}}" for k, field in enumerate(row[1:], 1))
+        lines.append(" ".join([f"{row[0]!s:<{widths[0]}}" if len(row) > 1 else str(row[0]), *numbers]))
+    return "".join(line + "\n" for line in lines)
+
+
+def _variation(joints: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> int:
+    """1 normal, 2 medium, 3 large pose; 4 medium, 5 large zoom-in, by what the frame cuts and where the
+    hands are.
+    """
+    cut = int((box[:2] <= 1).sum() + (box[2:] >= np.asarray(size) - 1).sum())
+    if cut:
+        return 4 if cut == 1 else 5
+    unit = np.hypot(*(joints[4] - joints[2])) + 1e-6  # an upper arm
+    if (joints[6:8, 1] < joints[2:4, 1]).any():
+        return 3
+    return 2 if (np.abs(joints[6:8, 0] - joints[2:4, 0]) > 0.9 * unit).any() else 1
+
+
+def take(seed: int, shot: Shot) -> tuple[bytes, Taken]:
+    """One picture and what is written about it; a picture that hardly shows its item is taken again."""
+    size = np.asarray(shot.size)
+    for attempt in range(20):
+        picture = scene.single(rng_of(seed, 20, shot.key, attempt), shot.item, seed, shot.size, shot.consumer)
+        seen = picture.seen[0]
+        if seen.mask.mean() >= 0.01 and (seen.box[2:] - seen.box[:2]).min() >= 2:
+            break
+    else:
+        raise RuntimeError(f"{shot.path}: 20 pictures in a row hide the item")
+    landmark = np.minimum(np.floor(seen.landmark * size).astype(int), size - 1)
+    inside = ((picture.joints >= 0) & (picture.joints < size)).all(1)
+    at = np.where(inside[:, None], picture.joints, 0).astype(int)
+    joints = np.concatenate([np.where(inside, 0, 2)[:, None], at], 1)
+    box = seen.box.astype(int)
+    variation = _variation(picture.joints, box, shot.size)
+    return picture.jpeg, Taken(shot, box, landmark, seen.visibility, variation, joints)
+
+
+def _take_all(seed: int, shots: list[Shot]) -> list[tuple[bytes, Taken]]:
+    return [take(seed, shot) for shot in shots]
+
+
+def _store(folder: Path, packed: bool) -> tuple[Callable[[str, bytes], object], Callable[[], object]]:
+    """How a picture is kept, and what to call at the end."""
+    if packed:
+        folder.mkdir(parents=True)
+        archive = zipfile.ZipFile(folder / "img.zip", "w", zipfile.ZIP_STORED)
+        # a fixed date, so that the same seed gives the same archive
+        return lambda name, data: archive.writestr(zipfile.ZipInfo(name), data), archive.close
+
+    def write(name: str, data: bytes) -> None:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    return write, lambda: None
+
+
+def _progress(pictures: Iterable, total: int) -> Iterable:
+    return tqdm(pictures, "rendering", total, unit="img", disable=None)  # None: only on a terminal
+
+
+def write_release(
+    name: str, folder: str | os.PathLike, images: int, seed: int = 0, size: int | None = None,
+    packed: bool = False, processes: int | None = None,
+) -> dict:  # fmt: skip
+    """Write a release of about `images` pictures (whole items where the benchmark has items) → what was
+    written.
+    """
+    if name not in LAYOUTS:
+        raise ReleaseError(f"{name}: no such release layout; there are {', '.join(LAYOUTS)}")
+    if images < 1:
+        raise ReleaseError(f"--images={images}: must be at least 1")
+    root, layout = Path(folder), LAYOUTS[name]
+    if root.exists() and any(root.iterdir()):
+        raise ReleaseError(f"{root}: not empty; give a new folder")
+    shots = layout.shots(seed, images, size or layout.long_side)
+    calls = [(seed, shots[start : start + CHUNK]) for start in range(0, len(shots), CHUNK)]
+    workers = (processes or os.cpu_count() or 1) if len(shots) >= 64 else 1
+    keep, close = _store(root / "Img", packed)
+    taken = []
+    rendered = (pair for chunk in in_order(_take_all, calls, workers) for pair in chunk)
+    for jpeg, picture in _progress(rendered, len(shots)):
+        keep(picture.shot.path, jpeg)
+        taken.append(picture)
+    close()
+    for table in layout.tables(taken):
+        path = root / table.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(table_text(table), encoding="utf-8")
+    splits = {
+        split: sum(t.shot.split == split for t in taken)
+        for split in dict.fromkeys(t.shot.split for t in taken)
+    }
+    return {"release": name, "dir": str(root), "images": len(taken), "splits": splits}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="tfds_builders.synthetic_fashion.release", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("name", help=f"one of {', '.join(LAYOUTS)}")
+    parser.add_argument("dir", help="a new folder")
+    parser.add_argument("--images", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=int, help="long side in pixels (default: the benchmark's own)")
+    parser.add_argument("--zip", action="store_true", help="pictures as Img/img.zip")
+    parser.add_argument("--processes", type=int, help="default: one per core")
+    args = parser.parse_args(argv)
+    try:
+        written = write_release(
+            args.name, args.dir, args.images, args.seed, args.size, args.zip, args.processes
+        )
+    except ReleaseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(written))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
