@@ -50,6 +50,7 @@ class Boxes(NamedTuple):
 
     lines: Lines
     box: np.ndarray
+    code: np.ndarray | None = None  # [n], the column before the box where there is one (pose, or source)
 
 
 def lines_of(text: TextFile, line: Sequence[int] | np.ndarray) -> Lines:
@@ -95,23 +96,31 @@ def picture_name(text: TextFile, row: Row, name: str) -> str:
 
 
 class Placed:
-    """Which list position each row of a table belongs to; each picture has exactly one row (identical ones
-    merged).
+    """Which position of the picture list each row of a table belongs to; exactly one row per picture.
+
+    `merge`: identical repetitions are counted in `merged` instead of refused. `strangers`: so are rows of
+    pictures outside the list (in `strange`), as long as every picture of the list has its row.
     """
 
-    def __init__(self, text: TextFile, partition: Partition, *, merge: bool):
-        self.text, self.merge, self.merged = text, merge, 0
-        self.partition = partition
+    def __init__(self, text: TextFile, partition: Partition, *, merge: bool, strangers: bool = False):
+        self.text, self.partition, self.merge, self.strangers = text, partition, merge, strangers
+        self.merged = self.strange = 0
+        self.stranger: ReleaseError | None = None
         self.index = {name: i for i, name in enumerate(partition.image)}
         self.line = np.zeros(len(partition.image), np.int32)
         self.seen: dict[int, int] = {}  # position → hash of the row, kept only while merging
 
     def place(self, row: Row, name: str) -> int | None:
-        """Position of `name`, None for an identical repetition."""
+        """Position of `name`; None for a row that is not used."""
         picture_name(self.text, row, name)
         position = self.index.get(name)
         if position is None:
-            raise self.text.error(row.line, f"picture {name} is not in {self.partition.text.label}")
+            error = self.text.error(row.line, f"picture {name} is not in {self.partition.text.label}")
+            if not self.strangers:
+                raise error
+            self.stranger = self.stranger or error
+            self.strange += 1
+            return None
         key = hash(tuple(row.fields))
         if self.line[position]:
             first = self.line[position]
@@ -131,10 +140,19 @@ class Placed:
         missing = np.flatnonzero(self.line == 0)
         if missing.size:
             i = int(missing[0])
-            raise self.partition.text.error(
+            raise self.stranger or self.partition.text.error(
                 self.partition.line[i], f"picture {self.partition.image[i]} has no row in {self.text.label}"
             )
         return self.line
+
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know about the table."""
+        notes = []
+        if self.merged:
+            notes.append(f"{self.text.label}: {self.merged} rows repeat earlier ones and were merged")
+        if self.strange:
+            notes.append(f"{self.text.label}: {self.strange} rows of pictures that no split uses")
+        return tuple(notes)
 
 
 # ------------------------------------------------------------------------------ tables
@@ -168,23 +186,26 @@ def read_partition(
     return Partition(text, image, split, lines, item, merged)
 
 
-def read_boxes(text: TextFile, partition: Partition, *, extra: int = 0, merge: bool = False) -> Boxes:
-    """`list_bbox*.txt`: picture, `extra` columns (clothes type, pose or source), x1 y1 x2 y2.
+def read_boxes(text: TextFile, placed: Placed, *, extra: int = 0) -> Boxes:
+    """`list_bbox*.txt`: picture, `extra` columns (clothes type; pose or source), x1 y1 x2 y2.
 
     Whether a box lies inside its picture is checked later, when the sizes are known.
     """
-    placed = Placed(text, partition, merge=merge)
-    box = np.zeros((len(partition.image), 4), np.int32)
+    n = len(placed.partition.image)
+    box, code = np.zeros((n, 4), np.int32), np.zeros(n, np.int32)
+    columns = ", ".join(["picture", *("clothes type", "code")[:extra], "x1, y1, x2, y2"])
     for row in read_table(text).rows():
-        fields = fields_of(
-            text, row, 5 + extra, "picture, …, x1, y1, x2, y2" if extra else "picture, x1, y1, x2, y2"
-        )
+        fields = fields_of(text, row, 5 + extra, columns)
+        position = placed.place(row, fields[0])
         if extra:
             clothes_type(text, row, fields[1])
-        position = placed.place(row, fields[0])
+            (number,) = integers(text, row, [fields[2]], "code")
+            if position is not None:
+                code[position] = number
+        corners = parse_box(text, row, fields[-4:])
         if position is not None:
-            box[position] = parse_box(text, row, fields[-4:])
-    return Boxes(lines_of(text, placed.finish()), box)
+            box[position] = corners
+    return Boxes(lines_of(text, placed.finish()), box, code if extra else None)
 
 
 def parse_box(text: TextFile, row: Row, fields: Sequence[str]) -> list[int]:
@@ -201,7 +222,7 @@ def clothes_type(text: TextFile, row: Row, field: str) -> int:
     return value
 
 
-def read_landmarks(text: TextFile, partition: Partition, *, merge: bool = False) -> Landmarks:
+def read_landmarks(text: TextFile, placed: Placed) -> Landmarks:
     """`list_landmarks*.txt`: picture, clothes type, variation type (where the header has it), visibility x
     y per point.
 
@@ -210,8 +231,7 @@ def read_landmarks(text: TextFile, partition: Partition, *, merge: bool = False)
     """
     table = read_table(text)
     varied = _has_variation(text, table)
-    placed = Placed(text, partition, merge=merge)
-    n = len(partition.image)
+    n = len(placed.partition.image)
     landmark = np.zeros((n, SLOTS, 2), np.float32)
     visibility = np.full((n, SLOTS), NOT_USED, np.int32)
     garment, variation = np.zeros(n, np.int32), np.zeros(n, np.int32)
@@ -219,16 +239,16 @@ def read_landmarks(text: TextFile, partition: Partition, *, merge: bool = False)
         if len(row.fields) < 3 + varied:
             raise text.error(row.line, f"{len(row.fields)} fields; the row ends before its first landmark")
         position = placed.place(row, row.fields[0])
-        if position is None:
-            continue
         kind = clothes_type(text, row, row.fields[1])
-        if varied:
-            (variation[position],) = integers(text, row, [row.fields[2]], "variation type")
-            if variation[position] < 0:
-                raise text.error(row.line, f"variation type {row.fields[2]} is negative")
+        number = integers(text, row, row.fields[2 : 2 + varied], "variation type")
+        if varied and number[0] < 0:
+            raise text.error(row.line, f"variation type {number[0]} is negative")
         values = integers(text, row, row.fields[2 + varied :], "landmark")
         points = np.asarray(_points(text, row, kind, values), np.int32)
+        if position is None:
+            continue
         garment[position] = kind
+        variation[position] = number[0] if varied else 0
         visibility[position, : POINTS[kind]] = points[:, 0]
         landmark[position, : POINTS[kind]] = points[:, 1:]
     placed.finish()
@@ -283,7 +303,9 @@ def _without_hidden_coordinates(values: list[int], wanted: int) -> list[tuple[in
 
 
 # ------------------------------------------------------------------------------ names and labels
-def read_names(text: TextFile, *, typed: bool | None = None) -> tuple[list[str], list[int]]:
+def read_names(
+    text: TextFile, *, typed: bool | None = None, unique: bool = True
+) -> tuple[list[str], list[int]]:
     """`list_attr_cloth.txt`, `list_category_cloth.txt`: names, which may hold blanks, and their type numbers.
 
     The type is the row's last field. `typed` None decides by the column names; untyped names get type 0.
@@ -296,7 +318,7 @@ def read_names(text: TextFile, *, typed: bool | None = None) -> tuple[list[str],
         if typed and len(row.fields) < 2:
             raise text.error(row.line, "a name without its type number")
         name = " ".join(row.fields[:-1] if typed else row.fields)
-        if name in lines:
+        if unique and name in lines:
             raise text.error(row.line, f"the name {name!r} is listed again (first on line {lines[name]})")
         lines[name] = row.line
         names.append(name)
@@ -391,3 +413,31 @@ def check_items(partition: Partition, items: dict[str, int], list_text: TextFile
         folder = name.split("/")[-2]
         if folder.startswith("id_") and folder != item:
             raise partition.text.error(line, f"picture {name} lies in the folder of {folder}, not of {item}")
+
+
+def read_item_labels(text: TextFile, items: dict[str, int], list_text: TextFile, width: int) -> np.ndarray:
+    """`list_attr_items.txt`: item id and `width` labels (1, -1, 0) → [items width] uint8, rows as in the
+    item list.
+    """
+    lines = np.zeros(len(items), np.int32)
+
+    def place(row: Row, item: str) -> int:
+        if item not in items:
+            raise text.error(row.line, f"item {item} is not in {list_text.label}")
+        position = items[item]
+        if lines[position]:
+            raise text.error(row.line, f"item {item} is listed again (first on line {lines[position]})")
+        lines[position] = row.line
+        return position
+
+    labels = read_labels(read_table(text), width, place, len(items))
+    if (lines == 0).any():
+        item = list(items)[int(np.argmin(lines))]
+        raise text.error(1, f"item {item} of {list_text.label} has no row")
+    return labels
+
+
+def folder_category(name: str) -> str:
+    """'WOMEN/Dresses' of img/WOMEN/Dresses/id_00000001/01.jpg; 'unknown' for other paths."""
+    parts = name.split("/")
+    return "/".join(parts[1:-2]) or "unknown"

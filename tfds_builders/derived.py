@@ -22,6 +22,7 @@ from tfds_builders.annotations import (
     VISIBLE,
     Boxes,
     Lines,
+    Placed,
     fields_of,
     join_lines,
     label_error,
@@ -105,6 +106,63 @@ def read_aligned_categories(text: TextFile, pictures: TextFile, count: int, numb
     return np.asarray(values, np.int32)
 
 
+class ItemNames(NamedTuple):
+    """The item list: names by row, and rows by name."""
+
+    names: list[str]
+    rows: dict[str, int]
+
+
+def read_aligned_items(text: TextFile, pictures: TextFile, count: int, items: ItemNames | None) -> list[str]:
+    """A file of one identity per line, its 0-based row in the item list or its name → item ids."""
+    rows = read_plain(text)
+    aligned_with(text, rows, pictures, count)
+    return [parse_item(text, row, fields_of(text, row, 1, "item")[0], items) for row in rows]
+
+
+def parse_item(text: TextFile, row: Row, field: str, items: ItemNames | None) -> str:
+    """The item's name where the item list is there, else the field as it stands."""
+    if items is None or field in items.rows:
+        return field
+    if not field.isdecimal() or int(field) >= len(items.names):
+        raise text.error(row.line, f"item {field} is neither a name nor a row of the item list")
+    return items.names[int(field)]
+
+
+def read_named(text: TextFile, placed: Placed, width: int, what: str) -> tuple[np.ndarray, list[Row]]:
+    """A file of a picture and `width` numbers per line, in any order → values [n width] and the row used
+    for each picture.
+
+    A count line and a line of column names are skipped where they are there.
+    """
+    rows = read_plain(text)
+    while rows and "/" not in rows[0].fields[0] and rows[0].line <= 2:
+        rows = rows[1:]
+    values = np.zeros((len(placed.partition.image), width), np.int32)
+    used: list[Row | None] = [None] * len(values)
+    for row in rows:
+        fields = fields_of(text, row, 1 + width, f"picture, {what}")
+        numbers = integers(text, row, fields[1:], what)
+        position = placed.place(row, fields[0])
+        if position is not None:
+            values[position], used[position] = numbers, row
+    placed.finish()
+    return values, used
+
+
+def read_named_boxes(text: TextFile, placed: Placed) -> Boxes:
+    """A file of a picture and four corners per line."""
+    _, rows = read_named(text, placed, 4, "x1, y1, x2, y2")
+    box = [parse_box(text, row, row.fields[1:]) for row in rows]
+    return Boxes(lines_of(text, placed.line), np.asarray(box, np.int32))
+
+
+def read_named_points(text: TextFile, placed: Placed) -> tuple[np.ndarray, np.ndarray]:
+    """A file of a picture and eight x y pairs per line → landmark and visibility as `points_of_pairs`."""
+    values, _ = read_named(text, placed, 16, "x and y of 8 landmarks")
+    return points_of_pairs(values)
+
+
 def points_of_pairs(
     values: np.ndarray, garment_type: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -150,6 +208,36 @@ class Part(NamedTuple):
     image: list[str]
     boxes: Boxes
     columns: dict[str, Any]
+
+
+def merge_repeats(part: Part) -> Part:
+    """Drop identical repetitions of a picture; ReleaseError when its rows differ."""
+    first: dict[str, int] = {}
+    keep = []
+    for i, name in enumerate(part.image):
+        before = first.setdefault(name, i)
+        if before == i:
+            keep.append(i)
+            continue
+        values = [part.boxes.box, *part.columns.values()]
+        if any(not np.array_equal(column[i], column[before]) for column in values):
+            raise part.lines.error(
+                i, f"picture {name} has other values than on line {part.lines.line[before]}"
+            )
+    return part._replace(
+        lines=take_lines(part.lines, keep),
+        image=[part.image[i] for i in keep],
+        boxes=Boxes(take_lines(part.boxes.lines, keep), part.boxes.box[keep]),
+        columns={
+            key: [column[i] for i in keep] if isinstance(column, list) else column[keep]
+            for key, column in part.columns.items()
+        },
+    )
+
+
+def take_lines(lines: Lines, keep: Sequence[int]) -> Lines:
+    """The lines of some records."""
+    return lines._replace(text=lines.text[keep], line=lines.line[keep])
 
 
 def join(parts: Sequence[Part], *, unique: bool = True, **more: Any) -> Records:

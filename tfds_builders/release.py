@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 PICTURE_FOLDERS = ("img", "img_highres")  # never walked: hundreds of thousands of files
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
@@ -144,13 +144,18 @@ def _is_inside(name: str) -> bool:
 
 
 def find_text(
-    release: Release, names: str | Sequence[str], folders: Sequence[str], *, never: Sequence[str] = ()
+    release: Release,
+    names: str | Sequence[str],
+    folders: Sequence[str],
+    *,
+    never: Sequence[str] = (),
+    only: bool = False,
 ) -> TextFile | None:
     """The file called one of `names`, preferably in the first of `folders` ('Anno'); None when there is none.
 
     A folder may be a zip's name. Plain files win over zip members, and shallow ones over deep ones; files
-    in a folder of `never` are left alone (the other variant of the same benchmark, whose files have the
-    same names).
+    in a folder of `never`, or with `only` in none of `folders`, are left alone (the other variant of the
+    same benchmark, whose files have the same names).
     """
     wanted = (names,) if isinstance(names, str) else tuple(names)
     ranked = []
@@ -161,16 +166,18 @@ def find_text(
         parents = [part[:-4] if part.lower().endswith(".zip") else part for part in path.parts[:-1]]
         if any(part in never for part in parents):
             continue
+        if only and not any(folder in parents for folder in folders):
+            continue
         rank = min((i for i, folder in enumerate(folders) if folder in parents), default=len(folders))
         ranked.append((rank, text.member is not None, len(parents), wanted.index(path.name), text))
     return min(ranked, key=lambda entry: entry[:4] + (entry[4].label,))[4] if ranked else None
 
 
 def require_text(
-    release: Release, names: str | Sequence[str], folders: Sequence[str], *, never: Sequence[str] = ()
+    release: Release, names: str | Sequence[str], folders: Sequence[str], **where: Any
 ) -> TextFile:
     """`find_text`, raising ReleaseError when the file is not there."""
-    text = find_text(release, names, folders, never=never)
+    text = find_text(release, names, folders, **where)
     if text is None:
         name = names if isinstance(names, str) else " or ".join(names)
         raise ReleaseError(

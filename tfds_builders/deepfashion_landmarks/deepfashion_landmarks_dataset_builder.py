@@ -60,8 +60,10 @@ def _original(release: Release) -> Records:
     partition = annotations.read_partition(
         require_text(release, "list_eval_partition.txt", ("Eval", "Anno")), SPLITS
     )
-    boxes = annotations.read_boxes(require_text(release, "list_bbox.txt", ("Anno",)), partition)
-    marks = annotations.read_landmarks(require_text(release, "list_landmarks.txt", ("Anno",)), partition)
+    boxes_text = require_text(release, "list_bbox.txt", ("Anno",))
+    marks_text = require_text(release, "list_landmarks.txt", ("Anno",))
+    boxes = annotations.read_boxes(boxes_text, annotations.Placed(boxes_text, partition, merge=False))
+    marks = annotations.read_landmarks(marks_text, annotations.Placed(marks_text, partition, merge=False))
     varied = marks.variation is not None
     return Records(
         lines=annotations.lines_of(partition.text, partition.line),

@@ -1,0 +1,175 @@
+"""deepfashion_consumer2shop: pairs, the two protocols' galleries, MMFashion's lists, broken trees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trees
+
+from fashionjax import prepare
+from fashionjax.data import source
+from fashionjax.errors import UserError
+
+NAME = "deepfashion_consumer2shop"
+BOXES, MARKS = "Anno/list_bbox_consumer2shop.txt", "Anno/list_landmarks_consumer2shop.txt"
+PARTITION, ITEMS = "Eval/list_eval_partition.txt", "Anno/list_item_consumer2shop.txt"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return trees.consumer_to_shop(tmp_path / "release")
+
+
+def build(tree: Path, config: str = "original", **options) -> dict:
+    return prepare.prepare(
+        f"{NAME}/{config}", data_dir=tree.parent / "out", manual_dir=tree, progress=False, **options
+    )
+
+
+def read(tree: Path, split: str, config: str = "original") -> dict[str, dict]:
+    opened = source.open_split(f"{NAME}/{config}", split, tree.parent / "out")
+    return {record["image_id"].decode(): record for record in (opened[i] for i in range(len(opened)))}
+
+
+def pair_ids(records: dict[str, dict]) -> dict[str, list[int]]:
+    return {"/".join(name.split("/")[-2:]): [int(p) for p in r["pair_id"]] for name, r in records.items()}
+
+
+def test_original_protocol(tree: Path) -> None:
+    """The gallery holds the shop pictures of the test pairs once each; pair_id is the row of the
+    partition.
+    """
+    assert build(tree)["splits"] == {"train": 5, "val": 2, "query": 2, "gallery": 2}
+    assert pair_ids(read(tree, "gallery")) == {
+        "id_00000004/shop_01.jpg": [4, 5],
+        "id_00000004/shop_02.jpg": [6],
+    }
+    assert pair_ids(read(tree, "query")) == {
+        "id_00000004/comsumer_01.jpg": [4],
+        "id_00000004/comsumer_02.jpg": [5, 6],
+    }
+    train = read(tree, "train")
+    assert pair_ids(train)["id_00000001/shop_01.jpg"] == [0, 1]
+    assert [int(r["view"]) for r in train.values()] == [1, 0, 1, 1, 0]
+    assert {r["item_id"] for r in train.values()} == {b"id_00000001", b"id_00000002"}
+    assert sorted(int(r["view"]) for r in read(tree, "val").values()) == [0, 1]
+    opened = source.open_split(f"{NAME}/original", "query", tree.parent / "out")
+    assert opened.labels["view"] == ["shop", "consumer"]
+    assert opened.labels["category"] == ["DRESSES/Summer", "TOPS/Shirt"]
+    assert opened.labels["attribute_group"] == [f"type {kind}" for _, kind in trees.ATTRIBUTES]
+    record = train["img/DRESSES/Summer/id_00000001/comsumer_02.jpg"]
+    np.testing.assert_array_equal(record["box"], np.float32([4, 5, 40, 50]))
+    np.testing.assert_array_equal(record["visibility"], [0, 1, 2, 0, 3, 3, 3, 3])
+    np.testing.assert_array_equal(record["attribute"], [1, 0, 0, 1, 0, 0])
+
+
+def test_val_test_protocol(tree: Path) -> None:
+    """One record per pair of val and test, repeated pictures told apart by their pair."""
+    assert build(tree, "val_test")["splits"] == {"train": 5, "query": 4, "gallery": 4}
+    gallery = read(tree, "gallery", "val_test")
+    assert list(pair_ids(gallery).items()) == [
+        ("id_00000003/shop_01.jpg#3", [3]),
+        ("id_00000004/shop_01.jpg#4", [4]),
+        ("id_00000004/shop_01.jpg#5", [5]),
+        ("id_00000004/shop_02.jpg#6", [6]),
+    ]
+
+
+def test_mmfashion_lists(tmp_path: Path) -> None:
+    tree = trees.consumer_to_shop_mmfashion(tmp_path / "release")
+    assert build(tree, "mmfashion")["splits"] == {"train": 5, "query": 4, "gallery": 4}
+    query = read(tree, "query", "mmfashion")
+    assert [r["item_id"] for r in query.values()] == [b"id_00000003"] + [b"id_00000004"] * 3
+    assert pair_ids(read(tree, "train", "mmfashion"))["id_00000001/shop_01.jpg"] == [0, 1]
+    np.testing.assert_array_equal(next(iter(query.values()))["visibility"], [0, 0, 0, 0, 3, 3, 3, 3])
+    trees.edit(tree / "Anno/list_bbox_shop.txt", 1, lambda line: line.replace(" 40 ", " 4 "))
+    with pytest.raises(UserError, match=r"list_bbox_shop.txt:1: box 4 5 4 50 is inverted"):
+        build(tree, "mmfashion", overwrite=True)
+    trees.drop(tree / "Anno/train_id.txt", 6)
+    with pytest.raises(UserError, match=r"train_id.txt:6: 5 rows for the 3 pairs"):
+        build(tree, "mmfashion", overwrite=True)
+
+
+def test_spelling_of_the_item_list(tree: Path) -> None:
+    (tree / ITEMS).rename(tree / "Anno/list_items_consumer2shop.txt")
+    assert build(tree)["splits"]["query"] == 2
+
+
+def test_notes(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is odd but no contradiction is counted: unused pictures, the other source, repeated pairs."""
+    trees.edit(tree / BOXES, 3, lambda line: " ".join([*line.split()[:2], "1", *line.split()[3:]]))
+    lines = (tree / PARTITION).read_text().rstrip("\n").split("\n")
+    (tree / PARTITION).write_text("\n".join([*lines, lines[3]]) + "\n")
+    assert build(tree)["splits"]["train"] == 5
+    shown = capsys.readouterr().err
+    assert f"note: {BOXES}: 1 rows of pictures that no split uses" in shown
+    assert f"note: {BOXES}: 1 pictures have the other source" in shown
+    assert f"note: {PARTITION}: 1 rows repeat earlier ones" in shown
+
+
+BROKEN = {
+    "count of pictures": (
+        PARTITION,
+        1,
+        "7",
+        "14",
+        f"{PARTITION}:1: the first line says 14 rows, the file has 7",
+    ),
+    "split": (
+        PARTITION,
+        6,
+        "val",
+        "gallery",
+        f"{PARTITION}:6: split 'gallery' is not one of train, val, test",
+    ),
+    "item": (
+        PARTITION,
+        6,
+        " id_00000003 ",
+        " id_00000333 ",
+        f"{PARTITION}:6: item id_00000333 is not in {ITEMS}",
+    ),
+    "folder": (
+        PARTITION,
+        6,
+        " id_00000003 ",
+        " id_00000002 ",
+        f"{PARTITION}:6: picture .* folder of id_00000003",
+    ),
+    "two items": (
+        PARTITION,
+        4,
+        " id_00000001 ",
+        " id_00000002 ",
+        f"{PARTITION}:4: picture .* shows item id_00000002",
+    ),
+    "both views": (
+        PARTITION,
+        8,
+        "comsumer_02",
+        "shop_01",
+        f"{PARTITION}:8: picture .* is a consumer's photo",
+    ),
+    "source": (BOXES, 4, "   2    4    5", "   3    4    5", f"{BOXES}:4: source 3 is not 1"),
+    "other picture": (
+        BOXES,
+        5,
+        "shop_01",
+        "shop_09",
+        f"{BOXES}:5: picture .*shop_09.jpg is not in {PARTITION}",
+    ),
+    "visibility": (MARKS, 5, "   0    4", "   3    4", f"{MARKS}:5: visibility 3"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken(tree: Path, case: str) -> None:
+    file, line, old, new, message = BROKEN[case]
+    before = (tree / file).read_text()
+    trees.edit(tree / file, line, lambda text: text.replace(old, new, 1))
+    assert (tree / file).read_text() != before
+    with pytest.raises(UserError, match=message):
+        build(tree)
+    assert not trees.all_files(tree.parent / "out")
