@@ -16,6 +16,13 @@ from fashionjax import draw
 from fashionjax.errors import UserError
 from fashionjax.metrics import classification, landmarks
 
+# of the evaluations during training, the ones that are plotted
+TRACKED = (
+    "standard/category_top1",
+    "standard/attribute_map",
+    "standard/landmark_ne_visible",
+    "standard/visibility_accuracy",
+)
 Images = Callable[[int], np.ndarray]  # example number → uint8 [h w 3], the view that the model was given
 
 
@@ -209,36 +216,44 @@ def landmark_panels(
     ]
 
 
-def training_curves(metrics_jsonl: str | Path) -> list[Panel]:
+def training_curves(*logs: str | Path) -> list[Panel]:
     """The scalars that training logged, one JSON object with `step` a line → curves of loss, metrics, rate.
 
-    No file gives no panels. A last line cut off by a kill is left out; any other bad line is a UserError.
+    A file that is not there is left out, as is a last line cut off by a kill; any other bad line is a
+    UserError.
     """
-    path = Path(metrics_jsonl)
-    if not path.is_file():
-        return []
     series: dict[str, tuple[list[float], list[float]]] = {}
-    lines = path.read_text().splitlines()
+    for log in map(Path, logs):
+        for step, scalars in _records(log) if log.is_file() else ():
+            for name, value in scalars.items():
+                if isinstance(value, int | float) and np.isfinite(value):
+                    x, y = series.setdefault(name, ([], []))
+                    x.append(step)
+                    y.append(value)
+    tracked = [name for name in series if name.endswith(TRACKED)]
+    tracked = tracked or [name for name in series if "standard/" in name][:5]
+    groups = (
+        ("Training loss", "loss", [name for name in series if "loss" in name]),
+        ("Metrics during training", "value", tracked),
+        ("Learning rate", "rate", [name for name in series if name == "lr"]),
+    )
+    return [
+        Curve(title, "step", label, {n: series[n] for n in names}) for title, label, names in groups if names
+    ]
+
+
+def _records(path: Path) -> list[tuple[int, dict]]:
+    records, lines = [], path.read_text().splitlines()
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            step = record.pop("step")
+            records.append((record.pop("step"), record))
         except (ValueError, KeyError, AttributeError) as error:
-            if number == len(lines):
-                break
-            raise UserError(f"{path}, line {number}: no JSON object with `step`; remove the line") from error
-        for name, value in record.items():
-            if isinstance(value, int | float) and np.isfinite(value):
-                x, y = series.setdefault(name, ([], []))
-                x.append(step)
-                y.append(value)
-    groups = (
-        ("Training loss", "loss", lambda name: "loss" in name),
-        ("Metrics during training", "value", lambda name: "standard/" in name),
-        ("Learning rate", "rate", lambda name: name == "lr"),
-    )
-    curves = [(t, y, {name: s for name, s in series.items() if want(name)}) for t, y, want in groups]
-    return [Curve(title, "step", ylabel, found) for title, ylabel, found in curves if found]
+            if number < len(lines):
+                raise UserError(
+                    f"{path}, line {number}: no JSON object with `step`; remove the line"
+                ) from error
+    return records
 
 
 def _category_caption(logits: np.ndarray, category: np.ndarray, names: Sequence[str]) -> Callable[[int], str]:

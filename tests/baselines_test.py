@@ -71,9 +71,8 @@ def test_linear_pixels_learns_what_is_linear_and_not_noise():
 def test_only_what_both_splits_label():
     image = np.zeros((6, 24, 24, 3), np.uint8)
     category = np.arange(6) % 2
-    found = baselines.baselines(
-        {"image": image, "category": category}, {"image": image, "category": category}
-    )
+    both = {"image": image, "category": category}
+    found = baselines.baselines(both, both)
     assert set(found) == {"majority", "linear_pixels"}
     assert baselines.baselines(both, {"image": image}) == {}
     no_positive = {"attribute": np.zeros((6, 3), np.uint8), "image": image}

@@ -96,15 +96,19 @@ def test_panels_follow_the_keys():
 
 
 def test_training_curves(tmp_path):
-    log = tmp_path / "metrics.jsonl"
-    records = [{"step": s, "loss": 1 / s, "lr": 0.1, "grad_norm": 2.0} for s in (10, 20, 30)]
-    records.insert(2, {"step": 20, "val/standard/category_top1": 0.5, "val/zoo/category_recall@5": 50.0})
-    lines = [json.dumps(record) for record in records]
+    log, evaluations = tmp_path / "metrics.jsonl", tmp_path / "evaluations.jsonl"
+    lines = [json.dumps({"step": s, "loss": 1 / s, "lr": 0.1, "grad_norm": 2.0}) for s in (10, 20, 30)]
     log.write_text("\n".join(lines) + '\n{"step": 40, "lo')
-    found = by_title(panels.training_curves(log))
+    tracked = {
+        "standard/category_top1": 0.5,
+        "standard/attribute_map": float("nan"),
+        "zoo/category_recall@5": 50,
+    }
+    evaluations.write_text(json.dumps({"step": 20, **tracked}) + "\n")
+    found = by_title(panels.training_curves(log, evaluations))
     assert set(found) == {"Training loss", "Metrics during training", "Learning rate"}
     assert found["Training loss"].series == {"loss": ([10, 20, 30], [0.1, 0.05, 1 / 30])}
-    assert found["Metrics during training"].series == {"val/standard/category_top1": ([20], [0.5])}
+    assert found["Metrics during training"].series == {"standard/category_top1": ([20], [0.5])}
     assert panels.training_curves(tmp_path / "none.jsonl") == []
     log.write_text("\n".join([lines[0], "broken", *lines[1:]]))
     with pytest.raises(UserError, match="line 2"):

@@ -1,0 +1,251 @@
+"""Photos → one JSON object a line on standard output, and annotated pictures.
+
+    python -m fashionjax.predict look.jpg photos/ 'more/*.png' --checkpoint=runs/demo/train
+
+Needs neither annotations nor a config: the checkpoint carries the config and the label names.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from fashionjax import checkpoint, cli, draw, parallel, state, tasks
+from fashionjax.data import photo
+from fashionjax.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+ANNOTATED_SIDES = (480, 1280)  # longer side of an annotated picture, at least and at most
+READERS = min(4, os.cpu_count() or 1)  # each may hold a 100-megapixel photo
+OUTPUTS = ("category_logits", "attribute_logits", "landmark")
+
+
+class Predictor(NamedTuple):
+    """A restored model, ready for pictures of any size."""
+
+    preprocess: Callable[[dict, None], dict]  # {"image": uint8 [h w 3]} → example with image and frame
+    run: Callable[[dict], dict]  # batch of `batch_size` numpy examples → {name: numpy [b …]}
+    names: Mapping[str, Sequence[str]]  # "category", "attribute"
+    batch_size: int
+
+
+class Photo(NamedTuple):
+    """What is kept of a photo once it is read: not its pixels, which may be 300 MB."""
+
+    path: str
+    size: tuple[int, int]  # width, height as displayed
+    example: dict  # what the model gets
+    shown: np.ndarray  # uint8 [h w 3], at the size of the annotated picture
+
+
+def load(path: str | os.PathLike, batch_size: int = 16) -> Predictor:
+    """The best (or else the last) checkpoint of a run. One trace serves every picture: batches are padded."""
+    restored = checkpoint.restore_for_inference(path)
+    config = restored.config
+    task = tasks.make(config)
+    mesh = parallel.make_mesh()
+    step = parallel.compile_predict_step(state.make_predict_step(task), config.parallel, mesh)
+    params, model_state = parallel.replicate((restored.params, restored.model_state), mesh)
+
+    def run(batch: dict) -> dict:
+        placed = parallel.put_batch(batch, config.parallel, mesh)
+        return parallel.fetch(step(params, model_state, placed), config.parallel)
+
+    whole = -(-batch_size // mesh.size) * mesh.size
+    names = {label: list(names) for label, names in config.get("labels", {}).items() if names}
+    return Predictor(task.preprocess, run, names, whole)
+
+
+def predict(
+    paths: Sequence[str], predictor: Predictor, *, topk: int = 5, out: Path | None = None
+) -> Iterator[dict]:
+    """A record for each path, in order: {"image", "width", "height", parts …} or {"image", "error"}.
+
+    category and attribute are lists of {"name", "score"}, best first (softmax, sigmoid); landmark is a list
+    of {"x", "y", "visible"} in pixels of the photo as displayed. With `out`, "annotated" names the picture
+    written there; nothing that exists is overwritten.
+    """
+    with ThreadPoolExecutor(READERS) as pool:
+        for start in range(0, len(paths), predictor.batch_size):
+            chunk = paths[start : start + predictor.batch_size]
+            loaded = list(pool.map(lambda path: _read(path, predictor.preprocess), chunk))
+            outputs = iter(_outputs([item for item in loaded if isinstance(item, Photo)], predictor))
+            for path, item in zip(chunk, loaded, strict=True):
+                if isinstance(item, Photo):
+                    yield _finish(item, next(outputs), predictor.names, topk, out)
+                else:
+                    yield {"image": path, "error": str(item)}
+
+
+def expand(arguments: Sequence[str]) -> list[str]:
+    """Files, folders (the pictures directly in them) and glob patterns → paths, in the order given.
+
+    What matches nothing stays as it is, so that it is reported like any unreadable file.
+    """
+    paths: list[str] = []
+    for argument in arguments:
+        if os.path.isdir(argument):
+            inside = (entry for entry in Path(argument).iterdir() if entry.suffix.lower() in SUFFIXES)
+            paths += sorted(str(entry) for entry in inside if entry.is_file()) or [argument]
+        elif os.path.exists(argument):
+            paths.append(argument)
+        else:
+            found = sorted(glob.glob(argument, recursive=True))
+            paths += expand(found) if found else [argument]
+    return paths
+
+
+def describe(
+    output: Mapping[str, np.ndarray], names: Mapping, frame: np.ndarray, topk: int
+) -> dict[str, list[dict]]:
+    """One example's outputs (arrays without the batch axis) → the parts of its record.
+
+    `frame` [4] is the region of the photo that the model saw, xyxy in its pixels.
+    """
+    record: dict[str, list[dict]] = {}
+    if "category_logits" in output:
+        logits = np.asarray(output["category_logits"], np.float64)
+        share = np.exp(logits - logits.max())
+        record["category"] = _best(share / share.sum(), names["category"], topk)
+    if "attribute_logits" in output:
+        logits = np.asarray(output["attribute_logits"], np.float64)
+        record["attribute"] = _best(np.exp(-np.logaddexp(0.0, -logits)), names["attribute"], topk)
+    if "landmark" in output:
+        frame = np.asarray(frame, np.float64)
+        points = frame[:2] + np.asarray(output["landmark"], np.float64) * (frame[2:] - frame[:2])
+        visible = np.asarray(output.get("visibility", np.ones(len(points)))) >= 0.5
+        record["landmark"] = [
+            {"x": round(float(x), 2), "y": round(float(y), 2), "visible": bool(seen)}
+            for (x, y), seen in zip(points, visible, strict=True)
+        ]
+    return record
+
+
+def annotate(shown: np.ndarray, record: Mapping) -> np.ndarray:
+    """A photo at display size and its record → the picture with landmarks drawn and scores below."""
+    if "landmark" in record:
+        size = np.asarray([record["width"], record["height"]], np.float64)
+        points = np.asarray([[point["x"], point["y"]] for point in record["landmark"]]) / size
+        shown = draw.landmarks(shown, points, np.asarray([point["visible"] for point in record["landmark"]]))
+    lines = [entry for part in ("category", "attribute") for entry in record.get(part, ())]
+    if not lines:
+        return shown
+    return draw.caption(shown, [line["name"] for line in lines], [line["score"] for line in lines])
+
+
+def _read(path: str, preprocess: Callable) -> Photo | UserError:
+    try:
+        image = photo.read_photo(path)
+    except UserError as error:
+        return error
+    height, width = image.shape[:2]
+    side = int(np.clip(max(height, width), *ANNOTATED_SIDES))
+    return Photo(path, (width, height), preprocess({"image": image}, None), draw.display(image, side))
+
+
+def _outputs(photos: Sequence[Photo], predictor: Predictor) -> Iterator[dict]:
+    """One dict of arrays for each photo; the batch is filled up with copies of the first."""
+    if not photos:
+        return
+    rows = [item.example for item in photos]
+    rows += rows[:1] * (predictor.batch_size - len(rows))
+    outputs = predictor.run({name: np.stack([row[name] for row in rows]) for name in rows[0]})
+    if not any(name in outputs for name in OUTPUTS):
+        raise UserError(
+            f"this checkpoint's model gives {', '.join(outputs)}, and predict shows category, attribute and "
+            "landmark; use the command of its task"
+        )
+    for index in range(len(photos)):
+        yield {name: value[index] for name, value in outputs.items()}
+
+
+def _finish(item: Photo, output: dict, names: Mapping, topk: int, out: Path | None) -> dict:
+    broken = [name for name, value in output.items() if not np.isfinite(value).all()]
+    if broken:
+        why = f"the model's {', '.join(broken)} is not finite; use another checkpoint"
+        return {"image": item.path, "error": f"{item.path}: {why}"}
+    record: dict[str, Any] = {"image": item.path, "width": item.size[0], "height": item.size[1]}
+    record |= describe(output, names, item.example["frame"], topk)
+    if out is not None:
+        record["annotated"] = str(_write_new(annotate(item.shown, record), out, Path(item.path).stem))
+    return record
+
+
+def _best(scores: np.ndarray, names: Sequence[str], topk: int) -> list[dict]:
+    order = np.argsort(-scores, kind="stable")[:topk]
+    return [{"name": names[i], "score": round(float(scores[i]), 6)} for i in order]
+
+
+def _write_new(picture: np.ndarray, folder: Path, stem: str) -> Path:
+    """The picture as FOLDER/STEM.jpg, or STEM-2.jpg …: the first name that is free."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=92, subsampling=0)
+    for number in itertools.count(1):
+        path = folder / (f"{stem}.jpg" if number == 1 else f"{stem}-{number}.jpg")
+        try:
+            with path.open("xb") as file:  # fails where the name is taken, also by a run beside this one
+                file.write(buffer.getvalue())
+            return path
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}); give another --out") from error
+    raise AssertionError("unreachable")
+
+
+def _make_folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be made ({error.strerror}); give another --out") from error
+    return path
+
+
+def add_flags() -> None:
+    flags.DEFINE_string("checkpoint", None, "the --workdir of a training run")
+    flags.DEFINE_string("out", None, "folder for annotated pictures (default: CHECKPOINT/predictions)")
+    flags.DEFINE_integer("topk", 5, "categories and attributes listed for each photo", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 16, "photos that go through the model together", lower_bound=1)
+    flags.mark_flag_as_required("checkpoint")
+    flags.FLAGS.set_gnu_getopt(True)  # photos may stand before the flags
+
+
+def main(argv: list[str]) -> int:
+    args = flags.FLAGS
+    paths = expand(argv[1:])
+    if not paths:
+        raise UserError("no photo given; name files, folders or patterns: predict IMG… --checkpoint=DIR")
+    parallel.use_compilation_cache()
+    folder, _ = checkpoint.locate(args.checkpoint)
+    predictor = load(args.checkpoint, min(args.batch_size, len(paths)))
+    run_folder = folder.parent if folder.name == checkpoint.FOLDER else folder
+    out = _make_folder(Path(args.out) if args.out else run_folder / "predictions")
+    failed = 0
+    for count, record in enumerate(predict(paths, predictor, topk=args.topk, out=out), 1):
+        print(json.dumps(record), flush=True)
+        failed += "error" in record
+        _progress(count, len(paths), predictor.batch_size)
+    print(f"annotated pictures of {len(paths) - failed} photos: {out}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _progress(count: int, total: int, every: int) -> None:
+    if total > every and (count % every == 0 or count == total):
+        end = "\r" if sys.stderr.isatty() and count < total else "\n"
+        print(f"predicted {count}/{total}", end=end, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main, add_flags)
