@@ -222,6 +222,7 @@ def run(file: str, config: ConfigDict, workdir: str, backbone_only: bool = False
         for remark in fit_config(config, tensors):
             print(f"note: {remark}", file=sys.stderr)
         variables, accounting = import_model(config, tasks.make(config), tensors)
+    del tensors  # as large as the model, and saving needs memory of its own
     if accounting.ignored:
         print(f"ignored {len(accounting.ignored)} tensors that carry nothing", file=sys.stderr)
     with config.unlocked():

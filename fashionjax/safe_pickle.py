@@ -13,7 +13,7 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import IO, Any, NamedTuple
 
-MAX_OPCODES = 2_000_000  # a checkpoint of 1,000 tensors with its optimizer state has about 100,000
+MAX_OPCODES = 1_000_000  # a checkpoint of 1,000 tensors with its optimizer state has about 100,000
 
 
 class PickleRefused(ValueError):
