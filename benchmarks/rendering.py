@@ -1,0 +1,57 @@
+"""Rendering rate of the synthetic data set per config and view, in one process.
+
+python benchmarks/rendering.py [--images=200] [--size=128]
+
+Prints JSON: images per second of CPU time and of wall time, JPEG encoding included, by config ("attributes"
+is the mix it ships with, "plain" and "cluttered" its two views alone).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+
+from tfds_builders.synthetic_fashion import records
+
+
+def measure(plan: records.Plan, split: str, images: int) -> dict[str, float]:
+    """Rates over the first `images` records after a short warm-up."""
+    for index in range(5):
+        records.record(plan, split, index)
+    wall, cpu = time.perf_counter(), time.process_time()
+    for index in range(images):
+        records.record(plan, split, index)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return {"images_per_cpu_second": round(images / cpu, 1), "images_per_second": round(images / wall, 1)}
+
+
+def plans(size: int) -> dict[str, tuple[records.Plan, str]]:
+    """Name → plan and split, with the shares that the builder configs ship with."""
+    sizes = {"train": 1 << 20, "query": 1 << 20, "gallery": 1 << 20}
+    labelled = records.Plan("attributes", sizes, size, seed=0)
+    return {
+        "plain": (labelled._replace(cluttered=0.0), "train"),
+        "cluttered": (labelled._replace(cluttered=1.0), "train"),
+        "attributes": (labelled, "train"),
+        "landmarks": (labelled._replace(kind="landmarks"), "train"),
+        "in_shop gallery (plain)": (labelled._replace(kind="in_shop"), "gallery"),
+        "in_shop query (cluttered)": (labelled._replace(kind="in_shop"), "query"),
+        "instances": (labelled._replace(kind="instances", cluttered=0.5), "train"),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--size", type=int, default=128)
+    args = parser.parse_args()
+    rates = {name: measure(plan, split, args.images) for name, (plan, split) in plans(args.size).items()}
+    print(
+        json.dumps({"machine": platform.processor() or platform.machine(), "size": args.size, "rates": rates})
+    )
+
+
+if __name__ == "__main__":
+    main()
