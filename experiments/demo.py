@@ -16,6 +16,7 @@ def get_config(arg: str | None = None):
     config.synthetic.config = "attributes"
     config.image_size = 96
     config.canvas_size = 108
+    config.synthetic.set = "train=5000,val=400,test=800,cluttered=0.15"
     config.augment.update({"scale": (0.7, 1.0), "ratio": (0.9, 1.11)})
 
     config.batch_size = 64

@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from fashionjax.errors import UserError
 
@@ -26,6 +26,7 @@ def run(main: Callable[[list[str]], int | None], add_flags: Callable[[], None] |
     """
     if add_flags is not None:
         add_flags()
+    logging.set_verbosity(logging.ERROR)  # Orbax tells every file it touches; --verbosity=0 shows it
 
     def guarded(argv: list[str]) -> int | None:
         try:
@@ -34,6 +35,12 @@ def run(main: Callable[[list[str]], int | None], add_flags: Callable[[], None] |
             return _refuse(error)
 
     app.run(guarded, flags_parser=_parse)
+
+
+def no_arguments(argv: list[str]) -> None:
+    """For commands that take flags only."""
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value")
 
 
 def _parse(argv: list[str]) -> list[str]:

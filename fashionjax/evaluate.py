@@ -8,16 +8,129 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from absl import flags
 from ml_collections import ConfigDict
 
-from fashionjax import parallel
+from fashionjax import (
+    baselines,
+    checkpoint,
+    cli,
+    datasets,
+    panels,
+    parallel,
+    report,
+    scalars,
+    state,
+    tasks,
+)
 from fashionjax.data import pipeline
 from fashionjax.data.source import Split
 from fashionjax.errors import UserError
-from fashionjax.scalars import clock
+from fashionjax.metrics import stream
 from fashionjax.task import Task
+
+
+def evaluate(
+    path: str | Path,
+    split_name: str,
+    out: str | Path,
+    *,
+    which: str = "best",
+    overrides: dict[str, str] | None = None,
+    allow_missing: bool = False,
+    with_baselines: bool = True,
+    started: float | None = None,
+) -> dict:
+    """Evaluate a checkpoint and write OUT/report.json and OUT/report.html; → the report.
+
+    `which` is best, last or a step; `overrides` replaces config fields (dataset, data_dir). `started`
+    (time.monotonic()) is where `seconds_total` counts from, by default this call.
+    """
+    started = time.monotonic() if started is None else started
+    restored = checkpoint.restore_for_inference(path, which)
+    config = restored.config
+    with config.unlocked():
+        config.update({name: value for name, value in (overrides or {}).items() if value})
+    split = datasets.open_split(config, split_name)
+    _check_labels(config, split)
+    task = tasks.make(config)
+    mesh = parallel.make_mesh()
+    step = parallel.compile_predict_step(state.make_predict_step(task), config.parallel, mesh)
+    params, model_state = parallel.replicate((restored.params, restored.model_state), mesh)
+    pairs = predictions(task, step, params, model_state, split, config, mesh, allow_missing=allow_missing)
+    predicted, truth = stream.collect(pairs)
+    metrics = task.metrics([(predicted, truth)])
+    missing = sorted(set(range(len(split))) - set(truth["index"].tolist()))
+    if missing:
+        print(f"evaluated {len(split) - len(missing)} of {len(split)} records", file=sys.stderr)
+    result = {
+        "label": _label(config, restored.step),
+        "dataset": split.dataset,
+        "split": split_name,
+        "n": len(split) - len(missing),
+        "n_total": len(split),
+        "missing": missing,
+        "step": restored.step,
+        "metrics": metrics,
+        "baselines": _baselines(config, task, split, truth) if with_baselines else {},
+        "switches": sorted(name for name, on in config.get("faithful", {}).items() if on),
+        "checkpoint": str(path),
+        "config": {key: value for key, value in config.to_dict().items() if key != "labels"},
+        "command": f"python -m fashionjax.evaluate --checkpoint={path} --split={split_name} --out={out}",
+    }
+    result["seconds_total"] = round(time.monotonic() - started, 2)
+    if parallel.this_process()[0] == 0:
+        report.write_report(out, result, _panels(config, task, split, predicted, truth, path))
+    return result
+
+
+def _label(config: ConfigDict, step: int) -> str:
+    """What kind of number this is; published ones are never computed here."""
+    if datasets.is_synthetic(config):
+        return "synthetic"
+    return "reproduced-forward" if config.get("imported_from") and step == 0 else "retrained"
+
+
+def _check_labels(config: ConfigDict, split: Split) -> None:
+    for label, names in config.labels.items():
+        if label in split.labels and list(split.labels[label]) != list(names):
+            raise UserError(
+                f"{split.dataset}: its {label} names differ from those the checkpoint learned; evaluate it on "
+                "the dataset it was trained on"
+            )
+
+
+def _baselines(config: ConfigDict, task: Task, split: Split, truth: dict) -> dict:
+    """Simple references on the same records, from the training split where it is prepared."""
+    try:
+        train = datasets.open_split(config, config.train_split)
+    except UserError as error:
+        print(f"no baselines: {error}", file=sys.stderr)
+        return {}
+    fitted = baselines.gather(_examples(train, task, baselines.spread(len(train))))
+    return baselines.baselines(fitted, baselines.gather(_examples(split, task, truth["index"])))
+
+
+def _examples(split: Split, task: Task, indices: np.ndarray) -> Iterator[dict]:
+    """Preprocessed records, the unreadable ones left out."""
+    for index in indices:
+        example = pipeline.read(split, task.preprocess, int(index))
+        if example is not None:
+            yield example
+
+
+def _panels(config, task: Task, split: Split, predicted: dict, truth: dict, path: str | Path) -> list:
+    images = lambda i: pipeline.read(split, task.preprocess, int(truth["index"][i]))["image"]  # noqa: E731
+    names = {label: list(config.labels.get(label, ())) for label in ("category", "attribute")}
+    ids = [f"{split.name}[{index}]" for index in truth["index"]]
+    folder = checkpoint.locate(path)[0].parent
+    logs = [folder / name for name in (scalars.METRICS_FILE, scalars.EVALUATIONS_FILE)]
+    curves = panels.training_curves(*(log for log in logs if log.is_file()))
+    return panels.panels_from(predicted, truth, names, images, ids) + curves
 
 
 def predictions(
@@ -64,7 +177,45 @@ def predictions(
 def _progress(seen: int, total: int, started: float) -> None:
     elapsed = time.monotonic() - started
     line = f"evaluated {seen}/{total}  {seen / max(elapsed, 1e-9):.0f} img/s  left "
-    line += clock(elapsed / seen * (total - seen))
+    line += scalars.clock(elapsed / seen * (total - seen))
     end = "\r" if sys.stderr.isatty() and seen < total else "\n"
     if end == "\r" or seen == total:
         print(line.ljust(70), end=end, file=sys.stderr, flush=True)
+
+
+def add_flags() -> None:
+    flags.DEFINE_string("checkpoint", None, "workdir of a run, or one checkpoint folder in it")
+    flags.DEFINE_string("split", "test", "split of the dataset")
+    flags.DEFINE_string("out", None, "folder for report.json and report.html")
+    flags.DEFINE_string("step", "best", "best, last or a step number")
+    flags.DEFINE_string("dataset", "", "NAME[/CONFIG], where it is not the config's")
+    flags.DEFINE_string("data_dir", "", "folder of prepared datasets, where it is not the config's")
+    flags.DEFINE_bool("allow_missing", False, "evaluate although records cannot be read")
+    flags.DEFINE_bool("baselines", True, "also evaluate the simple baselines")
+    parallel.add_flags()
+    flags.mark_flags_as_required(["checkpoint", "out"])
+
+
+def main(argv: list[str]) -> int:
+    cli.no_arguments(argv)
+    args = flags.FLAGS
+    parallel.start()
+    result = evaluate(
+        args.checkpoint,
+        args.split,
+        args.out,
+        which=args.step,
+        overrides={"dataset": args.dataset, "data_dir": args.data_dir},
+        allow_missing=args.allow_missing,
+        with_baselines=args.baselines,
+    )
+    headline = {name: value for name, value in result["metrics"].items() if name.startswith("standard/")}
+    for name, value in headline.items():
+        print(f"{name:<40} {value:.4f}")
+    print(f"{result['n']} of {result['n_total']} records, label {result['label']}")
+    print(f"report: {Path(args.out) / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main, add_flags)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from absl import flags
 from einops import rearrange
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -27,21 +28,31 @@ Mode = Literal["pmap", "shard_map"]
 MODES = ("pmap", "shard_map")
 
 
-def start_hosts(coordinator: str | None, process_count: int | None, process_id: int | None) -> None:
-    """Join the other hosts; before anything else touches JAX. No coordinator: a single host, or what the
-    cluster's environment (SLURM, TPU pods) tells when `coordinator` is "auto"."""
-    if not coordinator:
-        return
-    if coordinator == "auto":
+def add_flags() -> None:
+    """Flags of every command that runs on several hosts."""
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process, or auto on a cluster")
+    flags.DEFINE_integer("process_count", None, "number of processes, with --coordinator=HOST:PORT")
+    flags.DEFINE_integer("process_id", None, "this process, 0 …, with --coordinator=HOST:PORT")
+
+
+def start() -> None:
+    """Join the other hosts as the flags say and switch the compilation cache on; before JAX is used.
+
+    "auto" takes coordinator and numbers from the cluster's environment (SLURM, TPU pods). Compiled programs
+    are kept in $FASHIONJAX_CACHE, by default ~/.cache/fashionjax.
+    """
+    args = flags.FLAGS
+    if args.coordinator == "auto":
         jax.distributed.initialize()
-        return
-    if process_count is None or process_id is None:
-        raise UserError("--coordinator=HOST:PORT needs --process_count and --process_id as well")
-    jax.distributed.initialize(coordinator, num_processes=process_count, process_id=process_id)
+    elif args.coordinator:
+        if args.process_count is None or args.process_id is None:
+            raise UserError("--coordinator=HOST:PORT needs --process_count and --process_id as well")
+        jax.distributed.initialize(args.coordinator, args.process_count, args.process_id)
+    use_compilation_cache()
 
 
 def use_compilation_cache() -> None:
-    """Compiled programs are kept in $FASHIONJAX_CACHE, by default ~/.cache/fashionjax."""
+    """Keep compiled programs in $FASHIONJAX_CACHE, by default ~/.cache/fashionjax."""
     folder = os.environ.get("FASHIONJAX_CACHE", str(Path.home() / ".cache" / "fashionjax"))
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -182,19 +182,14 @@ def _check(config: ConfigDict) -> None:
 def add_flags() -> None:
     config_flags.DEFINE_config_file("config", help_string="experiments/NAME.py[:argument=value,…]")
     flags.DEFINE_string("workdir", None, "folder of checkpoints, metrics.jsonl and tensorboard")
-    flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process, or auto on a cluster")
-    flags.DEFINE_integer("process_count", None, "number of processes, with --coordinator=HOST:PORT")
-    flags.DEFINE_integer("process_id", None, "this process, 0 …, with --coordinator=HOST:PORT")
+    parallel.add_flags()
     flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main(argv: list[str]) -> int:
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value")
-    args = flags.FLAGS
-    parallel.start_hosts(args.coordinator, args.process_count, args.process_id)
-    parallel.use_compilation_cache()
-    train(args.config, args.workdir)
+    cli.no_arguments(argv)
+    parallel.start()
+    train(flags.FLAGS.config, flags.FLAGS.workdir)
     return 0
 
 

@@ -84,6 +84,14 @@ def damaged(batch: Example) -> np.ndarray:
     return batch["index"][~batch["example_valid"] & (batch["index"] != PADDING)]
 
 
+def read(split: Split, preprocess: Preprocess, index: int) -> Example | None:
+    """One record preprocessed as for evaluation, or None when it cannot be read."""
+    try:
+        return preprocess(split[index], None)
+    except (DamagedRecord, UserError):
+        return None
+
+
 def why_damaged(split: Split, preprocess: Preprocess, index: int) -> str:
     """The report line of a record that `damaged` named."""
     try:

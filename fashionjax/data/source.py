@@ -40,6 +40,7 @@ class Split:
         self.dataset = info.full_name
         self.labels = _labels(info)
         self.features = tuple(info.features)
+        self._texts = {n for n, f in info.features.items() if isinstance(f, tfds.features.Text)}
         self._length = info.splits[name].num_examples
         self._records = None
 
@@ -49,7 +50,8 @@ class Split:
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The record; raises DamagedRecord when its stored bytes are broken."""
         try:
-            return dict(self._source()[int(index)])
+            record = self._source()[int(index)]
+            return {name: v.decode() if name in self._texts else v for name, v in record.items()}
         except Exception as error:  # the readers raise many types for broken bytes
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise DamagedRecord(f"{self.dataset}/{self.name}[{index}]", reason[0][:200]) from error

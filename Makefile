@@ -1,0 +1,41 @@
+# Set-up and everyday commands; each target installs what it needs first.
+PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+BIN := .venv/bin
+TORCH ?= torch==2.13.0 faiss-cpu==1.13.2 scikit-learn==1.8.0
+UV ?= uv==0.9.30
+
+.PHONY: install demo test test-full lint lock bench
+
+install: .venv/.installed
+
+.venv/.installed: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
+	  { echo "error: Python 3.11 or 3.12 is needed; pass PYTHON=/path/to/python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(UV)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+demo: install
+	rm -rf runs/demo
+	$(BIN)/python -m fashionjax.demo --out=runs/demo
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint
+	$(BIN)/python -m pytest -m "not full"
+
+# PyTorch for re-deriving stored figures, then every test
+test-full: lint
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pytest
+
+lock:
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	  --no-header --no-annotate --quiet --output-file requirements.txt
+
+bench: install
+	$(BIN)/python -m benchmarks.throughput --out benchmarks/results/throughput_cpu.json
