@@ -12,26 +12,22 @@ def test_every_backbone_has_a_published_count():
 
 
 @pytest.mark.parametrize("name", backbones.BACKBONES)
-def test_parameter_count_is_the_published_one(name):
-    module = backbones.build(name, num_classes=1000)
-    variables = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+def test_parameter_count_pyramid_and_logits(name):
+    module = backbones.build(name, num_classes=1000, dtype=jnp.bfloat16)
+    image = jnp.zeros((2, 224, 224, 3))
+    variables = jax.eval_shape(module.init, jax.random.key(0), image)
     count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     assert count == backbones.PARAMETER_COUNTS[name]
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
 
+    def both(variables, image):
+        return module.apply(variables, image), module.apply(variables, image, method="logits")
 
-@pytest.mark.parametrize("name", backbones.BACKBONES)
-def test_every_backbone_returns_a_pyramid_and_float32_logits(name):
-    module = backbones.build(name, num_classes=10, dtype=jnp.bfloat16)
-    image = jnp.zeros((2, 224, 224, 3))
-    variables = jax.eval_shape(module.init, jax.random.key(0), image)
-    pyramid = jax.eval_shape(module.apply, variables, image)
-    assert isinstance(pyramid, tuple) and all(level.shape[0] == 2 for level in pyramid)
-    sides = [level.shape[1] for level in pyramid]
-    assert sides == sorted(sides, reverse=True)
-    assert len(pyramid) == (5 if name.startswith("vgg") else 4)
-    logits = jax.eval_shape(lambda v, x: module.apply(v, x, method="logits"), variables, image)
-    assert logits.shape == (2, 10) and logits.dtype == jnp.float32
+    pyramid, logits = jax.eval_shape(both, variables, image)
+    assert logits.shape == (2, 1000) and logits.dtype == jnp.float32
+    sides = {"vgg": [112, 56, 28, 14, 7], "res": [56, 28, 14, 7], "vit": [14, 14, 14, 14]}[name[:3]]
+    assert [level.shape[:3] for level in pyramid] == [(2, side, side) for side in sides]
+    assert all(level.dtype == jnp.bfloat16 for level in pyramid)
 
 
 def test_unknown_names_are_refused_with_the_known_ones():

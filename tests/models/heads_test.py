@@ -1,0 +1,130 @@
+"""Heads: layouts, conversions, the heat-map head's geometry."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fashionjax.models import heads
+from fashionjax.ops.landmark_pool import landmark_pool
+
+RNG = np.random.default_rng(0)
+
+
+def test_global_pooling_flattens_height_width_channels(drawn):
+    x = RNG.normal(size=(2, 7, 7, 3)).astype(np.float32)
+    module = heads.GlobalPooling(hidden=5, features=4)
+    variables = drawn(module, x)
+    first, last = (variables["params"][name] for name in ("global_layers_0", "global_layers_3"))
+    hidden = np.maximum(x.reshape(2, -1) @ first["kernel"] + first["bias"], 0)
+    want = np.maximum(hidden @ last["kernel"] + last["bias"], 0)
+    np.testing.assert_allclose(module.apply(variables, x), want, rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_is_drawn_in_training_only(drawn):
+    x = RNG.normal(size=(2, 7, 7, 3)).astype(np.float32)
+    module = heads.GlobalPooling(hidden=32, features=64)
+    variables = drawn(module, x)
+    calm = module.apply(variables, x)
+    rough = module.apply(variables, x, True, rngs={"dropout": jax.random.key(1)})
+    assert ((rough == 0) & (calm > 0)).any() and (rough > 0).any()
+
+
+def test_roi_pooling_is_landmark_major(drawn):
+    x = RNG.normal(size=(2, 7, 7, 3)).astype(np.float32)
+    landmark = RNG.uniform(size=(2, 8, 2)).astype(np.float32)
+    module = heads.RoIPooling(features=4)
+    variables = drawn(module, x, landmark)
+    pooled = np.stack([landmark_pool(x[i], landmark[i]) for i in range(2)]).reshape(2, 24)
+    layer = variables["params"]["linear_0"]
+    want = np.maximum(pooled @ layer["kernel"] + layer["bias"], 0)
+    np.testing.assert_allclose(module.apply(variables, x, landmark), want, rtol=1e-5, atol=1e-6)
+
+
+def test_initial_values_are_the_originals():
+    x = jnp.zeros((1, 512))
+    attr = heads.AttrPredictor(1000).init(jax.random.key(0), x)["params"]["linear_attr"]
+    assert np.all(attr["bias"] == np.float32(0.01))
+    limit = np.sqrt(6 / (512 + 1000))
+    assert np.abs(attr["kernel"]).max() <= limit and np.abs(attr["kernel"]).max() > 0.99 * limit
+    pool = heads.GlobalPooling(64, 8).init(jax.random.key(0), jnp.zeros((1, 7, 7, 8)))["params"]
+    assert np.std(pool["global_layers_0"]["kernel"]) == pytest.approx(0.01, rel=0.05)
+    assert np.all(pool["global_layers_0"]["bias"] == 0)
+
+
+def test_landmark_regression_divides_its_pixels_by_224(drawn):
+    x = RNG.normal(size=(2, 8, 6)).astype(np.float32)
+    module = heads.LandmarkRegression()
+    variables = drawn(module, x)
+    layer = variables["params"]["linear"]
+    want = (x @ layer["kernel"] + layer["bias"]) / 224
+    np.testing.assert_allclose(module.apply(variables, x), want, rtol=1e-5, atol=1e-8)
+
+
+def test_landmark_vectors_are_landmark_major(drawn):
+    x = RNG.normal(size=(2, 6)).astype(np.float32)
+    module = heads.LandmarkFeatureExtractor(landmarks=8, features=3)
+    variables = drawn(module, x)
+    layer = variables["params"]["linear"]
+    got = module.apply(variables, x)
+    assert got.shape == (2, 8, 3)
+    want = x @ layer["kernel"][:, 5 * 3 + 1] + layer["bias"][5 * 3 + 1]
+    np.testing.assert_allclose(got[:, 5, 1], want, rtol=1e-5)
+
+
+def test_embedding_is_raw_by_default_and_identities_read_it(drawn):
+    x = RNG.normal(size=(3, 6)).astype(np.float32)
+    module = heads.EmbedExtractor(embedding=4, ids=5)
+    variables = drawn(module, x)
+    embed, identity = (variables["params"][name] for name in ("embed_linear", "id_linear"))
+    want = x @ embed["kernel"] + embed["bias"]
+    got, logits = module.apply(variables, x)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    np.testing.assert_allclose(logits, want @ identity["kernel"] + identity["bias"], rtol=1e-4)
+
+
+def test_proxies_give_cosines_of_unit_embeddings(drawn):
+    x = RNG.normal(size=(3, 6)).astype(np.float32)
+    module = heads.EmbedExtractor(embedding=4, ids=5, normalise=True, id_head="proxy")
+    variables = drawn(module, x)
+    got, logits = module.apply(variables, x)
+    np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, rtol=1e-5)
+    proxies = variables["params"]["proxies"]
+    want = got @ (proxies / np.linalg.norm(proxies, axis=1, keepdims=True)).T
+    np.testing.assert_allclose(logits, want, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="id_head"):
+        module.clone(id_head="arc").init(jax.random.key(0), x)
+    assert module.clone(ids=None).apply(variables, x)[1] is None
+
+
+def test_unit_of_a_zero_vector_is_zero_with_a_finite_gradient():
+    assert np.all(heads.unit(jnp.zeros(3)) == 0)
+    assert np.isfinite(jax.grad(lambda x: heads.unit(x).sum())(jnp.zeros(3))).all()
+
+
+def test_soft_argmax_of_a_peak_is_its_cell_and_of_nothing_the_centre():
+    heatmap = np.zeros((1, 4, 8, 2), np.float32)
+    heatmap[0, 3, 1, 0] = 100
+    weight, xy = heads.soft_argmax(jnp.asarray(heatmap))
+    np.testing.assert_allclose(xy[0], [[1.5 / 8, 3.5 / 4], [0.5, 0.5]], rtol=1e-5)
+    np.testing.assert_allclose(weight.sum(axis=(1, 2)), 1, rtol=1e-5)
+    assert weight[0, 3, 1, 0] == pytest.approx(1)
+
+
+def test_soft_argmax_of_two_equal_peaks_is_their_middle():
+    heatmap = np.zeros((1, 4, 4, 1), np.float32)
+    heatmap[0, 0, 0], heatmap[0, 2, 3] = 100, 100
+    _, xy = heads.soft_argmax(jnp.asarray(heatmap))
+    np.testing.assert_allclose(xy[0, 0], [(0.5 + 3.5) / 2 / 4, (0.5 + 2.5) / 2 / 4], rtol=1e-5)
+
+
+def test_heatmap_head_works_on_the_finest_of_its_levels(drawn):
+    pyramid = tuple(RNG.normal(size=(2, s, s, c)).astype(np.float32) for s, c in ((12, 3), (6, 4), (3, 5)))
+    module = heads.HeatmapHead(landmarks=8, features=6, levels=2)
+    variables = drawn(module, pyramid)
+    assert variables["params"]["lateral1"]["kernel"].shape == (1, 1, 4, 6)
+    captured = lambda m, _: m.name == "heatmap"  # noqa: E731
+    (xy, visibility), state = module.apply(variables, pyramid, capture_intermediates=captured)
+    assert xy.shape == (2, 8, 2) and visibility.shape == (2, 8)
+    assert state["intermediates"]["heatmap"]["__call__"][0].shape == (2, 6, 6, 8)
+    assert np.all((xy > 0) & (xy < 1))
