@@ -92,7 +92,7 @@ def read_aligned_labels(text: TextFile, pictures: TextFile, count: int, width: i
         if values is None or len(values) != width:
             raise label_error(text, number, line.split(), width)
         if at < count:
-            labels[at] = values == 1
+            labels[at] = values
         at += 1
     aligned_with(text, range(at), pictures, count)
     return labels

@@ -141,8 +141,8 @@ BROKEN = {
     "conflict": (
         BOXES,
         6,
-        "id_00000002/01_0",
-        "id_00000001/03_2",
+        "MEN/Jackets_Coats/id_00000002/01_0",
+        "WOMEN/Jackets_Coats/id_00000001/03_2",
         f"{BOXES}:6: picture .* other values .* line 5",
     ),
     "pose": (BOXES, 6, "   4    4    5", "   x    4    5", f"{BOXES}:6: code: 'x'"),
