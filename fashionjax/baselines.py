@@ -85,7 +85,7 @@ def _majority(train: Mapping, test: Mapping) -> dict[str, float]:
 
 
 def _linear_pixels(train: Mapping, test: Mapping) -> dict[str, float]:
-    """Category and attributes share one decomposition of the pixels; each chooses its own strength."""
+    """Category and attributes share one Gram matrix of the pixels; each chooses its own strength."""
     columns, measures = [], []
     if "category" in train and "category" in test:
         columns.append(np.eye(_classes(train, test))[train["category"]])
@@ -123,19 +123,18 @@ def ridge(x: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray, float], np.ndar
     """x [n p], y [n c] → a function (x' [m p], strength) → predictions [m c] float64.
 
     Minimises ‖y − xw − b‖² + λ‖w‖² with an unpenalised intercept, λ = strength × mean eigenvalue of the
-    centred Gram matrix. The smaller of [p p] and [n n] is decomposed, once for all strengths.
+    centred Gram matrix; that matrix is the smaller of [p p] and [n n], and shared by all strengths.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     mean_x, mean_y = x.mean(0), y.mean(0)
     x, y = x - mean_x, y - mean_y
     primal = x.shape[1] <= x.shape[0]
-    values, vectors = np.linalg.eigh(x.T @ x if primal else x @ x.T)
-    values = np.maximum(values, 0.0)
-    scale = max(float(values.mean()), 1e-12)
-    projected = vectors.T @ (x.T @ y if primal else y)
+    gram = x.T @ x if primal else x @ x.T
+    aim = x.T @ y if primal else y
+    scale = max(float(np.trace(gram)) / len(gram), 1e-12)
 
     def predict(x_new: np.ndarray, strength: float) -> np.ndarray:
-        weight = vectors @ (projected / (values + strength * scale)[:, None])
+        weight = np.linalg.solve(gram + strength * scale * np.eye(len(gram)), aim)
         weight = weight if primal else x.T @ weight
         return (np.asarray(x_new, np.float64) - mean_x) @ weight + mean_y
 

@@ -104,7 +104,10 @@ def boxes(image: np.ndarray, box: np.ndarray, labels: Sequence[str] | None = Non
 def caption(
     image: np.ndarray, lines: Sequence[str], scores: Sequence[float | None] | None = None
 ) -> np.ndarray:
-    """image uint8 [h w 3] → [h+s w 3]: a strip below with the lines, a bar behind those with a score 0..1."""
+    """image uint8 [h w 3] → [h+s w 3]: a strip with the lines below it.
+
+    With `scores` a line with a score 0..1 has a bar behind it, and one without is a faint heading.
+    """
     width = image.shape[1]
     size = int(np.clip(width * 0.05, 11, 22))
     row = round(size * 1.5)
@@ -118,9 +121,9 @@ def caption(
             pen.rectangle(bar, fill=(255, 219, 173))
             room -= pen.textlength(f" {score:.2f}", font(size))
             pen.text((width - size // 3, top + row / 2), f"{score:.2f}", INK, font(size), anchor="rm")
-        pen.text(
-            (size // 3 + 2, top + row / 2), shorten(line, font(size), room), INK, font(size), anchor="lm"
-        )
+        colour = FADED if scores is not None and score is None else INK
+        text = shorten(line, font(size), room)
+        pen.text((size // 3 + 2, top + row / 2), text, colour, font(size), anchor="lm")
     return np.concatenate([image, np.array(strip)])
 
 

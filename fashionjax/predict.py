@@ -139,10 +139,13 @@ def annotate(shown: np.ndarray, record: Mapping) -> np.ndarray:
         size = np.asarray([record["width"], record["height"]], np.float64)
         points = np.asarray([[point["x"], point["y"]] for point in record["landmark"]]) / size
         shown = draw.landmarks(shown, points, np.asarray([point["visible"] for point in record["landmark"]]))
-    lines = [entry for part in ("category", "attribute") for entry in record.get(part, ())]
-    if not lines:
-        return shown
-    return draw.caption(shown, [line["name"] for line in lines], [line["score"] for line in lines])
+    lines: list[str] = []
+    scores: list[float | None] = []
+    for part in ("category", "attribute"):
+        if record.get(part):
+            lines += [part, *(entry["name"] for entry in record[part])]
+            scores += [None, *(entry["score"] for entry in record[part])]
+    return draw.caption(shown, lines, scores) if lines else shown
 
 
 def _read(path: str, preprocess: Callable) -> Photo | UserError:
