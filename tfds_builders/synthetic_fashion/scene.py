@@ -20,7 +20,7 @@ from tfds_builders.synthetic_fashion.world import Item, make_item, pick
 
 COMPANION = {
     "upper": ("trousers", "leggings", "skirt"),
-    "lower": ("tee", "tank", "sweater", "shirt"),
+    "lower": ("tee", "tank", "shirt"),
     "full": (),
 }
 OUTERWEAR = ("jacket", "hoodie", "blazer", "sweater")
