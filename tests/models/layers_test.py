@@ -22,27 +22,29 @@ def naive_conv(x, kernel, stride, pad):
     return out
 
 
-@pytest.mark.parametrize("pointwise", ["einsum", "conv"])
-@pytest.mark.parametrize("kernel_size, stride", [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
-def test_conv_equals_a_loop_with_symmetric_padding(kernel_size, stride, pointwise):
+@pytest.mark.parametrize(
+    "kernel_size, stride, pointwise",
+    [(1, 1, "einsum"), (1, 2, "einsum"), (1, 2, "conv"), (3, 2, "auto"), (7, 2, "auto")],
+)
+def test_conv_equals_a_loop_with_symmetric_padding(drawn, kernel_size, stride, pointwise):
     x = np.random.default_rng(0).normal(size=(2, 8, 9, 3)).astype(np.float32)
     module = layers.Conv(4, kernel_size, stride, use_bias=True, pointwise=pointwise)
-    variables = module.init(jax.random.key(0), x)
-    variables["params"]["bias"] = jnp.arange(4.0)
-    want = naive_conv(x, variables["params"]["kernel"], stride, (kernel_size - 1) // 2) + np.arange(4)
-    np.testing.assert_allclose(module.apply(variables, x), want, rtol=1e-4, atol=1e-5)
+    variables = drawn(module, x)
+    params = variables["params"]
+    want = naive_conv(x, params["kernel"], stride, (kernel_size - 1) // 2) + params["bias"]
+    np.testing.assert_allclose(jax.jit(module.apply)(variables, x), want, rtol=1e-4, atol=1e-5)
 
 
-def test_einsum_and_conv_have_equal_gradients():
+def test_einsum_and_conv_have_equal_gradients(drawn):
     x = np.random.default_rng(1).normal(size=(2, 6, 6, 3)).astype(np.float32)
     module = layers.Conv(4, 1, 2, pointwise="einsum")
-    variables = module.init(jax.random.key(0), x)
+    variables = drawn(module, x)
 
     def gradient(pointwise):
         def loss(v, x):
             return jnp.sum(jnp.sin(module.clone(pointwise=pointwise).apply(v, x)))
 
-        return jax.grad(loss, argnums=(0, 1))(variables, x)
+        return jax.jit(jax.grad(loss, argnums=(0, 1)))(variables, x)
 
     a, b = gradient("einsum"), gradient("conv")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), a, b)
@@ -109,8 +111,9 @@ def test_synchronised_batch_norm_over_an_axis_equals_the_whole_batch():
     def run(x):
         return module.apply(variables, x, True, mutable=["batch_stats"])
 
-    parts, state = jax.vmap(run, axis_name="batch")(x)
-    whole, whole_state = Normed().apply(variables, x.reshape(24, 2), True, mutable=["batch_stats"])
+    parts, state = jax.jit(jax.vmap(run, axis_name="batch"))(x)
+    module = Normed()
+    whole, whole_state = jax.jit(run)(x.reshape(24, 2))
     np.testing.assert_allclose(parts.reshape(24, 2), whole, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(
         state["batch_stats"]["bn"]["var"][0], whole_state["batch_stats"]["bn"]["var"], rtol=1e-5

@@ -57,7 +57,7 @@ def test_without_landmarks_a_roi_model_returns_its_global_feature(drawn):
     pooled = state["intermediates"]["global_pool"]["__call__"][0]
     np.testing.assert_array_equal(outputs["feature"], pooled)
     with pytest.raises(ValueError, match="initialised with landmarks"):
-        model.init(jax.random.key(0), IMAGE)
+        jax.eval_shape(model.init, jax.random.key(0), IMAGE)
 
 
 def test_scrambled_groups_mix_images_and_single_images_do_not(drawn):
@@ -89,10 +89,11 @@ def joint(**fields):
 def test_the_joint_model_pools_at_its_own_landmarks(drawn):
     model = joint()
     variables = drawn(model, IMAGE)
-    outputs = model.apply(variables, IMAGE)
-    given = joint(landmark_source="given").apply(variables, IMAGE, outputs["landmark"])
+    given_model = jax.jit(joint(landmark_source="given").apply)
+    outputs = jax.jit(model.apply)(variables, IMAGE)
+    given = given_model(variables, IMAGE, outputs["landmark"])
     np.testing.assert_allclose(outputs["attribute_logits"], given["attribute_logits"], rtol=1e-5)
-    elsewhere = joint(landmark_source="given").apply(variables, IMAGE, LANDMARK)
+    elsewhere = given_model(variables, IMAGE, LANDMARK)
     assert not np.allclose(outputs["attribute_logits"], elsewhere["attribute_logits"])
     np.testing.assert_array_equal(elsewhere["landmark"], outputs["landmark"])
 
@@ -125,4 +126,4 @@ def test_no_gradient_flows_from_the_attributes_into_the_coordinates(drawn):
 )
 def test_fields_that_do_not_fit_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        joint(**fields).init(jax.random.key(0), IMAGE)
+        jax.eval_shape(joint(**fields).init, jax.random.key(0), IMAGE)

@@ -45,7 +45,7 @@ def test_a_block_equals_its_definition():
     hidden = linear(norm(want, p["norm2"]), p["mlp_fc1"])
     hidden = hidden * 0.5 * (1 + np.vectorize(erf)(hidden / np.sqrt(2)))
     want = want + linear(hidden, p["mlp_fc2"])
-    np.testing.assert_allclose(block.apply({"params": params}, x), want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(block.apply)({"params": params}, x), want, rtol=1e-4, atol=1e-5)
 
 
 def test_positions_keep_the_class_token_and_the_grid_of_their_own_size():

@@ -1,0 +1,212 @@
+"""The parity command: recorded outputs are reached, wrong ones noticed, models known by their contents."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from fashionjax import key_maps, parity, parity_draws, parity_models
+from fashionjax.errors import UserError
+from fashionjax.models import backbones, resnet, vgg
+from fashionjax.models.landmark_detector import LandmarkDetector
+from fashionjax.models.retriever import Retriever
+from fashionjax.parity_results import array_difference, dense_difference, relative_l2
+
+FOLDERS = Path(__file__).parent / "fixtures" / "parity"
+METRICS = Path(__file__).parent / "fixtures" / "metrics"
+QUICK = ("plain_resnet18_features", "mmf_attr_roi_vgg16_lite", "mmf_landmark_resnet50_lite")
+BOUND = 1e-5  # the command's is 1e-4; this is what float32 on a CPU reaches with room to spare
+
+
+def reached(folder):
+    results = parity.check(folder)
+    names = [output["name"] for output in parity.read_manifest(folder)["outputs"]]
+    assert [result.output for result in results] == names
+    assert all(result.state == "ok" and result.value < BOUND for result in results), results
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_recorded_outputs_are_reached(name):
+    reached(FOLDERS / name)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "name", sorted({path.name for path in FOLDERS.iterdir() if path.is_dir()} - {*QUICK})
+)
+def test_all_recorded_outputs_are_reached(name):
+    reached(FOLDERS / name)
+
+
+def tiny_folder(folder, salt="salt:"):
+    """A folder of a ResNet-18 two channels wide whose outputs are this code's own."""
+    folder.mkdir()
+    module = resnet.ResNet(depth=18, width=2)
+    image = np.zeros((1, 32, 32, 3), np.float32)
+    template = jax.eval_shape(module.init, jax.random.key(0), image)
+    manifest = {
+        "salt": salt,
+        "state_dict": [[key, shape, "float32"] for key, shape in shapes_in(template, module).items()],
+        "inputs": [{"name": "image", "key": "input:image", "shape": [1, 3, 32, 32], "draw": "image"}],
+        "outputs": [{"name": "layer2"}, {"name": "output"}],
+    }
+    found = parity_models.recognise({key: tuple(shape) for key, shape, _ in manifest["state_dict"]})
+    variables, _ = key_maps.fill(template, parity_draws.state_dict(manifest), found.rules)
+    arguments = found.arguments(parity_draws.inputs(manifest))
+    computed = found.outputs(found.model, variables, arguments)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    np.savez(folder / "outputs.npz", layer2=computed["layer2"], output=computed["output"])
+    return manifest
+
+
+def shapes_in(template, module):
+    return key_maps.torch_shapes(template, backbones.torch_keys(module))
+
+
+def test_wrong_and_missing_outputs_fail(capsys, tmp_path):
+    folder = tmp_path / "any_name"
+    manifest = tiny_folder(folder)
+    assert parity.main(["parity", str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "2 passed, 0 failed"
+
+    manifest["outputs"].append({"name": "phantom"})
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    stored = dict(np.load(folder / "outputs.npz"))
+    stored["layer2"] *= 1.001
+    np.savez(folder / "outputs.npz", **stored)
+    assert parity.main(["parity", str(folder)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "any_name layer2 rel_l2=0.000999 FAIL"
+    assert lines[1].startswith("any_name output rel_l2=") and lines[1].endswith(" ok")
+    assert lines[2:] == ["any_name phantom rel_l2=nan FAIL", "1 passed, 2 failed"]
+
+
+def test_another_salt_means_other_weights(tmp_path):
+    manifest = tiny_folder(tmp_path / "a")
+    manifest["salt"] = "pepper:"
+    (tmp_path / "a" / "manifest.json").write_text(json.dumps(manifest))
+    assert all(result.state == "FAIL" for result in parity.check(tmp_path / "a"))
+
+
+def test_metric_goldens_are_reached(capsys, tmp_path):
+    folder = tmp_path / "metrics"
+    shutil.copytree(METRICS, folder)
+    assert parity.main(["parity", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "metrics cate_topk/tp_top1 diff=0 ok" in lines
+    assert lines[-1].endswith(" passed, 0 failed")
+    assert not any("/in_" in line or "/pred " in line or "/topk " in line for line in lines)
+
+
+def write_category_golden(folder, recall):
+    folder.mkdir()
+    pred = [[0.9, 0.5, 0.1, 0.2], [0.3, 0.8, 0.7, 0.1], [0.6, 0.3, 0.5, 0.1], [0.2, 0.1, 0.9, 0.3]]
+    arrays = {
+        "pred": np.array(pred, np.float32),
+        "target": np.array([0, 0, 2, 0], np.int32),
+        "topk": np.array([1, 2]),
+        "recall_top1": np.array(recall),
+        "recall_top2": np.array(200 / 3),
+        "tp_top1": np.array([1, 0, 0, 0], np.int32),
+        "fn_top1": np.array([2, 0, 1, 0], np.int32),
+    }
+    np.savez(folder / "cate_topk.npz", **arrays)
+
+
+def test_metric_folders_with_other_numbers_are_compared(capsys, tmp_path):
+    write_category_golden(tmp_path / "right", 50 / 3)
+    assert parity.main(["parity", str(tmp_path / "right")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "4 passed, 0 failed"
+    write_category_golden(tmp_path / "wrong", 50 / 3 + 1e-6)
+    assert parity.main(["parity", str(tmp_path / "wrong")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("metrics cate_topk/recall_top1 diff=6e-08 FAIL")
+    assert lines[-1] == "3 passed, 1 failed"
+
+
+def test_metrics_of_systems_to_come_are_named_and_do_not_fail(capsys, tmp_path):
+    folder = tmp_path / "metrics"
+    write_category_golden(folder, 50 / 3)
+    np.savez(folder / "polyvore.npz", embed=np.zeros(3), auc_euclidean=0.5)
+    assert parity.main(["parity", str(folder)]) == 0
+    assert "metrics polyvore/auc_euclidean diff=nan later" in capsys.readouterr().out.splitlines()
+
+
+def shapes_of(name):
+    manifest = parity.read_manifest(FOLDERS / name)
+    return {key: tuple(shape) for key, shape, _ in manifest["state_dict"]}
+
+
+def test_models_are_told_from_their_keys():
+    model = parity_models.recognise(shapes_of("mmf_inshop_roi_resnet50_lite")).model
+    assert isinstance(model, Retriever) and model.pooling == "roi"
+    assert (model.hidden, model.features, model.ids, model.attributes) == (48, 64, 100, 463)
+    assert model.backbone == resnet.ResNet(depth=50)
+    model = parity_models.recognise(shapes_of("mmf_landmark_vgg16_lite")).model
+    assert isinstance(model, LandmarkDetector) and (model.landmarks, model.landmark_features) == (8, 32)
+    assert model.backbone == vgg.VGG(depth=16)
+    model = parity_models.recognise(shapes_of("mmf_cateattr_global_vgg16_lite")).model
+    assert (model.pooling, model.attributes, model.categories) == ("global", 26, 50)
+    model = parity_models.recognise(shapes_of("plain_resnet50_timm")).model
+    assert model == resnet.ResNet(depth=50, num_classes=1000)
+    model = parity_models.recognise(shapes_of("plain_vit_base_patch16_224")).model
+    assert (model.width, model.depth, model.heads, model.grid, model.num_classes) == (768, 12, 12, 14, 1000)
+
+
+def test_depths_and_normalisation_are_told_from_the_numbers():
+    def vgg_shapes(depth):
+        return {
+            f"features.{i}.weight": (64, 3, 3, 3) for stage in vgg.conv_indices(depth, True) for i in stage
+        }
+
+    assert parity_models.backbone_from(vgg_shapes(11)) == vgg.VGG(depth=11, batch_norm=True)
+    shapes = {key: s for key, s in shapes_of("plain_resnet50_features").items() if "layer4" not in key}
+    assert parity_models.backbone_from(shapes) == resnet.ResNet(depth=50, stage_strides=(1, 2, 2))
+
+
+def copied(tmp_path, name="mmf_cateattr_global_vgg16_lite"):
+    folder = tmp_path / "renamed"
+    shutil.copytree(FOLDERS / name, folder)
+    return folder, json.loads((folder / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize("key", ["surprise.weight", "backbone.layer9.weight", "triplet_net.masks.weight"])
+def test_a_folder_with_a_strange_key_exits_2(tmp_path, capsys, key):
+    folder, manifest = copied(tmp_path)
+    manifest["state_dict"].append([key, [3, 3], "float32"])
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert parity.main(["parity", str(folder)]) == 2
+    captured = capsys.readouterr()
+    assert key in captured.err and captured.out == "0 passed, 0 failed\n"
+
+
+def test_unreadable_folders_are_user_errors(tmp_path):
+    for argv in ([], [str(tmp_path / "absent")]):
+        with pytest.raises(UserError):
+            parity.main(["parity", *argv])
+    folder, _ = copied(tmp_path)
+    (folder / "outputs.npz").unlink()
+    with pytest.raises(UserError, match=r"outputs\.npz is missing"):
+        parity.check(folder)
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="not readable as JSON"):
+        parity.check(folder)
+
+
+def test_differences():
+    want = np.array([3.0, 4.0])
+    assert relative_l2([3, 4.05], want) == pytest.approx(0.01)
+    assert relative_l2([3, np.nan], want) == np.inf and relative_l2([3], want) == np.inf
+    full = np.arange(1.0, 101)
+    stats = np.array([50.5, 0, np.linalg.norm(full), 100, 100])
+    stored = {"x@idx": np.array([0, 99]), "x@val": np.array([1.0, 100]), "x@stats": stats, "y": want}
+    assert dense_difference(stored, "x", full) == pytest.approx(0, abs=1e-12)
+    assert dense_difference(stored, "x", np.where(full == 50, 500, full)) > 0.1  # only the norm sees it
+    assert dense_difference(stored, "x", full[::-1]) > 0.9  # only the sample sees it
+    assert dense_difference(stored, "x", full[1:]) == np.inf
+    assert np.isnan(dense_difference(stored, "y", None)) and np.isnan(dense_difference(stored, "z", want))
+    assert array_difference([2, 0], [2, 0]) == 0 and array_difference([3, 0], [2, 0]) == 0.5
+    assert np.isnan(array_difference(None, [1])) and array_difference([1, 2], [1]) == np.inf
