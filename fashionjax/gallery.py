@@ -1,0 +1,184 @@
+"""An embedding gallery: build it from batches, save and load it, search it exactly on all devices, export it
+to FAISS.
+
+A gallery is one safetensors file: `embedding` [g d] float32, `id` (the ids as a JSON list, in UTF-8 bytes),
+and the metric in the file's metadata. Rows are stored as they are compared (of unit length under "cosine").
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from fashionjax.errors import UserError
+from fashionjax.ops import topk
+from fashionjax.ops.distances import unit_rows
+
+FORMAT = "fashionjax-gallery-1"
+METRICS = ("cosine", "inner", "euclidean")
+
+
+class Gallery(NamedTuple):
+    """embedding [g d] float32 as compared, id [g] (str each, may repeat), metric: one of METRICS."""
+
+    embedding: np.ndarray
+    id: tuple[str, ...]
+    metric: str
+
+
+class Placed(NamedTuple):
+    """A gallery's rows on devices; Euclidean rows are taken around `origin` against cancellation."""
+
+    arranged: topk.Arranged
+    origin: np.ndarray | None
+
+
+def _check(embedding, ids, metric, where):
+    if metric not in METRICS:
+        raise UserError(f"{where}: metric {metric!r} is unknown; use one of {', '.join(METRICS)}")
+    if embedding.ndim != 2 or 0 in embedding.shape:
+        raise UserError(
+            f"{where}: embeddings have shape {embedding.shape}; expected [g d], neither of them 0"
+        )
+    if len(ids) != len(embedding):
+        raise UserError(f"{where}: {len(embedding)} embeddings but {len(ids)} ids")
+    finite = np.isfinite(embedding).all(axis=1)
+    if not finite.all():
+        row = int(np.flatnonzero(~finite)[0])
+        raise UserError(f"{where}: the embedding of {ids[row]!r} (row {row}) is not finite")
+
+
+def build(batches: Iterable[tuple[np.ndarray, Iterable[str]]], metric: str = "cosine") -> Gallery:
+    """batches of (embedding [b d], ids of its rows) -> Gallery. Padding must have been removed by the
+    caller.
+    """
+    rows, ids = [], []
+    for embedding, names in batches:
+        rows.append(np.asarray(embedding, np.float32))
+        ids.extend(str(name) for name in names)
+        if rows[-1].ndim != 2 or rows[-1].shape[1] != rows[0].shape[1] or sum(map(len, rows)) != len(ids):
+            raise UserError(
+                f"gallery batch {len(rows) - 1} has embeddings of shape {rows[-1].shape}; expected one row "
+                f"of {rows[0].shape[-1]} values for each of its ids"
+            )
+    if not rows:
+        raise UserError("a gallery needs at least one embedding; no batch was given")
+    embedding = np.concatenate(rows)
+    _check(embedding, ids, metric, "gallery")
+    return Gallery(unit_rows(embedding) if metric == "cosine" else embedding, tuple(ids), metric)
+
+
+def _replace(path: Path, write) -> None:
+    """write(temporary path), then move it to `path` in one step, so that `path` is never half written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(gallery: Gallery, path) -> None:
+    """Write the gallery as one file, atomically."""
+    ids = np.frombuffer(json.dumps(gallery.id).encode(), np.uint8)
+    tensors = {"embedding": np.ascontiguousarray(gallery.embedding), "id": ids}
+    metadata = {"format": FORMAT, "metric": gallery.metric}
+    _replace(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def load(path) -> Gallery:
+    """Read a gallery that `save` wrote; anything else is a UserError naming the file."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise UserError(f"{path}: not a gallery of this program (format {metadata.get('format')!r})")
+            embedding, ids = file.get_tensor("embedding"), file.get_tensor("id")
+        names = json.loads(ids.tobytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such gallery; build it first") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged gallery ({error}); build it again") from error
+    if embedding.dtype != np.float32 or not isinstance(names, list):
+        raise UserError(f"{path}: damaged gallery (embeddings {embedding.dtype}, ids {type(names).__name__})")
+    _check(embedding, names, metadata.get("metric"), path)
+    return Gallery(embedding, tuple(map(str, names)), metadata["metric"])
+
+
+def place(gallery: Gallery, devices=None, tile: int = topk.GALLERY_TILE) -> Placed:
+    """Spread the rows over `devices` (all by default). Keep the result to search many times."""
+    if gallery.metric != "euclidean":
+        return Placed(topk.arrange(gallery.embedding, devices=devices, tile=tile), None)
+    origin = gallery.embedding.mean(axis=0, dtype=np.float64).astype(np.float32)
+    rows = gallery.embedding - origin
+    # |q - g|^2 = |q|^2 - 2 (q.g - |g|^2 / 2): the score's bias is -|g|^2 / 2.
+    bias = -0.5 * np.einsum("gd,gd->g", rows, rows, dtype=np.float64).astype(np.float32)
+    return Placed(topk.arrange(rows, bias, devices, tile), origin)
+
+
+def _comparable(gallery: Gallery, placed: Placed, query) -> np.ndarray:
+    """The query rows [q d] in the form the placed rows are compared in."""
+    query = np.asarray(query, np.float32)
+    if query.ndim != 2 or query.shape[1] != gallery.embedding.shape[1]:
+        raise UserError(
+            f"queries have shape {query.shape}, the gallery has {gallery.embedding.shape[1]} values per row; "
+            "they must come from the same model"
+        )
+    if not np.isfinite(query).all():
+        row = int(np.flatnonzero(~np.isfinite(query).all(axis=1))[0])
+        raise UserError(f"the embedding of query {row} is not finite")
+    if gallery.metric == "cosine":
+        return unit_rows(query)
+    return query if placed.origin is None else query - placed.origin
+
+
+def search(gallery: Gallery, query, k: int, placed: Placed | None = None, query_tile: int = topk.QUERY_TILE):
+    """query [q d] -> (score [q k] float32, index [q k] int32 into the gallery's rows), best first; exact.
+
+    score: cosine similarity, inner product, or Euclidean distance (ascending). Of rows at equal score the
+    lower index comes first. k is cut to the size of the gallery.
+    """
+    if k < 1:
+        raise UserError(f"k = {k}: ask for at least one result")
+    placed = placed or place(gallery)
+    query = _comparable(gallery, placed, query)
+    score, index = topk.topk(placed.arranged, query, min(k, len(gallery.id)), query_tile)
+    if gallery.metric == "euclidean":
+        squares = np.einsum("qd,qd->q", query, query, dtype=np.float64)[:, None] - 2.0 * score
+        score = np.sqrt(np.maximum(squares, 0)).astype(np.float32)
+    return score, index
+
+
+def ranks(
+    gallery: Gallery, query, relevant, placed: Placed | None = None, query_tile: int = topk.QUERY_TILE
+) -> list:
+    """query [q d], relevant: per query an array of gallery rows -> per query their exact ranks (from 1),
+    ascending.
+    """
+    placed = placed or place(gallery)
+    return topk.relevant_ranks(placed.arranged, _comparable(gallery, placed, query), relevant, query_tile)
+
+
+def export_faiss(gallery: Gallery, path) -> None:
+    """Write a flat FAISS index, with the ids as a JSON list beside it in `<path>.ids.json`.
+
+    Inner-product index for "cosine" (normalise queries) and "inner", L2 index for "euclidean" (FAISS gives
+    squares).
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise UserError("FAISS export needs faiss: pip install faiss-cpu") from None
+    kind = faiss.IndexFlatL2 if gallery.metric == "euclidean" else faiss.IndexFlatIP
+    index = kind(gallery.embedding.shape[1])
+    index.add(np.ascontiguousarray(gallery.embedding))
+    path = Path(path)
+    _replace(path, lambda temporary: faiss.write_index(index, str(temporary)))
+    ids = json.dumps(gallery.id)
+    _replace(path.with_name(path.name + ".ids.json"), lambda temporary: temporary.write_text(ids))
