@@ -97,12 +97,17 @@ def torch_names(path: str, rules: Rules) -> list[tuple[str, Layout]]:
     """The torch keys that the rules would send to a Flax path, the one that is written first."""
     found = []
     for rule in rules:
-        if isinstance(rule, KeyRule):
+        if isinstance(rule, KeyRule) and _may_make(rule.flax, path):
             key = torch_key_of(rule, path)
             match = None if key is None else re.fullmatch(rule.torch, key)
             if match is not None and match.expand(rule.flax) == path:
                 found.append((key, rule.layout))
     return found
+
+
+def _may_make(flax: str, path: str) -> bool:
+    """Whether the literal ends of a template are those of the path: spares most regular expressions."""
+    return path.startswith(flax.split("\\", 1)[0]) and path.endswith(re.split(r"\\\d", flax)[-1])
 
 
 def torch_shapes(template: Mapping, rules: Rules) -> dict[str, tuple[int, ...]]:

@@ -1,5 +1,6 @@
 """Importing: every tensor finds its leaf, everything else is a typed error that lists names."""
 
+import functools
 import json
 import re
 import sys
@@ -58,6 +59,12 @@ def models() -> dict:
 MODELS = models()
 
 
+@functools.cache
+def family(name: str) -> tuple[tuple, dict]:
+    """→ (key rules, shapes) of one of MODELS."""
+    return trunk.torch_keys(MODELS[name]), shapes_of(MODELS[name])
+
+
 def shapes_of(model) -> dict:
     if isinstance(model, LandmarkDetector | Predictor | Retriever):
         shapes = jax.eval_shape(lambda i, p: model.init(jax.random.PRNGKey(0), i, p), IMAGE, POINTS)
@@ -85,8 +92,7 @@ def assert_same(a: dict, b: dict) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_the_map_of_every_family_is_a_bijection(name):
     """Each leaf has one torch name and it leads back; torch → Flax → torch is bitwise."""
-    model, rules = MODELS[name], trunk.torch_keys(MODELS[name])
-    shapes = shapes_of(model)
+    rules, shapes = family(name)
     leaves = flax.traverse_util.flatten_dict(shapes, sep="/")
     for path in leaves:
         assert len(torch_names(path, rules)) == 1, path
@@ -130,8 +136,7 @@ def test_every_rule_inverts():
 
 def test_layouts_put_numbers_where_they_belong():
     """One number of each kind of tensor, by hand."""
-    model, shapes = MODELS["fine vgg16 roi"], shapes_of(MODELS["fine vgg16 roi"])
-    rules = trunk.torch_keys(model)
+    rules, shapes = family("fine vgg16 roi")
     tensors = drawn(torch_shapes(shapes, rules))
     params = fill(shapes, tensors, rules)[0]["params"]
     conv = tensors["backbone.features.2.weight"]  # [o i h w]
@@ -148,8 +153,7 @@ def test_layouts_put_numbers_where_they_belong():
 
 
 def test_batch_norm_statistics_and_ignored_tensors():
-    model, shapes = MODELS["in-shop resnet50 global"], shapes_of(MODELS["in-shop resnet50 global"])
-    rules = trunk.torch_keys(model)
+    rules, shapes = family("in-shop resnet50 global")
     tensors = drawn(torch_shapes(shapes, rules))
     carry_nothing = {
         "backbone.bn1.num_batches_tracked": np.array(5),
@@ -164,8 +168,7 @@ def test_batch_norm_statistics_and_ignored_tensors():
 
 
 def test_numbers_are_cast_within_their_kind():
-    model, shapes = MODELS["coarse vgg16 global"], shapes_of(MODELS["coarse vgg16 global"])
-    rules = trunk.torch_keys(model)
+    rules, shapes = family("coarse vgg16 global")
     tensors = drawn(torch_shapes(shapes, rules))
     for dtype in (np.float16, np.float64):
         filled, _ = fill(shapes, {k: v.astype(dtype) for k, v in tensors.items()}, rules)
@@ -256,7 +259,7 @@ MUTATIONS = (drop, rename, extra, grow, cut, add_axis, flatten, transpose, retyp
 def mutable():
     made = {}
     for name in MUTATED:
-        rules, shapes = trunk.torch_keys(MODELS[name]), shapes_of(MODELS[name])
+        rules, shapes = family(name)
         made[name] = (rules, shapes, drawn(torch_shapes(shapes, rules)))
     return made
 
@@ -317,8 +320,9 @@ def test_long_lists_are_shortened_in_the_message_only():
 @pytest.mark.parametrize("name", MODELS)
 def test_families_are_told_from_keys(name):
     kind, backbone, *pooling = name.split()
-    shapes = torch_shapes(shapes_of(MODELS[name]), trunk.torch_keys(MODELS[name]))
-    family = weight_families.describe(shapes)
+    rules, template = family(name)
+    shapes = torch_shapes(template, rules)
+    told = weight_families.describe(shapes)
     heads = {
         "coarse": ("attribute",),
         "fine": ("attribute", "category"),
@@ -326,7 +330,7 @@ def test_families_are_told_from_keys(name):
         "consumer": ("embedding", "id"),
         "landmark": ("landmark",),
     }[kind]
-    assert family == (backbone, (pooling or ["global"])[0], heads, False)
+    assert told == (backbone, (pooling or ["global"])[0], heads, False)
     widths = weight_families.head_widths(shapes)
     expected = {"attribute": 7, "category": 4, "embedding": 3, "id": 9, "landmark": 2}
     assert widths == {head: expected[head] for head in heads}
@@ -335,8 +339,8 @@ def test_families_are_told_from_keys(name):
 @pytest.mark.parametrize("name", ["vgg11_bn", "vgg16", "resnet18", "resnet34", "resnet50", "resnet101"])
 def test_plain_backbones_are_told_from_keys(name):
     backbone = tiny_backbone(name)
-    family = weight_families.describe(torch_shapes(shapes_of(backbone), backbones.torch_keys(backbone)))
-    assert family == (name, "global", (), True)
+    told = weight_families.describe(torch_shapes(shapes_of(backbone), backbones.torch_keys(backbone)))
+    assert told == (name, "global", (), True)
 
 
 # --- the command ---
