@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
+from fashionjax.ops import pool
+
 POINTWISE = ("auto", "einsum", "conv")
 
 # He et al. 2015, fan-out form: what torchvision draws for convolutions of ResNet and VGG.
@@ -90,7 +92,13 @@ def linear(
 
 
 def max_pool(x, window: int, stride: int, padding: int = 0):
-    """x [b h w c] -> [b h' w' c], padded symmetrically with -inf."""
+    """x [b h w c] -> [b h' w' c], padded symmetrically with -inf. Of equal cells of a window the first in row
+    order takes the gradient.
+
+    On the CPU the gradient is `ops.pool`'s, 10 to 30 times XLA's own; accelerators keep theirs.
+    """
+    if jax.default_backend() == "cpu":
+        return pool.max_pool(x, window, stride, padding)
     return nn.max_pool(
         x, window_shape=(window, window), strides=(stride, stride), padding=((padding, padding),) * 2
     )
