@@ -23,6 +23,7 @@ import sys
 import tempfile
 import types
 from collections.abc import Iterator, Mapping
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,8 @@ def _build(
             )
     except ReleaseError as error:
         raise UserError(str(error)) from error
+    except (OSError, BrokenExecutor) as error:  # a full disk, a worker that the system killed
+        raise UserError(f"the build of {builder.name} stopped: {' '.join(str(error).split())}") from error
     splits = {split: int(info.num_examples) for split, info in instance.info.splits.items()}
     result = {
         "dataset": builder.name,

@@ -24,7 +24,14 @@ from tqdm import tqdm
 
 from tfds_builders import pictures
 from tfds_builders.annotations import GARMENT_TYPES, SLOTS, Boxes, Lines
-from tfds_builders.release import Location, Release, ReleaseError, open_release, picture_location
+from tfds_builders.release import (
+    Location,
+    Release,
+    ReleaseError,
+    check_readable,
+    open_release,
+    picture_location,
+)
 
 SHARD_BYTES = 64 << 20  # of pictures; one shard's records are held in memory while it is written
 ANNOTATION_FRAME = 256  # side of the square pictures that annotations of high-resolution releases refer to
@@ -236,6 +243,7 @@ def locate(release: Release, records: Records) -> dict[str, Location]:
         location = picture_location(release, actual)
         if location is None:
             raise records.lines.error(i, f"picture {actual} is missing from {release.root} (Img/{actual})")
+        check_readable(location)
         located[name] = location
     return located
 

@@ -83,7 +83,13 @@ def open_release(manual_dir: str | os.PathLike[str]) -> Release:
         raise ReleaseError(f"{root}: no such folder; give the folder that holds the benchmark's own files")
     texts: list[TextFile] = []
     archived: dict[str, Location] = {}
+    seen: set[tuple[int, int]] = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:  # links may lead back
+            subfolders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
         subfolders[:] = sorted(s for s in subfolders if s not in PICTURE_FOLDERS and not s.startswith("."))
         for name in sorted(names):
             path = os.path.join(folder, name)
@@ -202,6 +208,15 @@ def picture_location(release: Release, name: str) -> Location | None:
     return release.archived.get(name)
 
 
+def check_readable(location: Location) -> None:
+    """Raise ReleaseError for a member of an encrypted or unusually packed archive."""
+    if location.method not in (STORED, DEFLATED):
+        kind = "is encrypted" if location.method < 0 else f"uses zip method {location.method}"
+        raise ReleaseError(
+            f"{location.label}: {kind}; unpack the archive (with its password, if it has one) first"
+        )
+
+
 def read_picture(location: Location, limit: int | None = None) -> bytes:
     """The picture's bytes, or about its first `limit` ones. Raises OSError or ValueError when they cannot
     be had.
@@ -209,9 +224,6 @@ def read_picture(location: Location, limit: int | None = None) -> bytes:
     with open(location.path, "rb") as file:
         if location.offset < 0:
             return file.read(-1 if limit is None else limit)
-        if location.method not in (STORED, DEFLATED):
-            kind = "is encrypted" if location.method < 0 else f"uses zip method {location.method}"
-            raise ValueError(f"{kind}; unpack the archive first")
         file.seek(location.offset)
         header = file.read(30)
         if len(header) < 30 or header[:4] != b"PK\x03\x04":
@@ -224,7 +236,7 @@ def read_picture(location: Location, limit: int | None = None) -> bytes:
     else:
         try:
             inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-            data = inflate.decompress(packed, 0 if limit is None else limit)
+            data = inflate.decompress(packed, location.size + 1 if limit is None else limit)
         except zlib.error as error:
             raise ValueError(f"the archive is damaged here ({error})") from error
     if limit is None and (len(data) != location.size or zlib.crc32(data) != location.crc):

@@ -45,7 +45,7 @@ def test_coarse(tmp_path: Path, folder: str) -> None:
     assert opened.labels["attribute_group"] == ["shape", "texture", "fabric", "part", "style", "texture"]
     assert opened.labels["category"] == ["Anorak", "Blazer", "Jeans", "Dress"]
     second = opened[1]
-    assert second["image_id"] == b"img/Sheer_Blouse_2/img_00000002.jpg"
+    assert second["image_id"] == "img/Sheer_Blouse_2/img_00000002.jpg"
     np.testing.assert_array_equal(opened[0]["attribute"], [1, 0, 0, 1, 0, 0])
     np.testing.assert_array_equal(second["attribute"], [0, 0, 1, 0, 0, 1])
     np.testing.assert_array_equal(second["box"], np.float32([1, 2, 40, 56]))

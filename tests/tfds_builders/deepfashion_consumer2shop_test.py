@@ -30,7 +30,7 @@ def build(tree: Path, config: str = "original", **options) -> dict:
 
 def read(tree: Path, split: str, config: str = "original") -> dict[str, dict]:
     opened = source.open_split(f"{NAME}/{config}", split, tree.parent / "out")
-    return {record["image_id"].decode(): record for record in (opened[i] for i in range(len(opened)))}
+    return {record["image_id"]: record for record in (opened[i] for i in range(len(opened)))}
 
 
 def pair_ids(records: dict[str, dict]) -> dict[str, list[int]]:
@@ -53,7 +53,7 @@ def test_original_protocol(tree: Path) -> None:
     train = read(tree, "train")
     assert pair_ids(train)["id_00000001/shop_01.jpg"] == [0, 1]
     assert [int(r["view"]) for r in train.values()] == [1, 0, 1, 1, 0]
-    assert {r["item_id"] for r in train.values()} == {b"id_00000001", b"id_00000002"}
+    assert {r["item_id"] for r in train.values()} == {"id_00000001", "id_00000002"}
     assert sorted(int(r["view"]) for r in read(tree, "val").values()) == [0, 1]
     opened = source.open_split(f"{NAME}/original", "query", tree.parent / "out")
     assert opened.labels["view"] == ["shop", "consumer"]
@@ -81,7 +81,7 @@ def test_mmfashion_lists(tmp_path: Path) -> None:
     tree = trees.consumer_to_shop_mmfashion(tmp_path / "release")
     assert build(tree, "mmfashion")["splits"] == {"train": 5, "query": 4, "gallery": 4}
     query = read(tree, "query", "mmfashion")
-    assert [r["item_id"] for r in query.values()] == [b"id_00000003"] + [b"id_00000004"] * 3
+    assert [r["item_id"] for r in query.values()] == ["id_00000003"] + ["id_00000004"] * 3
     assert pair_ids(read(tree, "train", "mmfashion"))["id_00000001/shop_01.jpg"] == [0, 1]
     np.testing.assert_array_equal(next(iter(query.values()))["visibility"], [0, 0, 0, 0, 3, 3, 3, 3])
     trees.edit(tree / "Anno/list_bbox_shop.txt", 1, lambda line: line.replace(" 40 ", " 4 "))

@@ -38,11 +38,11 @@ def opened(tree: Path, split: str, config: str = "original") -> source.Split:
 def test_original(tree: Path) -> None:
     assert build(tree)["splits"] == {"train": 12, "query": 2, "gallery": 4}
     query = opened(tree, "query")
-    assert [query[i]["item_id"] for i in range(2)] == [b"id_00000005", b"id_00000006"]
+    assert [query[i]["item_id"] for i in range(2)] == ["id_00000005", "id_00000006"]
     assert query.labels["category"] == ["MEN/Jackets_Coats", "WOMEN/Jackets_Coats"]
     assert query.labels["attribute"] == [name for name, _ in trees.ATTRIBUTES]
     record = opened(tree, "train")[1]
-    assert record["image_id"] == b"img/WOMEN/Jackets_Coats/id_00000001/02_1_front.jpg"
+    assert record["image_id"] == "img/WOMEN/Jackets_Coats/id_00000001/02_1_front.jpg"
     assert (record["category"], record["garment_type"], record["variation"], record["pose"]) == (1, 1, 2, 2)
     np.testing.assert_array_equal(record["attribute"], [1, 0, 0, 1, 0, 0])  # the item's
     np.testing.assert_array_equal(record["visibility"], [0, 1, 2, 0, 3, 3, 3, 3])
@@ -167,7 +167,7 @@ def test_mmfashion_lists(tmp_path: Path) -> None:
     tree = trees.in_shop_mmfashion(tmp_path / "release")
     assert build(tree, "mmfashion")["splits"] == {"train": 12, "query": 2, "gallery": 4}
     record = opened(tree, "train", "mmfashion")[1]
-    assert record["item_id"] == b"id_00000001"
+    assert record["item_id"] == "id_00000001"
     row = (tree / MARKS).read_text().splitlines()[3].split()
     pairs = np.reshape(trees.shifted(row), (8, 2)).astype(np.float32)
     np.testing.assert_array_equal(pairs[0], [2, 2])  # clothes and variation type
