@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from fashionjax import losses
-from fashionjax.metrics import classification, landmarks
+from fashionjax import gallery, losses
+from fashionjax.metrics import classification, landmarks, retrieval
 from fashionjax.parity_results import Result, array_difference
 
 FRAME = 224.0
@@ -102,6 +102,15 @@ def _landmark(a: dict) -> dict:
     }
 
 
+def _retrieval(a: dict) -> dict:
+    rows = gallery.build([(a["gallery"], range(len(a["gallery"])))], metric="cosine")
+    _, index = gallery.search(rows, a["query"], int(max(a["topk"])))
+    match = retrieval.matches(index, a["query_id"], a["gallery_id"])
+    relevant = [len(found) for found in retrieval.relevant_rows(a["query_id"], a["gallery_id"])]
+    per_query = np.stack([retrieval.zoo_recall(match, relevant, k) for k in map(int, a["topk"])])
+    return {"per_query": per_query, "recall": 100 * per_query.mean(axis=1)}
+
+
 def _losses(a: dict) -> dict:
     triplet = (a["in_emb_a"], a["in_emb_p"], a["in_emb_n"])
     near, far, has = a["in_dist_a"], a["in_dist_b"], a["in_has"]
@@ -151,6 +160,9 @@ GOLDENS = {
     "landmark": Golden(
         _is_one_of("pred_vis", "pred_landmark", "vis", "landmark"), _landmark, lambda name: METRIC
     ),
+    "retrieval_recall": Golden(
+        _is_one_of("query", "gallery", "query_id", "gallery_id", "topk"), _retrieval, lambda name: METRIC
+    ),
     "losses": Golden(lambda name: name.startswith("in_"), _losses, lambda name: LOSS),
 }
 
@@ -161,7 +173,6 @@ LATER = {
     "rpf_map": ("per_attribute_map", "total_map"),
     "rpf_crop": ("crop_xyxy",),
     "coco_eval": ("bbox", "segm"),
-    "retrieval_recall": ("recall", "per_query"),
 }
 NOT_YET = {
     "losses": (
