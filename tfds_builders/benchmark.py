@@ -156,7 +156,6 @@ class BenchmarkBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         self.notes = list(records.notes)
         located = locate(self.release, records)
         total = sum(len(rows) for rows in records.split.values())
-        self._stack = contextlib.ExitStack()
         processes = pictures.worker_count(len(set(records.image)), config.processes)
         executor = pictures.start_workers(processes)
         if executor is not None:
@@ -182,6 +181,9 @@ class BenchmarkBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             super()._download_and_prepare(*args, **kwargs)
         finally:
             self._stack.close()
+        empty = [name for name, split in self.info.splits.items() if not split.num_examples]
+        if empty:
+            raise ReleaseError(f"every picture of split {empty[0]} is damaged")
 
     def _fit(
         self, records: Records, located: dict[str, Location], probes: dict[str, pictures.Probe]
@@ -293,6 +295,10 @@ def fit_to_pictures(records: Records, size: np.ndarray, *, clip: bool) -> Record
                 " (--set=clip_boxes=true clips)",
             )
         columns["box"] = np.clip(box, 0, limit)
+        empty = known & (columns["box"][:, :2] >= columns["box"][:, 2:]).any(1)
+        if empty.any():
+            i = int(np.flatnonzero(empty)[0])
+            raise records.boxes.lines.error(i, f"box lies outside its picture {records.image[i]}")
     if large.any():
         scale = np.where(large, size.max(1) / ANNOTATION_FRAME, 1).astype(np.float32)[:, None]
         margin = np.where(large[:, None], (size.max(1, keepdims=True) - size) / 2, 0).astype(np.float32)

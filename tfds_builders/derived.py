@@ -25,14 +25,12 @@ from tfds_builders.annotations import (
     Placed,
     fields_of,
     join_lines,
-    label_error,
     lines_of,
     parse_box,
-    parse_category,
-    parse_labels,
     picture_name,
 )
 from tfds_builders.benchmark import Records
+from tfds_builders.labels import label_error, parse_category, parse_labels
 from tfds_builders.release import Row, TextFile, integers, read_lines
 
 

@@ -11,7 +11,7 @@ import trees
 from fashionjax import prepare
 from fashionjax.data import source
 from fashionjax.errors import UserError
-from tfds_builders import annotations, release
+from tfds_builders import labels, release
 
 NAME = "deepfashion_attributes"
 NAMES = [name for name, _ in trees.ATTRIBUTES]
@@ -69,7 +69,7 @@ def test_split_lists(tmp_path: Path, config: str) -> None:
     np.testing.assert_array_equal(second["visibility"], [0, 0, 2, 0, 0, 0, 3, 3])
     np.testing.assert_array_equal(second["attribute"], [0, 0, 1, 0, 0, 1])
     opened = source.open_split(f"{NAME}/{config}", "test", tmp_path / "out")
-    groups = annotations.ATTRIBUTE_TYPES["fine" if fine else "coarse"]
+    groups = labels.ATTRIBUTE_TYPES["fine" if fine else "coarse"]
     assert opened.labels["attribute_group"] == [groups[kind - 1] for _, kind in trees.ATTRIBUTES]
 
 
@@ -147,20 +147,20 @@ def test_labels_are_parsed_as_bytes() -> None:
     for _ in range(50):
         values = random.integers(-1, 2, random.integers(1, 40))
         text = "".join(f"{value}{' ' * random.integers(1, 4)}" for value in values).strip()
-        np.testing.assert_array_equal(annotations.parse_labels(text.encode()), values == 1)
+        np.testing.assert_array_equal(labels.parse_labels(text.encode()), values == 1)
     for wrong in ("2", "1 x", "11", "1 -", "--1", "1-1", "+1", "1.0", "-1 01"):
-        assert annotations.parse_labels(wrong.encode()) is None, wrong
+        assert labels.parse_labels(wrong.encode()) is None, wrong
 
 
 def test_wide_label_table(tmp_path: Path) -> None:
     """1000 labels per picture, as in the coarse benchmark."""
-    labels = np.random.default_rng(1).integers(-1, 2, (300, 1000))
+    values = np.random.default_rng(1).integers(-1, 2, (300, 1000))
     path = trees.table(
         tmp_path / "list_attr_img.txt",
         "image_name labels",
-        [[f"img/{i}.jpg", *row] for i, row in enumerate(labels)],
+        [[f"img/{i}.jpg", *row] for i, row in enumerate(values)],
     )
     table = release.read_table(release.TextFile("list_attr_img.txt", str(path)))
-    read = annotations.read_labels(table, 1000, lambda row, name: int(name[4:-4]), 300)
+    read = labels.read_labels(table, 1000, lambda row, name: int(name[4:-4]), 300)
     assert read.dtype == np.uint8
-    np.testing.assert_array_equal(read, labels == 1)
+    np.testing.assert_array_equal(read, values == 1)

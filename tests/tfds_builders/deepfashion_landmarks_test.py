@@ -266,6 +266,9 @@ def test_clip_boxes(tree: Path) -> None:
     trees.edit(tree / BOXES, 4, fields(f3="41"))
     build(tree, overrides={"clip_boxes": "true"})
     np.testing.assert_array_equal(read(tree)["img/00000002.jpg"]["box"], np.float32([2, 3, 40, 55]))
+    trees.edit(tree / BOXES, 4, fields(f1="40", f3="44"))
+    with pytest.raises(UserError, match=f"{BOXES}:4: box lies outside its picture"):
+        build(tree, overrides={"clip_boxes": "true"}, overwrite=True)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -301,11 +304,15 @@ def test_damaged_archive_member(tree: Path) -> None:
         build(tree)
 
 
-def test_every_picture_of_a_split_damaged(tree: Path) -> None:
+@pytest.mark.parametrize("kept", [0, -60])
+def test_every_picture_of_a_split_damaged(tree: Path, kept: int) -> None:
+    """Seen from the headers, or only when the pictures are decoded."""
     for i in (4, 8, 12):
-        (tree / f"Img/img/{i:08d}.jpg").write_bytes(b"")
+        path = tree / f"Img/img/{i:08d}.jpg"
+        path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(UserError, match="every picture of split test is damaged"):
         build(tree, skip_damaged=True)
+    assert not trees.all_files(tree.parent / "out")
 
 
 def test_mmfashion_lists(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tfds_builders import annotations, derived
+from tfds_builders import annotations, derived, labels
 from tfds_builders.benchmark import (
     BenchmarkBuilder,
     BenchmarkConfig,
@@ -82,11 +82,11 @@ and put its files, unpacked or as the zip archives, into manual_dir:
         return require_text(release, name, COARSE_FOLDERS, never=("Anno_fine",))
 
     def vocabulary(self, release: Release) -> Vocabulary:
-        category, _ = annotations.read_names(self.text(release, "list_category_cloth.txt"), typed=True)
+        category, _ = labels.read_names(self.text(release, "list_category_cloth.txt"), typed=True)
         text = self.text(release, "list_attr_cloth.txt")
-        attribute, kinds = annotations.read_names(text, typed=True, unique=False)
-        groups = annotations.ATTRIBUTE_TYPES["fine" if self.fine else "coarse"]
-        return Vocabulary(category, attribute, annotations.type_names(text, kinds, groups))
+        attribute, kinds = labels.read_names(text, typed=True, unique=False)
+        groups = labels.ATTRIBUTE_TYPES["fine" if self.fine else "coarse"]
+        return Vocabulary(category, attribute, labels.type_names(text, kinds, groups))
 
     def features(self, vocabulary: Vocabulary) -> dict[str, Any]:
         category = {"category": tfds.features.ClassLabel(names=vocabulary.category)}
@@ -106,11 +106,11 @@ and put its files, unpacked or as the zip archives, into manual_dir:
         placed = {name: annotations.Placed(text, partition, merge=False) for name, text in texts.items()}
         boxes = annotations.read_boxes(texts["bbox"], placed["bbox"])
         marks = annotations.read_landmarks(texts["landmarks"], placed["landmarks"])
-        category = annotations.read_categories(
+        category = labels.read_categories(
             self.text(release, "list_category_img.txt"), partition, len(vocabulary.category)
         )
         table = read_table(texts["attr_img"])
-        attribute = annotations.read_labels(
+        attribute = labels.read_labels(
             table, len(vocabulary.attribute), placed["attr_img"].place, len(partition.image)
         )
         placed["attr_img"].finish()
@@ -130,8 +130,8 @@ and put its files, unpacked or as the zip archives, into manual_dir:
 
     def _split_lists(self, release: Release, vocabulary: Vocabulary) -> Records:
         names_text = self.text(release, "list_category_cloth.txt")
-        _, kinds = annotations.read_names(names_text, typed=True)
-        annotations.type_names(names_text, kinds, annotations.GARMENT_TYPES)
+        _, kinds = labels.read_names(names_text, typed=True)
+        labels.type_names(names_text, kinds, annotations.GARMENT_TYPES)
         where = {"folders": ("Anno_fine",), "only": True}
         if not self.fine:
             where = {"folders": COARSE_FOLDERS, "never": ("Anno_fine",)}

@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tfds_builders import annotations, derived
-from tfds_builders.annotations import Boxes, Partition, Placed, folder_category
+from tfds_builders import annotations, derived, labels
+from tfds_builders.annotations import Boxes, Partition, Placed
 from tfds_builders.benchmark import (
     BenchmarkBuilder,
     BenchmarkConfig,
@@ -85,7 +85,7 @@ The config mmfashion reads instead of the partition, boxes and landmarks
         text = find_text(self.release, ITEMS, ("Anno",))
         if text is None and not self.derived_lists:
             require_text(self.release, ITEMS, ("Anno",))
-        return (text, annotations.read_items(text)) if text else None
+        return (text, labels.read_items(text)) if text else None
 
     @functools.cached_property
     def pairs(self) -> dict[str, Pairs]:
@@ -97,12 +97,12 @@ The config mmfashion reads instead of the partition, boxes and landmarks
 
     def vocabulary(self, release: Release) -> Vocabulary:
         names = [name for pairs in self.pairs.values() for name in (*pairs.consumer, *pairs.shop)]
-        category = sorted({folder_category(name) for name in names})
+        category = sorted({labels.folder_category(name) for name in names})
         names_text = find_text(release, "list_attr_cloth.txt", ("Anno",))
         labels_text = find_text(release, "list_attr_items.txt", ("Anno",))
         if names_text is None or labels_text is None or self.items is None:
             return Vocabulary(category)
-        attribute, kinds = annotations.read_names(names_text, unique=False)
+        attribute, kinds = labels.read_names(names_text, unique=False)
         return Vocabulary(category, attribute, [f"type {kind}" if kind else "attribute" for kind in kinds])
 
     def features(self, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -121,7 +121,9 @@ The config mmfashion reads instead of the partition, boxes and landmarks
         records = self._derived(release) if self.derived_lists else self._original(release)
         names = {name: i for i, name in enumerate(vocabulary.category)}
         columns = dict(records.columns)
-        columns["category"] = np.array([names[folder_category(name)] for name in records.image], np.int32)
+        columns["category"] = np.array(
+            [names[labels.folder_category(name)] for name in records.image], np.int32
+        )
         notes = records.notes
         if vocabulary.attribute is None:
             notes += (
@@ -130,15 +132,15 @@ The config mmfashion reads instead of the partition, boxes and landmarks
         else:
             items_text, items = self.items
             text = require_text(release, "list_attr_items.txt", ("Anno",))
-            labels = annotations.read_item_labels(text, items, items_text, len(vocabulary.attribute))
-            columns["attribute"] = labels[[items[item] for item in columns["item_id"]]]
+            table = labels.read_item_labels(text, items, items_text, len(vocabulary.attribute))
+            columns["attribute"] = table[[items[item] for item in columns["item_id"]]]
         return records._replace(columns=columns, notes=notes)
 
     def _original(self, release: Release) -> Records:
         pairs = self.pairs["all"]
         pictures = picture_list(pairs)
         items_text, items = self.items
-        annotations.check_items(pictures, items, items_text)
+        labels.check_items(pictures, items, items_text)
         boxes_text = require_text(release, "list_bbox_consumer2shop.txt", ("Anno",))
         marks_text = require_text(release, "list_landmarks_consumer2shop.txt", ("Anno",))
         box_rows, mark_rows = (

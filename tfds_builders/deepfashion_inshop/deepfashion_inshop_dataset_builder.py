@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tfds_builders import annotations, derived
-from tfds_builders.annotations import Partition, Placed, folder_category
+from tfds_builders import annotations, derived, labels
+from tfds_builders.annotations import Partition, Placed
 from tfds_builders.benchmark import (
     BenchmarkBuilder,
     BenchmarkConfig,
@@ -94,7 +94,7 @@ are there, Anno/list_item_inshop.txt and Anno/list_attr_cloth.txt for the names"
             pictures = [name for _, names, _ in self.lists.values() for name in names]
         else:
             pictures = self.partition.image
-        category = sorted({folder_category(name) for name in pictures})
+        category = sorted({labels.folder_category(name) for name in pictures})
         return Vocabulary(category, *self._attribute_names(release))
 
     def _attribute_names(self, release: Release) -> tuple[list[str], list[str]] | tuple[None, None]:
@@ -107,7 +107,7 @@ are there, Anno/list_item_inshop.txt and Anno/list_attr_cloth.txt for the names"
                 return names, ["attribute"] * len(names)
         elif names_text is None or find_text(release, "list_attr_items.txt", ("Anno",)) is None:
             return None, None
-        names, kinds = annotations.read_names(names_text, unique=False)
+        names, kinds = labels.read_names(names_text, unique=False)
         return names, [f"type {kind}" if kind else "attribute" for kind in kinds]
 
     def features(self, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -125,7 +125,7 @@ are there, Anno/list_item_inshop.txt and Anno/list_attr_cloth.txt for the names"
         records = (self._derived if self.derived_lists else self._original)(release, vocabulary)
         folder = picture_folder(release, self.builder_config.pictures)
         names = {name: i for i, name in enumerate(vocabulary.category)}
-        category = np.array([names[folder_category(name)] for name in records.image], np.int32)
+        category = np.array([names[labels.folder_category(name)] for name in records.image], np.int32)
         return records._replace(
             columns=records.columns | {"category": category}, framed=folder != "img", picture_folder=folder
         )
@@ -133,8 +133,8 @@ are there, Anno/list_item_inshop.txt and Anno/list_attr_cloth.txt for the names"
     def _original(self, release: Release, vocabulary: Vocabulary) -> Records:
         partition = self.partition
         items_text = require_text(release, ITEMS, ("Anno",))
-        items = annotations.read_items(items_text)
-        annotations.check_items(partition, items, items_text)
+        items = labels.read_items(items_text)
+        labels.check_items(partition, items, items_text)
         boxes_text = require_text(release, "list_bbox_inshop.txt", ("Anno",))
         marks_text = require_text(release, "list_landmarks_inshop.txt", ("Anno",))
         box_rows, mark_rows = (Placed(text, partition, merge=True) for text in (boxes_text, marks_text))
@@ -157,8 +157,8 @@ are there, Anno/list_item_inshop.txt and Anno/list_attr_cloth.txt for the names"
             notes += ("no attributes: list_attr_cloth.txt and list_attr_items.txt are not both there",)
         else:
             text = require_text(release, "list_attr_items.txt", ("Anno",))
-            labels = annotations.read_item_labels(text, items, items_text, len(vocabulary.attribute))
-            columns["attribute"] = labels[[items[item] for item in partition.item]]
+            table = labels.read_item_labels(text, items, items_text, len(vocabulary.attribute))
+            columns["attribute"] = table[[items[item] for item in partition.item]]
         return Records(
             lines=annotations.lines_of(partition.text, partition.line),
             image=partition.image,
@@ -170,7 +170,7 @@ are there, Anno/list_item_inshop.txt and Anno/list_attr_cloth.txt for the names"
 
     def _derived(self, release: Release, vocabulary: Vocabulary) -> Records:
         items_text = find_text(release, ITEMS, ("Anno",))
-        rows = annotations.read_items(items_text) if items_text else None
+        rows = labels.read_items(items_text) if items_text else None
         items = derived.ItemNames(list(rows), rows) if rows else None
         parts, notes = [], []
         for split, (text, image, lines) in self.lists.items():
@@ -182,8 +182,8 @@ are there, Anno/list_item_inshop.txt and Anno/list_attr_cloth.txt for the names"
             ids = derived.read_aligned_items(files["id"], text, n, items)
             pairs = derived.read_aligned_values(files["landmarks"], text, n, 16, "x and y of 8 landmarks")
             landmark, visibility = derived.points_of_pairs(pairs)
-            labels = derived.read_aligned_labels(files["labels"], text, n, len(vocabulary.attribute))
-            columns = {"item_id": ids, "attribute": labels, "landmark": landmark, "visibility": visibility}
+            attribute = derived.read_aligned_labels(files["labels"], text, n, len(vocabulary.attribute))
+            columns = {"item_id": ids, "attribute": attribute, "landmark": landmark, "visibility": visibility}
             boxes = derived.read_aligned_boxes(files["bbox"], text, n)
             part = derived.Part(split, annotations.lines_of(text, lines), image, boxes, columns)
             merged = derived.merge_repeats(part)
