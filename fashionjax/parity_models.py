@@ -41,19 +41,25 @@ class UnknownModel(UserError):
 
 
 def recognise(shapes: Shapes) -> Recognised:
-    """State-dict keys with their shapes -> the model; UnknownModel when a key fits none of its rules."""
-    inner = {key.removeprefix("backbone."): s for key, s in shapes.items() if key.startswith("backbone.")}
-    if inner:
-        model = _zoo_model(backbone_from(inner), shapes)
-        found = Recognised(model, trunk.torch_keys(model), _zoo_arguments, _zoo_outputs)
-    else:
-        model = backbone_from(shapes)
-        outputs = {ResNet: _resnet_outputs, VGG: _vgg_outputs, ViT: _vit_outputs}[type(model)]
-        found = Recognised(model, backbones.torch_keys(model), _image_argument, outputs)
+    """State-dict keys with their shapes -> the model; UnknownModel when there is none that they fit."""
+    try:
+        found = _recognise(shapes)
+    except (KeyError, IndexError, ValueError) as error:  # a part of a known model, or a shape of wrong rank
+        raise UnknownModel(f"keys or shapes of a known model are missing or wrong: {error}") from error
     strangers = [key for key in shapes if not any(re.fullmatch(rule.torch, key) for rule in found.rules)]
     if strangers:
         raise UnknownModel(f"{len(strangers)} keys belong to no known model, first: {strangers[0]}")
     return found
+
+
+def _recognise(shapes: Shapes) -> Recognised:
+    inner = {key.removeprefix("backbone."): s for key, s in shapes.items() if key.startswith("backbone.")}
+    if inner:
+        model = _zoo_model(backbone_from(inner), shapes)
+        return Recognised(model, trunk.torch_keys(model), _zoo_arguments, _zoo_outputs)
+    model = backbone_from(shapes)
+    outputs = {ResNet: _resnet_outputs, VGG: _vgg_outputs, ViT: _vit_outputs}[type(model)]
+    return Recognised(model, backbones.torch_keys(model), _image_argument, outputs)
 
 
 def backbone_from(shapes: Shapes):

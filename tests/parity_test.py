@@ -183,6 +183,15 @@ def test_a_folder_with_a_strange_key_exits_2(tmp_path, capsys, key):
     assert key in captured.err and captured.out == "0 passed, 0 failed\n"
 
 
+@pytest.mark.parametrize("part", ["landmark_feature_extractor", "backbone.features.0", "global_pool"])
+def test_a_folder_without_a_part_exits_2(tmp_path, capsys, part):
+    folder, manifest = copied(tmp_path, "mmf_landmark_vgg16_lite")
+    manifest["state_dict"] = [entry for entry in manifest["state_dict"] if not entry[0].startswith(part)]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert parity.main(["parity", str(folder)]) == 2
+    assert str(folder) in capsys.readouterr().err
+
+
 def test_unreadable_folders_are_user_errors(tmp_path):
     for argv in ([], [str(tmp_path / "absent")]):
         with pytest.raises(UserError):

@@ -237,8 +237,9 @@ def soft_argmax(heatmap):
     _, h, w, _ = heatmap.shape
     flat = rearrange(heatmap.astype(jnp.float32), "b h w k -> b (h w) k")
     weight = rearrange(nn.softmax(flat, axis=1), "b (h w) k -> b h w k", h=h)
-    x = jnp.einsum("bhwk,w->bk", weight, (jnp.arange(w) + 0.5) / w)
-    y = jnp.einsum("bhwk,h->bk", weight, (jnp.arange(h) + 0.5) / h)
+    # HIGHEST: products of 10 bits would round coordinates to a quarter of a pixel at 224.
+    x = jnp.einsum("bhwk,w->bk", weight, (jnp.arange(w) + 0.5) / w, precision="highest")
+    y = jnp.einsum("bhwk,h->bk", weight, (jnp.arange(h) + 0.5) / h, precision="highest")
     return weight, jnp.stack([x, y], axis=-1)
 
 

@@ -123,7 +123,7 @@ def adaptive_average_pool(x, h: int, w: int):
         return x
     rows = jnp.asarray(_bin_weights(x.shape[1], h), x.dtype)
     cols = jnp.asarray(_bin_weights(x.shape[2], w), x.dtype)
-    return jnp.einsum("bHWc,hH,wW->bhwc", x, rows, cols)
+    return jnp.einsum("bHWc,hH,wW->bhwc", x, rows, cols, precision="highest")
 
 
 def flatten_map(x):

@@ -76,7 +76,6 @@ class VGG(nn.Module):
     frozen_bn: bool = False
     bn_axis_name: str | None = None
     dtype: Any = jnp.float32
-    pointwise: str = "auto"
 
     @nn.compact
     def _run(self, image, train: bool, classify: bool):
