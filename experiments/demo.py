@@ -17,7 +17,8 @@ def get_config(arg: str | None = None):
     config.image_size = 96
     config.canvas_size = 108
     config.synthetic.set = "train=5000,val=400,test=800,cluttered=0.15"
-    config.augment.update({"scale": (0.7, 1.0), "ratio": (0.9, 1.11)})
+    config.augment.update({"scale": (0.8, 1.0), "ratio": (0.95, 1.05)})
+    config.augment.update({"brightness": 0.0, "contrast": 0.0, "saturation": 0.0})  # colour is a label
 
     config.batch_size = 64
     config.steps = args["steps"]
@@ -32,8 +33,8 @@ def get_config(arg: str | None = None):
     config.model.features = 128
     config.model.landmark_source = "predicted"
     config.model.roi_level = -2
-    config.loss = {"attribute": 2.0, "category": 1.0, "landmark": 10.0, "visibility": 0.5}
+    config.loss = {"attribute": 4.0, "category": 2.0, "landmark": 10.0, "visibility": 0.5}
 
-    config.optim.update({"optimizer": "adamw", "lr": 2e-3, "weight_decay": 1e-4, "schedule": "cosine"})
-    config.optim.update({"warmup_steps": 50, "clip_norm": 5.0})
+    config.optim.update({"optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.02, "schedule": "cosine"})
+    config.optim.update({"warmup_steps": 50, "clip_norm": 10.0})
     return config

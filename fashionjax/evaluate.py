@@ -92,7 +92,9 @@ def _label(config: ConfigDict, step: int) -> str:
     """What kind of number this is; published ones are never computed here."""
     if datasets.is_synthetic(config):
         return "synthetic"
-    return "reproduced-forward" if config.get("imported_from") and step == 0 else "retrained"
+    imported = config.get("imported")
+    whole = imported and not imported["backbone_only"]
+    return "reproduced-forward" if whole and step == 0 else "retrained"
 
 
 def _check_labels(config: ConfigDict, split: Split) -> None:

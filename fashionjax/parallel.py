@@ -70,7 +70,7 @@ def make_mesh(devices: list | None = None) -> Mesh:
 
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
     share = mesh.size * accumulate
-    if batch_size % share:
+    if batch_size < 1 or batch_size % share:
         raise UserError(
             f"config.batch_size={batch_size} does not divide over {mesh.size} devices × "
             f"{accumulate} accumulation steps; use a multiple of {share}"

@@ -15,7 +15,7 @@ import pytest
 from experiments import demo
 from fashionjax import parallel, prepare
 
-SYNTHETIC = {"train": "48", "val": "21", "test": "13", "size": "64", "processes": "1"}
+SYNTHETIC = {"train": "48", "val": "21", "test": "13", "size": "64"}
 SYNTHETIC_SET = ",".join(f"{field}={value}" for field, value in SYNTHETIC.items())
 
 
@@ -34,7 +34,7 @@ def synthetic_dir(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tiny_config():
-    """The demo's config at 32 px with a ResNet-18 of width 4, batch 16; labels as the synthetic set has them."""
+    """The demo's config at 32 px with a ResNet-18 of width 4, batch 16, and made-up label names."""
     config = demo.get_config("steps=4")
     config.image_size, config.canvas_size, config.batch_size = 32, 36, 16
     config.model.backbone_fields.width = 4

@@ -15,6 +15,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 
 from fashionjax.data.source import DamagedRecord, Split
 from fashionjax.errors import UserError
@@ -137,6 +138,8 @@ def _iterate(dataset: grain.MapDataset, workers: int) -> grain.IterDataset:
     threads = grain.ReadOptions(num_threads=min(16, 2 * cores), prefetch_buffer_size=min(16, 2 * cores))
     batches = dataset.to_iter_dataset(threads)
     if workers:
+        if not flags.FLAGS.is_parsed():  # Grain's workers read flags, also where no command parsed any
+            flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         batches = batches.mp_prefetch(options, worker_init_fn=_end_with_parent)
     return batches
