@@ -66,11 +66,11 @@ def write_report(out_dir: str | os.PathLike, report: Mapping[str, Any], panels: 
     report["definitions"] = known | dict(report.get("definitions", {}))
     report["tables"] = _tables(panels)
     page = render(report, panels)
-    numbers = json.dumps(_plain(report), indent=1, allow_nan=False) + "\n"
+    numbers = json.dumps(plain(report), indent=1, allow_nan=False) + "\n"
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    _write(out / "report.html", page)
-    _write(out / "report.json", numbers)
+    write_whole(out / "report.html", page)
+    write_whole(out / "report.json", numbers)
 
 
 def definitions_of(names: Iterable[str]) -> dict[str, str]:
@@ -81,16 +81,9 @@ def definitions_of(names: Iterable[str]) -> dict[str, str]:
 
 def render(report: Mapping[str, Any], panels: Sequence[Panel]) -> str:
     """The page. Every text is escaped by the template engine, pictures are inlined."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = number
     metrics = report["metrics"]
-    return environment.get_template("report.html.jinja").render(
+    return render_page(
+        "report.html.jinja",
         report=report,
         label_meaning=LABELS[report["label"]],
         headline=_headline(metrics, report.get("baselines", {})),
@@ -102,6 +95,19 @@ def render(report: Mapping[str, Any], panels: Sequence[Panel]) -> str:
         config=_flat(report.get("config", {})),
         panels=[_view(panel) for panel in panels],
     )
+
+
+def render_page(template: str, **values: Any) -> str:
+    """A template of this folder with `values`; every text is escaped, and what it lacks is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    return environment.get_template(template).render(**values)
 
 
 def number(value: Any) -> str:
@@ -278,16 +284,16 @@ def _tables(panels: Sequence[Panel]) -> dict[str, dict]:
     return tables
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Arrays and numpy scalars → what JSON has; not finite → null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain(value.item())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -302,7 +308,8 @@ def _flat(tree: Mapping, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """The file appears whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8")
