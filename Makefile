@@ -26,7 +26,7 @@ lint: install
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(BIN)/python -m pytest -m "not full"
+	$(BIN)/python -m pytest -n 2 -m "not full"
 
 # PyTorch for re-deriving stored figures, then every test
 test-full: lint

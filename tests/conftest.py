@@ -11,12 +11,10 @@ os.environ.setdefault("FASHIONJAX_CACHE", str(Path(tempfile.gettempdir()) / "fas
 import jax
 import numpy as np
 import pytest
+from runs import SYNTHETIC, SYNTHETIC_SET
 
 from experiments import demo
 from fashionjax import parallel, prepare
-
-SYNTHETIC = {"train": "48", "val": "21", "test": "13", "size": "64"}
-SYNTHETIC_SET = ",".join(f"{field}={value}" for field, value in SYNTHETIC.items())
 
 
 @pytest.fixture(autouse=True, scope="session")

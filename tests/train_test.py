@@ -1,52 +1,19 @@
 """Runs of the train command in processes of their own: resume, kill, several hosts, SIGTERM, bad input."""
 
 import json
-import os
 import random
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from conftest import SYNTHETIC_SET
+from runs import STEPS, command, environment, finish, start
 
 from fashionjax import checkpoint
-
-STEPS = 200
-
-
-def command(workdir, data_dir, *flags, steps=STEPS) -> list[str]:
-    """The demo's config made tiny, as a user would start it."""
-    return [
-        *(sys.executable, "-m", "fashionjax.train", f"--config=experiments/demo.py:steps={steps}"),
-        *(f"--workdir={workdir}", f"--config.data_dir={data_dir}", f"--config.synthetic.set={SYNTHETIC_SET}"),
-        *("--config.image_size=32", "--config.canvas_size=36", "--config.batch_size=16"),
-        *("--config.model.backbone_fields.width=4", "--config.model.features=16"),
-        *("--config.model.landmark_features=8", "--config.model.landmark_levels=2"),
-        *("--config.log_every=5", "--config.save_every=20", "--config.eval_every=0"),
-        *flags,
-    ]
-
-
-def environment(devices: int = 1) -> dict:
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-
-
-def start(*args, devices=1, **kw) -> subprocess.Popen:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command(*args, **kw), env=environment(devices), **pipes)
-
-
-def finish(process: subprocess.Popen, timeout=400) -> tuple[str, str]:
-    out, err = process.communicate(timeout=timeout)
-    assert process.returncode == 0, err[-3000:]
-    return out, err
 
 
 def saved_arrays(workdir, step: int) -> dict[str, bytes]:

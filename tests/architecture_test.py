@@ -1,0 +1,92 @@
+"""Imports point one way (docs/architecture.md), read from the source text."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# room → the project's rooms it may import; a file's room is the longest prefix in this table
+ALLOWED = {
+    "fashionjax.errors": (),
+    "fashionjax.task": (),
+    "fashionjax.ops": ("errors", "ops"),
+    "fashionjax.losses": ("errors",),
+    "fashionjax.metrics": ("errors", "metrics"),
+    "fashionjax.data": ("errors", "data"),
+    "fashionjax.models": ("errors", "models", "ops"),
+    "fashionjax.tasks": ("errors", "task", "tasks", "models", "ops", "losses", "metrics", "data"),
+    "fashionjax.state": ("errors", "task"),
+    "fashionjax.optim": ("errors", "task"),
+    "fashionjax.parallel": ("errors", "task"),
+    "fashionjax.checkpoint": ("errors", "task", "state"),
+    "fashionjax.scalars": ("errors",),
+    "fashionjax.draw": ("errors", "ops", "metrics"),
+    "experiments": ("experiments",),
+    "tfds_builders": ("tfds_builders",),
+}
+# third-party packages that stay in their rooms
+CONFINED = {
+    "tensorflow_datasets": ("fashionjax.data.source", "fashionjax.prepare", "tfds_builders"),
+    "flax": ("fashionjax.models", "fashionjax.tasks", "fashionjax.state", "fashionjax.checkpoint",
+             "fashionjax.key_maps", "fashionjax.import_weights", "fashionjax.export", "fashionjax.parity"),
+    "orbax": ("fashionjax.checkpoint",),
+    "torch": ("benchmarks", "tests"),
+}  # fmt: skip
+FILES = sorted(
+    p for top in ("fashionjax", "experiments", "tfds_builders") for p in (ROOT / top).rglob("*.py")
+)
+
+
+def module_name(path: Path) -> str:
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return names
+
+
+def within(name: str, room: str) -> bool:
+    return name == room or name.startswith(room + ".")
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_imports_point_one_way(path):
+    module = module_name(path)
+    rooms = [room for room in ALLOWED if within(module, room)]
+    if not rooms:
+        return  # the commands may import anything above them
+    room = max(rooms, key=len)
+    prefix = "fashionjax." if room.startswith("fashionjax") else ""
+    may = [prefix + name for name in ALLOWED[room]]
+    ours = [
+        n
+        for n in imported(path)
+        if within(n, "fashionjax") or n.split(".")[0] in ("experiments", "tfds_builders")
+    ]
+    for name in ours:
+        if name == "fashionjax":
+            continue
+        assert any(within(name, allowed) for allowed in may), f"{module} must not import {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_packages_stay_in_their_rooms(path):
+    module = module_name(path)
+    for name in imported(path):
+        top = name.split(".")[0]
+        if top in CONFINED:
+            assert any(within(module, room) for room in CONFINED[top]), f"{module} must not import {name}"
+
+
+def test_no_drawer():
+    assert not [p for p in FILES if p.stem in ("utils", "util", "helpers", "misc")]

@@ -1,0 +1,100 @@
+"""From a trained checkpoint to report and predictions by the documented commands."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from runs import command, environment, finish, start
+
+from fashionjax.data import source
+
+
+def run(module, *flags):
+    line = [sys.executable, "-m", f"fashionjax.{module}", *map(str, flags)]
+    return subprocess.run(line, env=environment(), capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def workdir(synthetic_dir, tmp_path_factory):
+    """A run of 20 steps."""
+    folder = tmp_path_factory.mktemp("run")
+    finish(start(folder, synthetic_dir, steps=20))
+    return folder
+
+
+def test_evaluate_writes_the_report(workdir, tmp_path):
+    done = run("evaluate", f"--checkpoint={workdir}", "--split=test", f"--out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["label"] == "synthetic" and report["split"] == "test" and report["n"] == 13
+    assert report["dataset"].startswith("synthetic_fashion/attributes") and report["seconds_total"] > 0
+    shown = ("standard/category_top1", "standard/attribute_map", "standard/landmark_ne_visible")
+    assert all(np.isfinite(report["metrics"][name]) for name in shown)
+    assert set(report["baselines"]) == {"majority", "linear_pixels", "mean_landmark"}
+    for baseline, metric in zip(("majority", "linear_pixels", "mean_landmark"), shown, strict=False):
+        assert np.isfinite(report["baselines"][baseline].get(metric, 0.0))
+    assert "standard/category_top1" in report["baselines"]["linear_pixels"]
+    assert "standard/landmark_ne_visible" in report["baselines"]["mean_landmark"]
+    page = (tmp_path / "report.html").read_text()
+    assert "synthetic" in page and page.count("<img") + page.count("<svg") >= 5
+
+
+def test_predict_needs_the_checkpoint_alone(workdir, synthetic_dir, tmp_path):
+    split = source.open_split("synthetic_fashion/attributes", "test", synthetic_dir)
+    good, bad = tmp_path / "good.jpg", tmp_path / "bad.jpg"
+    good.write_bytes(split[0]["image"])
+    bad.write_bytes(b"not a picture")
+    done = run("predict", good, bad, f"--checkpoint={workdir}", f"--out={tmp_path / 'out'}")
+    assert done.returncode == 1
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert (first["width"], first["height"]) == (64, 64)
+    assert len(first["landmark"]) == 8 and set(first["landmark"][0]) == {"x", "y", "visible"}
+    assert first["category"][0]["score"] >= first["category"][1]["score"]
+    assert first["category"][0]["name"] in split.labels["category"]
+    assert "bad.jpg" in second["error"] and (tmp_path / "out" / "good.jpg").is_file()
+
+
+def test_damaged_records_stop_an_evaluation_unless_allowed(workdir, synthetic_dir, tmp_path):
+    copy = tmp_path / "data"
+    shutil.copytree(synthetic_dir, copy)
+    (file,) = copy.glob("**/*test.array_record*")
+    raw = bytearray(file.read_bytes())
+    raw[len(raw) // 2 : len(raw) // 2 + 40] = bytes(40)
+    file.write_bytes(raw)
+    flags = (f"--checkpoint={workdir}", "--split=test", f"--out={tmp_path / 'out'}", f"--data_dir={copy}")
+    done = run("evaluate", *flags)
+    assert done.returncode == 2 and "--allow_missing" in done.stderr and "test[" in done.stderr
+    assert not (tmp_path / "out" / "report.json").exists()
+    done = run("evaluate", *flags, "--allow_missing", "--nobaselines")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["n"] + len(report["missing"]) == 13 and report["missing"]
+    assert f"{report['n']} of 13" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--checkpoint=/nowhere"], "/nowhere"),
+        (["--checkpoint={empty}"], "holds no checkpoint"),
+        (["--checkpoint={run}", "--split=dev"], "no split 'dev'"),
+        (["--checkpoint={run}", "--step=7"], "no step '7'"),
+        (["--checkpoint={run}", "--dataset=deepfashion_landmarks"], "fashionjax prepare"),
+    ],
+)
+def test_bad_input_is_one_line(workdir, tmp_path, flags, told):
+    filled = [flag.format(run=workdir, empty=tmp_path) for flag in flags]
+    done = run("evaluate", *filled, f"--out={tmp_path / 'out'}")
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and told in lines[0] and "Traceback" not in done.stderr
+
+
+def test_checkpoint_of_another_model_is_refused(workdir, synthetic_dir):
+    line = command(workdir, synthetic_dir, "--config.model.features=32", steps=20)
+    done = subprocess.run(line, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 2 and "does not fit this config" in done.stderr
+    assert io.StringIO(done.stderr).read().count("Traceback") == 0

@@ -1,0 +1,38 @@
+"""How tests start the project's commands: processes of their own, on a tiny model and a tiny dataset."""
+
+import os
+import subprocess
+import sys
+
+SYNTHETIC = {"train": "48", "val": "21", "test": "13", "size": "64"}
+SYNTHETIC_SET = ",".join(f"{field}={value}" for field, value in SYNTHETIC.items())
+STEPS = 200
+
+
+def command(workdir, data_dir, *flags, steps=STEPS) -> list[str]:
+    """The demo's config made tiny, as a user would start it."""
+    return [
+        *(sys.executable, "-m", "fashionjax.train", f"--config=experiments/demo.py:steps={steps}"),
+        *(f"--workdir={workdir}", f"--config.data_dir={data_dir}", f"--config.synthetic.set={SYNTHETIC_SET}"),
+        *("--config.image_size=32", "--config.canvas_size=36", "--config.batch_size=16"),
+        *("--config.model.backbone_fields.width=4", "--config.model.features=16"),
+        *("--config.model.landmark_features=8", "--config.model.landmark_levels=2"),
+        *("--config.log_every=5", "--config.save_every=20", "--config.eval_every=0"),
+        *flags,
+    ]
+
+
+def environment(devices: int = 1) -> dict:
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+
+
+def start(*args, devices=1, **kw) -> subprocess.Popen:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command(*args, **kw), env=environment(devices), **pipes)
+
+
+def finish(process: subprocess.Popen, timeout=400) -> tuple[str, str]:
+    out, err = process.communicate(timeout=timeout)
+    assert process.returncode == 0, err[-3000:]
+    return out, err

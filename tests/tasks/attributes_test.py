@@ -1,0 +1,157 @@
+"""The attribute and landmark tasks: overfitting, one trace a shape, batch sizes, what is missing."""
+
+import collections
+
+import jax
+import numpy as np
+import pytest
+
+from fashionjax import evaluate, optim, parallel, state, tasks
+from fashionjax.data import pipeline, source
+from fashionjax.errors import UserError
+
+
+def landmarks_config(config, head: str):
+    config.task = "landmarks"
+    config.model.head = head
+    config.model.hidden = config.model.features = 32
+    return config
+
+
+def fit(config, batch, steps):
+    """Losses of training on one batch whose pictures stay as they are, without dropout's noise at the end."""
+    config.augment.update({"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0})
+    config.canvas_size = config.image_size
+    task = tasks.make(config)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    schedule = optim.make_schedule(config.optim, steps, 1)
+    shapes = jax.eval_shape(task.init, jax.random.PRNGKey(0), batch)[0]
+    tx = optim.make_optimizer(config.optim, shapes, schedule)
+    run = parallel.replicate(state.create_state(task, tx, 0, batch), mesh)
+    step = parallel.compile_train_step(state.make_train_step(task, tx), "shard_map", mesh)
+    placed = parallel.put_batch(batch, "shard_map", mesh)
+    losses = []
+    for _ in range(steps):
+        run, scalars = step(run, placed)
+        losses.append(scalars["loss"])
+    return [float(loss) for loss in jax.device_get(losses)]
+
+
+@pytest.fixture
+def eight(tiny_batch):
+    batch = {name: value[:8] for name, value in tiny_batch.items()}
+    return batch | {"image": batch["image"][:, :32, :32]}
+
+
+@pytest.mark.parametrize("case", ["attributes", "heatmap", "regression"])
+def test_one_batch_is_overfitted(tiny_config, eight, case, monkeypatch):
+    """Below one per cent of the first loss; dropout off, it is noise that no fit removes."""
+    monkeypatch.setattr("flax.linen.Dropout.__call__", lambda self, x, **_: x)
+    if case == "attributes":
+        tiny_config.model.pooling = "global"
+        tiny_config.model.learns = ("attribute", "category")
+        tiny_config.model.landmark_source = "given"
+    else:
+        landmarks_config(tiny_config, case)
+    tiny_config.model.backbone_fields.width = 8
+    tiny_config.optim.update({"lr": 1e-2, "weight_decay": 0.0, "warmup_steps": 10, "clip_norm": 0.0})
+    losses = fit(tiny_config, eight, steps=300)
+    assert losses[-1] < 0.01 * losses[0], (losses[0], losses[-1])
+
+
+def test_joint_model_learns_its_landmarks(tiny_config, eight):
+    """With landmark pooling at its own predictions and dropout on, the loss falls steadily."""
+    losses = fit(tiny_config, eight, steps=60)
+    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:3])
+
+
+def test_one_trace_per_batch_shape(tiny_config, synthetic_dir):
+    """Training over an epoch and evaluating with a ragged last batch (13 in eights): one trace each."""
+    split = source.open_split(
+        "synthetic_fashion/attributes", "test", synthetic_dir
+    )  # 13 records, batches of 8
+    tiny_config.batch_size = 8
+    tiny_config.labels.update(split.labels)
+    task, traces = tasks.make(tiny_config), collections.Counter()
+
+    def counted(name):
+        def run(*args):
+            traces[name] += 1
+            return getattr(task, name)(*args)
+
+        return run
+
+    counted_task = task._replace(loss=counted("loss"), predict=counted("predict"))
+    mesh = parallel.make_mesh()
+    sample = next(pipeline.train_batches(split, task.preprocess, batch_size=1, seed=0))
+    tx = optim.make_optimizer(
+        tiny_config.optim, jax.eval_shape(task.init, jax.random.PRNGKey(0), sample)[0], lambda step: 0.01
+    )
+    run = parallel.replicate(state.create_state(task, tx, 0, sample), mesh)
+    train_step = parallel.compile_train_step(state.make_train_step(counted_task, tx), "pmap", mesh)
+    batches = pipeline.train_batches(split, task.preprocess, batch_size=8, seed=0)
+    for _ in range(4):
+        run, _scalars = train_step(run, parallel.put_batch(next(batches), "pmap", mesh))
+    predict_step = parallel.compile_predict_step(state.make_predict_step(counted_task), "pmap", mesh)
+    metrics = [
+        task.metrics(
+            evaluate.predictions(
+                task, predict_step, run.params, run.model_state, split, tiny_config, mesh, progress=False
+            )
+        )
+        for _ in range(2)
+    ]
+    assert traces == {"loss": 1, "predict": 1}
+    assert metrics[0] == metrics[1] and 0 <= metrics[0]["standard/category_top1"] <= 1
+
+
+def test_batch_size_does_not_change_predictions(tiny_config, tiny_batch):
+    """Batches of 1, 7 and 64 (padded) give the same outputs per example to 1e-5."""
+    task = tasks.make(tiny_config)
+    batch = tiny_batch | {"image": tiny_batch["image"][:, :32, :32]}
+    batch = {name: np.concatenate([value] * 4) for name, value in batch.items()}
+    params, model_state = task.init(jax.random.PRNGKey(0), batch)
+    predict = jax.jit(task.predict)
+    whole = predict(params, model_state, batch)
+    for size in (1, 7):
+        part = predict(params, model_state, {name: value[3 : 3 + size] for name, value in batch.items()})
+        for name, value in part.items():
+            expected = np.asarray(whole[name][3 : 3 + size])
+            error = np.linalg.norm(np.asarray(value) - expected) / np.linalg.norm(expected)
+            assert error <= 1e-5, (size, name, error)
+
+
+def test_given_landmarks_must_be_given(tiny_config, tiny_batch):
+    tiny_config.model.landmark_source = "given"
+    task = tasks.make(tiny_config)
+    variables = jax.eval_shape(task.init, jax.random.PRNGKey(0), tiny_batch)
+    bare = {"image": tiny_batch["image"]}
+    with pytest.raises(UserError, match="landmark_source=predicted"):
+        jax.eval_shape(task.predict, *variables, bare)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"learns": ("colour",)}, "config.model.learns"),
+        ({"backbone": "resnet19"}, "config.model.backbone"),
+        ({"pooling": "maximum"}, "pooling"),
+    ],
+)
+def test_unknown_model_fields_are_told(tiny_config, tiny_batch, change, told):
+    tiny_config.model.update(change)
+    with pytest.raises((UserError, ValueError), match=told):
+        task = tasks.make(tiny_config)
+        jax.eval_shape(task.init, jax.random.PRNGKey(0), tiny_batch)
+
+
+def test_labels_that_the_dataset_lacks_are_told(tiny_config):
+    del tiny_config.labels["attribute"]
+    with pytest.raises(UserError, match="no label 'attribute'"):
+        tasks.make(tiny_config)
+
+
+def test_unknown_task(tiny_config):
+    tiny_config.task = "tryon"
+    with pytest.raises(UserError, match="attributes, landmarks"):
+        tasks.make(tiny_config)
