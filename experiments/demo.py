@@ -15,12 +15,12 @@ def get_config(arg: str | None = None):
     config.task = "attributes"
     config.synthetic.config = "attributes"
     config.image_size = 96
-    config.canvas_size = 108
-    config.synthetic.set = "train=5000,val=400,test=800,cluttered=0.15"
+    config.canvas_size = 104
+    config.synthetic.set = "train=5000,val=400,test=800,size=104,cluttered=0.1,freedom=0.3"
     config.augment.update({"scale": (0.8, 1.0), "ratio": (0.95, 1.05)})
     config.augment.update({"brightness": 0.0, "contrast": 0.0, "saturation": 0.0})  # colour is a label
 
-    config.batch_size = 64
+    config.batch_size = 32
     config.steps = args["steps"]
     config.eval_every = args["steps"] // 2
     config.best = "standard/category_top1"

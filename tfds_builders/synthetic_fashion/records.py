@@ -46,6 +46,7 @@ class Plan(NamedTuple):
     seed: int
     cluttered: float = 0.25  # share of consumer pictures where the benchmark does not fix the view
     per_item: int = 2  # pictures of an item in attributes and landmarks
+    freedom: float = 1.0  # how much place, size and turn of the garment vary in them
     shop_views: int = 3
     consumer_views: int = 2
 
@@ -80,7 +81,7 @@ def _single(plan: Plan, item: Item, consumer: bool, *key: int) -> tuple[scene.Pi
     """A picture that shows at least a part of its item; the rare one that does not is drawn again."""
     for attempt in range(20):
         picture = scene.single(
-            rng_of(plan.seed, *key, attempt), item, plan.seed, (plan.size, plan.size), consumer
+            rng_of(plan.seed, *key, attempt), item, plan.seed, (plan.size, plan.size), consumer, plan.freedom
         )
         if picture.seen[0].mask.sum() >= 0.01 * plan.size**2:
             return picture, picture.seen[0]

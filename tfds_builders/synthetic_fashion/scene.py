@@ -46,9 +46,11 @@ class Picture(NamedTuple):
     joints: np.ndarray  # [14 2] pixels of the (first) person, see `joints`
 
 
-def _spread(outlines: np.ndarray, rng, size, turn: float, cover: tuple[float, float]) -> np.ndarray:
+def _spread(
+    outlines: np.ndarray, rng, size, turn: float, cover: tuple[float, float], freedom: float = 1.0
+) -> np.ndarray:
     """Matrix [2 3] body units → canvas pixels: outlines [n 2] turned, scaled to a share of the frame, moved
-    about.
+    about by `freedom` of the room that is left.
     """
     angle = np.radians(turn)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -58,7 +60,7 @@ def _spread(outlines: np.ndarray, rng, size, turn: float, cover: tuple[float, fl
     share = rng.uniform(*cover)
     scale = min(share / np.max((high - low) / frame), CLOSEST * frame.min())
     extent = (high - low) * scale / frame
-    slack = 0.85 * np.abs(1 - extent) / 2 + 0.05
+    slack = freedom * (0.85 * np.abs(1 - extent) / 2 + 0.05)
     centre = (0.5 + rng.uniform(-1, 1, 2) * slack) * frame
     return np.concatenate([rotation * scale, (centre - (low + high) / 2 * scale)[:, None]], 1)
 
@@ -155,14 +157,24 @@ def _wear(figure: Figure, items: list[Item], first: int = 1) -> tuple[paint.Worn
     return tuple(paint.Worn(item, make_garment(item, figure), first + n) for n, item in enumerate(items))
 
 
-def single(rng: np.random.Generator, item: Item, seed: int, size: tuple[int, int], consumer: bool) -> Picture:
-    """A picture of one item, worn, framed around it; size (width, height) in pixels."""
+def single(
+    rng: np.random.Generator,
+    item: Item,
+    seed: int,
+    size: tuple[int, int],
+    consumer: bool,
+    freedom: float = 1.0,
+) -> Picture:
+    """A picture of one item, worn, framed around it; size (width, height) in pixels. `freedom` scales how
+    much place, size and turn vary: 1 the full range, 0 a garment that always fills the middle of the frame.
+    """
     figure = make_figure(rng)
     worn = _wear(figure, _outfit(rng, item, seed))
     own = next(w for w in worn if w.item.number == item.number)
-    turn = rng.normal(0, 13 if consumer else 6)
-    cover = (0.55, 1.05) if consumer else (0.6, 1.0)
-    person = paint.Person(figure, worn, _spread(_outline(own.garment), rng, size, turn, cover))
+    turn = freedom * rng.normal(0, 13 if consumer else 6)
+    closest = 1.05 if consumer else 1.0
+    cover = (closest - freedom * (0.5 if consumer else 0.4), closest)
+    person = paint.Person(figure, worn, _spread(_outline(own.garment), rng, size, turn, cover, freedom))
     image, codes = _render(rng, size, [person], consumer)
     return Picture(encode(image), *size, (_read(codes, person, own),), joints(person))
 

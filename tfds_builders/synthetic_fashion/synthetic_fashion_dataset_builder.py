@@ -29,8 +29,9 @@ class LabelledConfig(tfds.core.BuilderConfig):
     """Pictures of one garment each. train, val, test count pictures; an item has `per_item` of them, all in
     one split.
 
-    size: side of the picture in pixels. cluttered: share of consumer views. processes: 0 = all cores (does
-    not change the bytes).
+    size: side of the picture in pixels. cluttered: share of consumer views. freedom: how much place, size and
+    turn of the garment vary, 1 the full range, 0 always filling the frame. processes: 0 = all cores (does not
+    change the bytes).
     """
 
     train: int = 6000
@@ -38,6 +39,7 @@ class LabelledConfig(tfds.core.BuilderConfig):
     test: int = 1000
     per_item: int = 2
     cluttered: float = 0.25
+    freedom: float = 1.0
     size: int = 128
     seed: int = 0
     processes: int | None = None
@@ -95,7 +97,11 @@ def make_plan(config: tfds.core.BuilderConfig) -> records.Plan:
         )
     sizes = {"train": config.train, "val": config.val, "test": config.test}
     plan = records.Plan(config.name, sizes, config.size, config.seed, config.cluttered)
-    return plan if config.name == "instances" else plan._replace(per_item=config.per_item)
+    return (
+        plan
+        if config.name == "instances"
+        else plan._replace(per_item=config.per_item, freedom=config.freedom)
+    )
 
 
 def _labels() -> dict:
