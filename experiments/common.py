@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
+
+# The switches of docs/faithful.md: each repeats one peculiarity behind MMFashion's published numbers.
+FAITHFUL = (
+    "s1_random_crop_at_test",
+    "s2_landmark_not_moved",
+    "s3_roi_scramble_group",
+    "s4_landmark_scaled_twice",
+    "s5_align_corners",
+    "s6_landmark_list_shifted",
+    "s7_pair_label_halved",
+    "s8_attribute_zero",
+    "s9_double_sigmoid",
+    "s10_invisible_counts",
+    "s11_every_20th_batch",
+    "s12_best_50_attributes",
+    "s13_share_of_matches",
+    "s14_mean_sigmoid_loss",
+    "s15_gallery_per_pair",
+)
+BACKBONES = {"vgg16": "vgg16", "resnet50": "resnet50"}
+POOLS = {"global": "global", "landmark": "roi"}
+SWITCHED = {"none": False, "zoo": True}
 
 
 def parse_arg(arg: str | None, **known) -> dict:
@@ -45,15 +67,19 @@ def base() -> ConfigDict:
     config.synthetic = ConfigDict({"config": "attributes", "set": ""})
     config.train_split = "train"
     config.eval_split = "val"
+    config.test_split = "test"
+    config.faithful = ConfigDict(dict.fromkeys(FAITHFUL, False))
+    del config.faithful.s3_roi_scramble_group
+    config.faithful.s3_roi_scramble_group = config_dict.placeholder(int)
     config.labels = ConfigDict()  # filled from the dataset when a run starts
 
     config.image_size = 224
     config.canvas_size = 256
     config.crop_box = False
     config.box_margin = 10.0
+    config.box_clip = True  # under s1: whether the frame may reach outside the picture
     config.augment = ConfigDict({"scale": (0.6, 1.0), "ratio": (0.85, 1.18), "flip": 0.5, "erase": 0.0})
     config.augment.update({"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.0})
-    config.augment.move_landmark = True
 
     config.seed = 0
     config.batch_size = 64
@@ -84,5 +110,43 @@ def model(backbone: str) -> ConfigDict:
     fields = ConfigDict({"backbone": backbone, "backbone_fields": ConfigDict(), "sync_bn": False})
     fields.update({"pooling": "global", "global_pooling": "mlp", "hidden": 4096, "features": 4096})
     fields.update({"landmark_source": "given", "roi_level": -1})
-    fields.update({"landmark_features": 64, "landmark_levels": 3})
+    fields.update({"landmark_features": 64, "landmark_levels": 3, "init": "zoo"})
     return fields
+
+
+def zoo(config: ConfigDict, *, lr: float, drops: tuple, epochs: int, batch: int, warmup: int = 500) -> None:
+    """MMFashion's training: SGD with momentum 0.9 and nothing else, the rate × 0.1 at the epochs `drops`, a
+    linear warm-up from a tenth (mmcv 0.5.1), a frame around the box, torchvision's default random crop and
+    flip. No validation decides anything.
+
+    Constants: configs/*/*.py and core of open-mmlab/mmfashion. `batch` is images per GPU × GPUs.
+    """
+    config.image_size, config.canvas_size = 224, 256
+    config.crop_box = True
+    config.augment.update({"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3), "flip": 0.5, "erase": 0.0})
+    config.augment.update({"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0})
+    config.batch_size, config.epochs, config.steps = batch, epochs, 0
+    config.optim.update({"optimizer": "sgd", "lr": lr, "momentum": 0.9, "weight_decay": 0.0})
+    config.optim.update({"schedule": "step", "boundaries": drops, "gamma": 0.1})
+    config.optim.update({"warmup_steps": warmup, "warmup_ratio": 0.1, "clip_norm": 0.0})
+    config.save_every = 2000
+
+
+def switch_on(config: ConfigDict, *switches: str, group: int | None = None) -> None:
+    """Turn switches on by their number ("s1", …); `group` is s3's images per GPU, None leaves it off."""
+    for switch in switches:
+        (name,) = [name for name in FAITHFUL if name.split("_")[0] == switch]
+        config.faithful[name] = True
+    config.faithful.s3_roi_scramble_group = group
+
+
+def tiny(config: ConfigDict, records: str) -> None:
+    """The same system small enough for a laptop: synthetic `records`, 64 px, narrow layers, 20 steps."""
+    config.dataset = "synthetic"
+    config.synthetic.set = records
+    config.image_size, config.canvas_size = 64, 72
+    config.batch_size, config.epochs, config.steps = 24, 0, 20
+    config.log_every, config.save_every = 5, 0
+    config.model.backbone_fields.width = 8
+    config.model.hidden = config.model.features = 32
+    config.model.landmark_features = 16

@@ -19,7 +19,7 @@ from fashionjax.metrics import classification, landmarks, stream
 from fashionjax.models import backbones, heads
 from fashionjax.models.predictor import Predictor
 from fashionjax.task import AXIS, Batch, Task
-from fashionjax.tasks import supervised
+from fashionjax.tasks import faithful, supervised
 
 LEARNS = ("attribute", "category", "landmark")
 
@@ -32,7 +32,7 @@ def make(config: ConfigDict) -> Task:
         arguments=functools.partial(model_inputs, config),
         loss_terms=functools.partial(loss_terms, config),
         predictions=predictions,
-        metrics=metrics,
+        metrics=functools.partial(metrics, config),
     )
 
 
@@ -88,15 +88,18 @@ def model_inputs(config: ConfigDict, batch: Batch) -> dict:
                 "this model pools at given landmarks and the input has none; use a checkpoint trained with "
                 "landmark_source=predicted, or give landmarks"
             )
-        given["landmark"] = batch["landmark"]
+        given["landmark"] = faithful.roi_landmark(config, batch)
+        given["align_corners"] = bool(faithful.on(config, "s5_align_corners"))
     return given
 
 
-def loss_terms(config: ConfigDict, outputs: dict, batch: Batch) -> dict:
+def loss_terms(config: ConfigDict, outputs: dict, batch: Batch, params: dict) -> dict:
     """Weighted terms by name; each is the mean over the batch's readable examples."""
     weight, terms = config.loss, {}
     if "attribute" in config.model.learns:
         per_example = losses.sigmoid_bce(outputs["attribute_logits"], batch["attribute"])
+        if faithful.on(config, "s14_mean_sigmoid_loss"):
+            per_example = jax.nn.sigmoid(outputs["attribute_logits"]).mean(axis=-1)
         terms["loss_attribute"] = weight.attribute * supervised.weighted_mean(per_example, batch)
     if "category" in config.model.learns:
         per_example = losses.softmax_ce(outputs["category_logits"], batch["category"])
@@ -126,8 +129,11 @@ def predictions(outputs: dict) -> dict:
     return result
 
 
-def metrics(pairs) -> dict[str, float]:
-    """Every metric whose prediction and truth are in the stream."""
+def metrics(config: ConfigDict, pairs) -> dict[str, float]:
+    """Every metric whose prediction and truth are in the stream.
+
+    Under switch S11 the zoo's landmark metrics are means over every 20th batch of `config.zoo_test_batch`.
+    """
     predicted, truth = stream.collect(pairs)
     result = {}
     if "attribute_logits" in predicted and "attribute" in truth:
@@ -135,7 +141,13 @@ def metrics(pairs) -> dict[str, float]:
     if "category_logits" in predicted and "category" in truth:
         result |= classification.category_metrics(predicted["category_logits"], truth["category"])
     if "landmark" in predicted and "landmark" in truth:
+        every = faithful.on(config, "s11_every_20th_batch")
         result |= landmarks.landmark_metrics(
-            predicted["landmark"], truth["landmark"], truth["visibility"], predicted.get("visibility")
+            predicted["landmark"],
+            truth["landmark"],
+            truth["visibility"],
+            predicted.get("visibility"),
+            zoo_batch_size=config.zoo_test_batch if every else None,
+            zoo_every=landmarks.ZOO_EVERY if every else 1,
         )
     return result

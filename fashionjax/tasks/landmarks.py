@@ -15,7 +15,7 @@ from fashionjax.errors import UserError
 from fashionjax.models.heads import FRAME
 from fashionjax.models.landmark_detector import LandmarkDetector
 from fashionjax.task import Batch, Task
-from fashionjax.tasks import attributes, supervised
+from fashionjax.tasks import attributes, faithful, supervised
 
 HEADS = ("regression", "heatmap")
 
@@ -28,7 +28,7 @@ def make(config: ConfigDict) -> Task:
         arguments=lambda batch: {"image": batch["image"]},
         loss_terms=functools.partial(loss_terms, config),
         predictions=attributes.predictions,
-        metrics=attributes.metrics,
+        metrics=functools.partial(attributes.metrics, config),
     )
 
 
@@ -46,12 +46,14 @@ def make_model(config: ConfigDict) -> LandmarkDetector:
     )
 
 
-def loss_terms(config: ConfigDict, outputs: dict, batch: Batch) -> dict:
+def loss_terms(config: ConfigDict, outputs: dict, batch: Batch, params: dict) -> dict:
     """regression: upstream's squared error in pixels of the 224 frame; heatmap: as the joint model."""
     if config.model.head == "heatmap":
         return attributes.landmark_terms(config, outputs, batch)
     xy = losses.landmark_regression_zoo(outputs["landmark"], batch["landmark"], batch["visibility"], FRAME)
-    seen = losses.visibility_bce(outputs["visibility_logits"], batch["visibility"])
+    double = faithful.on(config, "s9_double_sigmoid")
+    visibility_loss = losses.visibility_bce_double_sigmoid if double else losses.visibility_bce
+    seen = visibility_loss(outputs["visibility_logits"], batch["visibility"])
     return {
         "loss_landmark": config.loss.landmark * supervised.weighted_mean(xy, batch),
         "loss_visibility": config.loss.visibility * supervised.weighted_mean(seen, batch),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,10 @@ from fashionjax.data import preprocess
 from fashionjax.errors import UserError
 from fashionjax.ops import augment
 from fashionjax.task import AXIS, Batch, Task
+from fashionjax.tasks import faithful
+
+INITS = ("zoo", "torch")
+PREPROCESSED = ("s1", "s2", "s4", "s6", "s8")  # the switches that act on records
 
 
 def make_task(
@@ -21,7 +27,7 @@ def make_task(
     model: nn.Module,
     *,
     arguments: Callable[[Batch], dict],
-    loss_terms: Callable[[dict, Batch], dict],
+    loss_terms: Callable[[dict, Batch, dict], dict],
     predictions: Callable[[dict], dict],
     metrics: Callable,
     sampler: Callable | None = None,
@@ -29,15 +35,24 @@ def make_task(
     """A Task around `model`: its loss is the sum of `loss_terms` (already weighted, also the scalars).
 
     `arguments` picks the model's arguments out of a batch whose image is normalised; the model takes `train`
-    and returns a dict of arrays, of which `predictions` makes the prediction keys.
+    and returns a dict of arrays, of which `predictions` makes the prediction keys. `loss_terms` gets these
+    outputs, the batch and the parameters. `config.model.init` is zoo (as the heads ask for: normal, Xavier)
+    or torch (PyTorch's defaults everywhere, for the original's models that never call their own initialiser).
     """
+    faithful.check(config)
     to_training = make_augment(config)
+    initial = config.model.get("init", "zoo")
+    if initial not in INITS:
+        raise UserError(f"config.model.init={initial!r}: use one of {', '.join(INITS)}")
 
     def init(rng, batch: Batch):
         variables = model.init(
             {"params": rng, "dropout": rng}, **arguments(augment.prepare_eval(batch)), train=False
         )
-        return variables["params"], variables.get("batch_stats", {})
+        params = variables["params"]
+        if initial == "torch":
+            params = torch_initial(jax.random.fold_in(rng, 1), params)
+        return params, variables.get("batch_stats", {})
 
     def loss(params, model_state, batch: Batch, rng):
         batch = to_training(batch, rng)
@@ -48,7 +63,7 @@ def make_task(
             rngs=dropout_rng(rng),
             mutable=["batch_stats"],
         )
-        terms = loss_terms(outputs, batch)
+        terms = loss_terms(outputs, batch, params)
         return sum(terms.values()), (updated.get("batch_stats", {}), terms)
 
     def predict(params, model_state, batch: Batch) -> dict:
@@ -64,31 +79,52 @@ def make_preprocess(config: ConfigDict) -> Callable:
 
     The frame is the whole picture or, with `config.crop_box`, the box grown by `config.box_margin` pixels.
     For training (rng given) the picture is `config.canvas_size` wide, so that the device's random crop finds
-    pixels to choose from; otherwise `config.image_size`.
+    pixels to choose from; otherwise `config.image_size`. Under switch S1 both are MMFashion's random chain.
     """
+    s1, s2, s4, s6, s8 = (
+        faithful.on(config, name) for name in faithful.SWITCHES if name.split("_")[0] in PREPROCESSED
+    )
 
     def run(record: dict, rng: np.random.Generator | None) -> dict:
         image = preprocess.picture(record)
-        if config.crop_box and "box" in record:
-            frame = preprocess.box_frame(image, record["box"], config.box_margin)
+        if s6 and "landmark" in record:
+            record = preprocess.shifted_landmarks(record, image)
+        boxed = config.crop_box and "box" in record
+        if s1:
+            rng = preprocess.rng_of(config.seed, record) if rng is None else rng
+            frame = preprocess.whole_frame(image)
+            if boxed:
+                frame = preprocess.zoo_frame(image, record["box"], config.box_margin, clip=config.box_clip)
+            example = preprocess.place_at_random(record, frame, image, config.image_size, rng, move=not s2)
         else:
             frame = preprocess.whole_frame(image)
-        size = config.image_size if rng is None else config.canvas_size
-        example = preprocess.place(record, frame, image, size)
+            if boxed:
+                frame = preprocess.box_frame(image, record["box"], config.box_margin)
+            size = config.image_size if rng is None else config.canvas_size
+            example = preprocess.place(record, frame, image, size)
+        if s4 and "landmark" in record:
+            example["landmark"] = preprocess.twice_scaled(record, frame, image)
         if "category" in record:
             example["category"] = np.int32(record["category"])
         if "attribute" in record:
-            example["attribute"] = np.asarray(record["attribute"], np.uint8)
+            attribute = np.asarray(record["attribute"], np.uint8)
+            example["attribute"] = np.zeros_like(attribute) if s8 else attribute
         return example
 
     return run
 
 
 def make_augment(config: ConfigDict) -> Callable[[Batch, jax.Array], Batch]:
-    """(batch, rng) → the batch as the model sees it in training; an example draws from fold_in(rng, slot)."""
+    """(batch, rng) → the batch as the model sees it in training; an example draws from fold_in(rng, slot).
+
+    Under switch S1 the pictures were cropped and flipped when they were read.
+    """
+    if faithful.on(config, "s1_random_crop_at_test"):
+        return lambda batch, rng: augment.prepare_eval(batch, config.dtype)
     settings = augment.AugmentSettings(
         out_hw=(config.image_size, config.image_size),
         dtype=config.dtype,
+        move_landmark=not faithful.on(config, "s2_landmark_not_moved"),
         **{name: _plain(value) for name, value in config.augment.items()},
     )
 
@@ -98,6 +134,19 @@ def make_augment(config: ConfigDict) -> Callable[[Batch, jax.Array], Batch]:
         return batch | jax.vmap(lambda key, example: augment.augment(key, example, settings))(keys, moved)
 
     return run
+
+
+def torch_initial(rng: jax.Array, params: dict) -> dict:
+    """Kernels and biases redrawn by PyTorch's default, U(±1/sqrt(fan in)); normalisations stay at 1 and 0."""
+    leaves = flax.traverse_util.flatten_dict(params)
+    for number, path in enumerate(sorted(leaves)):
+        kernel = leaves.get((*path[:-1], "kernel"))
+        if kernel is None or path[-1] not in ("kernel", "bias"):
+            continue
+        bound = 1 / math.sqrt(math.prod(kernel.shape[:-1]))
+        key, leaf = jax.random.fold_in(rng, number), leaves[path]
+        leaves[path] = jax.random.uniform(key, leaf.shape, leaf.dtype, -bound, bound)
+    return flax.traverse_util.unflatten_dict(leaves)
 
 
 def dropout_rng(rng: jax.Array) -> dict[str, jax.Array]:
