@@ -26,10 +26,18 @@ class TrainState:
 
 
 def create_state(task: Task, tx: optax.GradientTransformation, seed: int, batch: Batch) -> TrainState:
-    """A fresh state; `batch` gives shapes only and may hold one example."""
-    init_rng, rng = jax.random.split(jax.random.PRNGKey(seed))
-    params, model_state = task.init(init_rng, batch)
-    return TrainState(jnp.zeros((), jnp.int32), params, model_state, tx.init(params), rng)
+    """A fresh state; `batch` gives shapes only and may hold one example.
+
+    The initial values come from XLA's own generator ("rbg"): a program of hundreds of threefry draws takes
+    longer to compile than the first minute of a small run.
+    """
+
+    @jax.jit
+    def build(key, rng):
+        params, model_state = task.init(key, batch)
+        return TrainState(jnp.zeros((), jnp.int32), params, model_state, tx.init(params), rng)
+
+    return build(jax.random.key(seed, impl="rbg"), jax.random.PRNGKey(seed))
 
 
 def make_train_step(
