@@ -138,7 +138,7 @@ def _comparable(gallery: Gallery, placed: Placed, query) -> np.ndarray:
     return query if placed.origin is None else query - placed.origin
 
 
-def search(gallery: Gallery, query, k: int, placed: Placed | None = None, query_tile: int = topk.QUERY_TILE):
+def search(gallery: Gallery, query, k: int, placed: Placed | None = None, query_tile: int | None = None):
     """query [q d] -> (score [q k] float32, index [q k] int32 into the gallery's rows), best first; exact.
 
     score: cosine similarity, inner product, or Euclidean distance (ascending). Of rows at equal score the
@@ -156,7 +156,7 @@ def search(gallery: Gallery, query, k: int, placed: Placed | None = None, query_
 
 
 def ranks(
-    gallery: Gallery, query, relevant, placed: Placed | None = None, query_tile: int = topk.QUERY_TILE
+    gallery: Gallery, query, relevant, placed: Placed | None = None, query_tile: int | None = None
 ) -> list:
     """query [q d], relevant: per query an array of gallery rows -> per query their exact ranks (from 1),
     ascending.

@@ -18,7 +18,6 @@ from jax.sharding import PartitionSpec as P
 
 BLOCK = 16
 GALLERY_TILE = 16384
-QUERY_TILE = 256
 # Fewer queries are filled up to this many: in products of 2 to 63 rows XLA's CPU code sums some columns in
 # another order, and equal gallery rows would get unequal scores.
 SMALLEST_QUERY_TILE = 64
@@ -118,8 +117,16 @@ def _topk(rows, query, *, mesh, k):
     return _over_shards(partial(_shard_topk, k=k), mesh, 1)(rows, query)
 
 
-def _tile_size(count: int, tile: int) -> int:
-    """Queries per product: `tile`, or the power of two that holds a small number of them."""
+def _tile_size(arranged: Arranged, count: int, tile: int | None) -> int:
+    """Queries per product: `tile` (None: by device and dimension), or the power of two that holds a few of
+    them.
+    """
+    if tile is None:
+        # On a CPU long rows want many queries per pass over the gallery (packing it costs 1 / tile of the
+        # product), short rows want scores that stay in cache for the selection. Measured with 256 and 4096
+        # values per row.
+        half = 1 << (arranged.rows.shape[-1] // 2).bit_length() - 1
+        tile = min(2048, max(256, half)) if arranged.mesh.devices.flat[0].platform == "cpu" else 2048
     return min(max(tile, SMALLEST_QUERY_TILE), max(SMALLEST_QUERY_TILE, 1 << (count - 1).bit_length()))
 
 
@@ -133,7 +140,7 @@ def _query_tiles(query: np.ndarray, tile: int):
         yield part
 
 
-def topk(arranged: Arranged, query: np.ndarray, k: int, query_tile: int = QUERY_TILE):
+def topk(arranged: Arranged, query: np.ndarray, k: int, query_tile: int | None = None):
     """query [q d] float32 -> (score [q k] float32, index [q k] int32), best first, lower index first among
     equals.
 
@@ -143,7 +150,7 @@ def topk(arranged: Arranged, query: np.ndarray, k: int, query_tile: int = QUERY_
         raise ValueError(f"k = {k} of a gallery of {arranged.count}")
     if len(query) == 0:
         return np.zeros((0, k), np.float32), np.zeros((0, k), np.int32)
-    tiles = _query_tiles(query, _tile_size(len(query), query_tile))
+    tiles = _query_tiles(query, _tile_size(arranged, len(query), query_tile))
     parts = [_topk(arranged.rows, part, mesh=arranged.mesh, k=k) for part in tiles]
     score, index = (np.concatenate([np.asarray(part[i]) for part in parts])[: len(query)] for i in (0, 1))
     return score, index
@@ -188,7 +195,7 @@ def _ranks(rows, query, relevant, *, mesh):
 
 
 def relevant_ranks(
-    arranged: Arranged, query: np.ndarray, relevant: list, query_tile: int = QUERY_TILE
+    arranged: Arranged, query: np.ndarray, relevant: list, query_tile: int | None = None
 ) -> list:
     """query [q d], relevant: per query an array of gallery rows -> per query their ranks (1 = best),
     ascending.
@@ -199,7 +206,7 @@ def relevant_ranks(
     """
     length = np.array([len(rows) for rows in relevant], int)
     order = np.argsort(length, kind="stable")
-    tile = _tile_size(max(len(query), 1), query_tile)
+    tile = _tile_size(arranged, max(len(query), 1), query_tile)
     result = [np.zeros(0, int)] * len(query)
     pending = []
     for part, start in zip(_query_tiles(query[order], tile), range(0, len(order), tile), strict=True):
