@@ -16,6 +16,10 @@ COMMANDS = {
     "train": ("fashionjax.train", "train an experiment, or resume it"),
     "evaluate": ("fashionjax.evaluate", "metrics and report of a checkpoint on a split"),
     "predict": ("fashionjax.predict", "photos to JSON lines and annotated pictures"),
+    "compare": ("fashionjax.compare", "reports beside the published numbers, and what is missing"),
+    "import": ("fashionjax.import_weights", "published PyTorch weights to a checkpoint"),
+    "export": ("fashionjax.export", "a checkpoint to safetensors with PyTorch names"),
+    "parity": ("fashionjax.parity", "outputs of reference folders recomputed and compared"),
 }
 
 
@@ -72,4 +76,4 @@ def main() -> None:
         sys.exit(_refuse(f"unknown subcommand {name!r}; one of: {', '.join(COMMANDS)}"))
     module = importlib.import_module(COMMANDS[name][0])
     sys.argv = [f"fashionjax {name}", *sys.argv[2:]]
-    run(module.main, module.add_flags)
+    run(module.main, getattr(module, "add_flags", None))
