@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fashionjax import baselines
-from fashionjax.metrics import classification, landmarks
+from fashionjax.metrics import classification, landmarks, retrieval
 from fashionjax.panels import Bars, Confusion, Curve, Panel, Table, Tiles
 
 LABELS = {
@@ -29,7 +29,9 @@ LABELS = {
     "reproduced-forward": "Published weights, imported and measured here on the benchmark's own data.",
 }
 REQUIRED = ("label", "dataset", "split", "n", "metrics")
-DEFINITIONS = classification.DEFINITIONS | landmarks.DEFINITIONS | baselines.DEFINITIONS
+DEFINITIONS = (
+    classification.DEFINITIONS | landmarks.DEFINITIONS | retrieval.DEFINITIONS | baselines.DEFINITIONS
+)
 BARS_SHOWN = 40  # further ones are folded away
 
 # matplotlib draws with these; the page swaps them for its own variables, which follow light and dark
@@ -92,7 +94,7 @@ def render(report: Mapping[str, Any], panels: Sequence[Panel]) -> str:
             "zoo": [name for name in metrics if name.startswith("zoo/")],
         },
         baselines=report.get("baselines", {}),
-        config=_flat(report.get("config", {})),
+        config=flat(report.get("config", {})),
         panels=[_view(panel) for panel in panels],
     )
 
@@ -299,13 +301,13 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _flat(tree: Mapping, prefix: str = "") -> dict[str, Any]:
+def flat(tree: Mapping, prefix: str = "") -> dict[str, Any]:
     """{"optim": {"lr": 1}} → {"optim.lr": 1}"""
-    flat: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name, value in tree.items():
         path = f"{prefix}{name}"
-        flat |= _flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
-    return flat
+        fields |= flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+    return fields
 
 
 def write_whole(path: Path, text: str) -> None:
