@@ -10,13 +10,13 @@ from experiments import common
 
 
 def get_config(arg: str | None = None):
-    args = common.parse_arg(arg, steps=800)
+    args = common.parse_arg(arg, steps=1600)
     config = common.base()
     config.task = "attributes"
     config.synthetic.config = "attributes"
     config.image_size = 96
     config.canvas_size = 104
-    config.synthetic.set = "train=5000,val=400,test=800,size=104,cluttered=0.1,freedom=0.3"
+    config.synthetic.set = "train=6000,val=400,test=800,size=104,cluttered=0.1,freedom=0.2,per_item=1"
     config.augment.update({"scale": (0.8, 1.0), "ratio": (0.95, 1.05)})
     config.augment.update({"brightness": 0.0, "contrast": 0.0, "saturation": 0.0})  # colour is a label
 

@@ -7,7 +7,6 @@ of dense selects and adds.
 
 from functools import partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -26,9 +25,9 @@ def max_pool(x, window: int, stride: int, padding: int = 0):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _pool(window, stride, padding, size, x):
-    return nn.max_pool(
-        x, window_shape=(window, window), strides=(stride, stride), padding=((padding, padding),) * 2
-    )
+    edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    sides, steps = (1, window, window, 1), (1, stride, stride, 1)
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, sides, steps, edges)
 
 
 def _forward(window, stride, padding, size, x):
