@@ -68,6 +68,7 @@ def base() -> ConfigDict:
     config.train_split = "train"
     config.eval_split = "val"
     config.test_split = "test"
+    config.item_labels = False  # whether the dataset's items are labels
     config.faithful = ConfigDict(dict.fromkeys(FAITHFUL, False))
     del config.faithful.s3_roi_scramble_group
     config.faithful.s3_roi_scramble_group = config_dict.placeholder(int)
@@ -150,3 +151,16 @@ def tiny(config: ConfigDict, records: str) -> None:
     config.model.backbone_fields.width = 8
     config.model.hidden = config.model.features = 32
     config.model.landmark_features = 16
+
+
+def retrieval(config: ConfigDict, backbone: str) -> None:
+    """What the retrieval systems share: items as labels, evaluation of query against gallery, MMFashion's
+    embedding of 256 values read off a 4096-value feature, compared by cosine."""
+    config.task = "retrieval"
+    config.item_labels = True
+    config.eval_split = config.test_split = "query+gallery"
+    config.box_margin = 20.0
+    config.model = model(backbone)
+    config.model.update({"embedding": 256, "normalise": False, "id_head": "linear"})
+    config.retrieval = ConfigDict({"sampler": "shuffle", "per_item": 4, "alternate_views": False})
+    config.retrieval.update({"margin": 0.0, "temperature": 0.07, "alpha": 32.0, "delta": 0.1})

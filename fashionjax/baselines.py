@@ -13,6 +13,7 @@ from fashionjax.metrics import classification, landmarks
 SIDE = 24  # pixels of the pictures that the linear model sees
 TRAIN_CAP = 6000  # training examples that are used at most
 LABELS = ("category", "attribute", "landmark", "visibility")
+BINS = 8  # per channel of the colour histogram
 STRENGTHS = 10.0 ** np.arange(-5, 3)  # λ relative to the mean eigenvalue of the Gram matrix
 
 DEFINITIONS = {
@@ -21,6 +22,8 @@ DEFINITIONS = {
     "linear_pixels": f"ridge regression on {SIDE}×{SIDE} RGB pixels, at most {TRAIN_CAP:,} training images, "
     "strength chosen on a fifth of them",
     "mean_landmark": "the mean position of each slot's visible training landmarks",
+    "colour_histogram": f"cosine of the square roots of {BINS}×{BINS}×{BINS} RGB histograms of the pictures "
+    "that the model is given",
 }
 
 
@@ -70,6 +73,16 @@ def baselines(train: Mapping[str, np.ndarray], test: Mapping[str, np.ndarray]) -
         "mean_landmark": _mean_landmark(train, test),
     }
     return {name: values | {"train_examples": len(chosen)} for name, values in found.items() if values}
+
+
+def colour_histograms(pictures: Iterable[np.ndarray]) -> np.ndarray:
+    """uint8 [h w 3] each → [n BINS³] float32, square roots of the shares, so that cosine is their overlap."""
+    rows = []
+    for picture in pictures:
+        levels = picture.reshape(-1, 3).astype(np.int64) * BINS // 256
+        code = (levels[:, 0] * BINS + levels[:, 1]) * BINS + levels[:, 2]
+        rows.append(np.sqrt(np.bincount(code, minlength=BINS**3) / len(code)).astype(np.float32))
+    return np.stack(rows)
 
 
 def _majority(train: Mapping, test: Mapping) -> dict[str, float]:

@@ -36,7 +36,15 @@ def open_split(config: ConfigDict, split: str) -> source.Split:
 def attach_labels(config: ConfigDict, split: source.Split) -> None:
     """The dataset's label names into the config, where task, checkpoint and predict find them."""
     with config.unlocked():
-        config.labels = ConfigDict(split.labels)
+        config.labels = ConfigDict(labels_of(config, split))
+
+
+def labels_of(config: ConfigDict, split: source.Split) -> dict[str, list]:
+    """The split's label names, and with `config.item_labels` the items of all splits as `item_id`."""
+    labels = dict(split.labels)
+    if config.get("item_labels", False):
+        labels["item_id"] = source.item_names(split.folder)
+    return labels
 
 
 def _render_missing(config: ConfigDict, name: str) -> None:

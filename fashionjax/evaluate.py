@@ -20,6 +20,7 @@ from fashionjax import (
     checkpoint,
     cli,
     datasets,
+    matches,
     panels,
     parallel,
     report,
@@ -32,6 +33,7 @@ from fashionjax.data.source import Split
 from fashionjax.errors import UserError
 from fashionjax.metrics import stream
 from fashionjax.task import Task
+from fashionjax.tasks import faithful
 
 
 def evaluate(
@@ -47,14 +49,17 @@ def evaluate(
 ) -> dict:
     """Evaluate a checkpoint and write OUT/report.json and OUT/report.html; → the report.
 
-    `which` is best, last or a step; `overrides` replaces config fields (dataset, data_dir). `started`
-    (time.monotonic()) is where `seconds_total` counts from, by default this call.
+    `split_name` is a split, several joined by "+" (query+gallery), or "" for the config's `test_split`;
+    retrieval also writes OUT/matches.json. `which` is best, last or a step; `overrides` replaces config
+    fields (dataset, data_dir). `started` (time.monotonic()) is where `seconds_total` counts from, by default
+    this call.
     """
     started = time.monotonic() if started is None else started
     restored = checkpoint.restore_for_inference(path, which)
     config = restored.config
     with config.unlocked():
         config.update({name: value for name, value in (overrides or {}).items() if value})
+    split_name = split_name or config.get("test_split", "test")
     split = datasets.open_split(config, split_name)
     _check_labels(config, split)
     task = tasks.make(config)
@@ -76,15 +81,15 @@ def evaluate(
         "missing": missing,
         "step": restored.step,
         "metrics": metrics,
-        "baselines": _baselines(config, task, split, truth) if with_baselines else {},
-        "switches": sorted(name for name, on in config.get("faithful", {}).items() if on),
+        "baselines": _baselines(config, task, split, predicted, truth) if with_baselines else {},
+        "switches": faithful.names_on(config),
         "checkpoint": str(path),
         "config": {key: value for key, value in config.to_dict().items() if key != "labels"},
         "command": f"python -m fashionjax.evaluate --checkpoint={path} --split={split_name} --out={out}",
     }
     result["seconds_total"] = round(time.monotonic() - started, 2)
     if parallel.this_process()[0] == 0:
-        report.write_report(out, result, _panels(config, task, split, predicted, truth, path))
+        report.write_report(out, result, _panels(config, task, split, predicted, truth, path, out))
     return result
 
 
@@ -101,13 +106,17 @@ def _check_labels(config: ConfigDict, split: Split) -> None:
     for label, names in config.labels.items():
         if label in split.labels and list(split.labels[label]) != list(names):
             raise UserError(
-                f"{split.dataset}: its {label} names differ from those the checkpoint learned; evaluate it on "
-                "the dataset it was trained on"
+                f"{split.dataset}: its {label} names differ from those the checkpoint learned; evaluate it "
+                "on the dataset it was trained on"
             )
 
 
-def _baselines(config: ConfigDict, task: Task, split: Split, truth: dict) -> dict:
+def _baselines(config: ConfigDict, task: Task, split: Split, predicted: dict, truth: dict) -> dict:
     """Simple references on the same records, from the training split where it is prepared."""
+    if matches.is_retrieval(predicted, truth):
+        pictures = (example["image"] for example in _examples(split, task, truth["index"]))
+        colours = {"embedding": baselines.colour_histograms(pictures)}
+        return {"colour_histogram": task.metrics([(colours, truth)])}
     try:
         train = datasets.open_split(config, config.train_split)
     except UserError as error:
@@ -125,13 +134,18 @@ def _examples(split: Split, task: Task, indices: np.ndarray) -> Iterator[dict]:
             yield example
 
 
-def _panels(config, task: Task, split: Split, predicted: dict, truth: dict, path: str | Path) -> list:
+def _panels(config, task: Task, split: Split, predicted: dict, truth: dict, path, out) -> list:
     images = lambda i: pipeline.read(split, task.preprocess, int(truth["index"][i]))["image"]  # noqa: E731
     names = {label: list(config.labels.get(label, ())) for label in ("category", "attribute")}
     ids = [f"{split.name}[{index}]" for index in truth["index"]]
     folder = checkpoint.locate(path)[0].parent
     logs = [folder / name for name in (scalars.METRICS_FILE, scalars.EVALUATIONS_FILE)]
     curves = panels.training_curves(*(log for log in logs if log.is_file()))
+    if matches.is_retrieval(predicted, truth):
+        ids = split.column("image_id")[truth["index"]].tolist()
+        found = matches.find(predicted, truth)
+        print(f"matches: {matches.write(out, found, truth, ids)}", file=sys.stderr)
+        return matches.panels(found, truth, names["category"], images, ids) + curves
     return panels.panels_from(predicted, truth, names, images, ids) + curves
 
 
@@ -187,7 +201,7 @@ def _progress(seen: int, total: int, started: float) -> None:
 
 def add_flags() -> None:
     flags.DEFINE_string("checkpoint", None, "workdir of a run, or one checkpoint folder in it")
-    flags.DEFINE_string("split", "test", "split of the dataset")
+    flags.DEFINE_string("split", "", "split, or several joined by + (default: the config's test_split)")
     flags.DEFINE_string("out", None, "folder for report.json and report.html")
     flags.DEFINE_string("step", "best", "best, last or a step number")
     flags.DEFINE_string("dataset", "", "NAME[/CONFIG], where it is not the config's")
@@ -211,7 +225,8 @@ def main(argv: list[str]) -> int:
         allow_missing=args.allow_missing,
         with_baselines=args.baselines,
     )
-    headline = {name: value for name, value in result["metrics"].items() if name.startswith("standard/")}
+    judged = "zoo/" if set(result["switches"]) & set(faithful.METRIC_SWITCHES) else "standard/"
+    headline = {name: value for name, value in result["metrics"].items() if name.startswith(judged)}
     for name, value in headline.items():
         print(f"{name:<40} {value:.4f}")
     print(f"{result['n']} of {result['n_total']} records, label {result['label']}")

@@ -35,7 +35,7 @@ from fashionjax.models import backbones, trunk, vit
 from fashionjax.models.torch_keys import Rules, prefixed
 from fashionjax.state import TrainState
 from fashionjax.task import Batch, Task
-from fashionjax.tasks import attributes, landmarks
+from fashionjax.tasks import attributes, landmarks, retrieval
 from fashionjax.weight_files import read_tensors
 
 __all__ = ["fill", "import_backbone", "import_model", "key_rules", "main", "template", "unfill"]
@@ -46,6 +46,7 @@ LANDMARKS = 8
 MODELS: dict[str, Callable[[ConfigDict], nn.Module]] = {
     "attributes": attributes.make_model,
     "landmarks": landmarks.make_model,
+    "retrieval": retrieval.make_model,
 }
 
 # head → the label of the config whose names it scores
@@ -107,7 +108,7 @@ def _dataset_labels(config: ConfigDict) -> dict[str, list[str]]:
         split = source.open_split(datasets.dataset_name(config), config.train_split, config.data_dir)
     except UserError:  # importing and predicting need no dataset
         return {}
-    return dict(split.labels)
+    return datasets.labels_of(config, split)
 
 
 def import_model(

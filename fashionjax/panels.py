@@ -22,6 +22,9 @@ TRACKED = (
     "standard/attribute_map",
     "standard/landmark_ne_visible",
     "standard/visibility_accuracy",
+    "standard/recall@1",
+    "standard/recall@5",
+    "standard/map",
 )
 Images = Callable[[int], np.ndarray]  # example number → uint8 [h w 3], the view that the model was given
 

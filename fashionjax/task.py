@@ -24,9 +24,9 @@ class Task(NamedTuple):
         that random numbers do not depend on how many devices share it.
     predict: (params, model_state, batch) → {name: array [b …]}, in evaluation mode.
     metrics: iterable of (prediction, batch) numpy pairs → {metric name: float}.
-    sampler: column reader (feature name → array of the whole split) → ((seed, position) → record index),
-        a pure function of seed and position, for tasks whose batches have an order of their own (triplets,
-        identity-balanced, typed); None for a fresh shuffle each epoch.
+    sampler: column reader (feature name → array of the whole split) → data.samplers.Order: the positions of
+        an epoch and (seed, position) → record index, a pure function, for tasks whose batches have an order
+        of their own (triplets, identity-balanced, typed); None for a fresh shuffle each epoch.
     """
 
     preprocess: Callable[[dict, np.random.Generator | None], dict]
@@ -34,4 +34,4 @@ class Task(NamedTuple):
     loss: Callable[[Tree, Tree, Batch, Any], tuple[Any, tuple[Tree, dict]]]
     predict: Callable[[Tree, Tree, Batch], dict]
     metrics: Callable[[Iterable[tuple[dict, dict]]], dict[str, float]]
-    sampler: Callable[[Callable[[str], np.ndarray]], Callable[[int, int], int]] | None = None
+    sampler: Callable[[Callable[[str], np.ndarray]], Any] | None = None

@@ -37,7 +37,8 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
     parallel.check_batch_size(config.batch_size, mesh, config.accumulate)
 
     # ---- state: fresh, initialised from another run, or resumed
-    steps, per_epoch = optim.total_steps(config, len(split))
+    order = task.sampler and task.sampler(split.column)
+    steps, per_epoch = optim.total_steps(config, order.epoch if order else len(split))
     schedule = optim.make_schedule(config.optim, steps, per_epoch)
     sample = next(pipeline.train_batches(split, task.preprocess, batch_size=1, seed=0))
     shapes = jax.eval_shape(task.init, jax.random.PRNGKey(0), sample)[0]
@@ -68,7 +69,7 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
         start_step=start,
         workers=config.workers,
         process=hosts,
-        order=task.sampler and task.sampler(split.column),
+        order=order and order.at,
     )
     feed = parallel.prefetch(batches, lambda b: parallel.put_batch(b, config.parallel, mesh))
     log = ScalarLog(workdir, start, steps, config.batch_size)

@@ -35,12 +35,13 @@ def train_batches(
     start_step: int = 0,
     workers: int = 0,
     process: tuple[int, int] = (0, 1),
-    order: Callable[[int, int], int] | None = None,
+    order: Callable[[int, int], int | tuple[int, dict]] | None = None,
 ) -> Iterator[Example]:
     """Endless batches from `start_step` on: this host's share, {name: array [b …]}.
 
-    `process` is (index, count) of the host; `batch_size` is global. `order(seed, position)` →
-    record index, or None for a fresh shuffle each epoch. Every batch has `index` [b] i32 (the record)
+    `process` is (index, count) of the host; `batch_size` is global, and each host has consecutive positions
+    of it. `order(seed, position)` → record index, or (record index, labels that replace the record's); None
+    for a fresh shuffle each epoch. Every batch has `index` [b] i32 (the record)
     and `example_valid` [b] bool; a record that cannot be read is zeros with example_valid False.
     """
     blank = _blank(split, preprocess, np.random.default_rng(seed))
@@ -49,11 +50,13 @@ def train_batches(
     else:
         indices = grain.MapDataset.range(ENDLESS).map(lambda position: order(seed, position))
 
-    def load(position: int, index: int) -> Example:
-        return _load(split, preprocess, int(index), np.random.default_rng((seed, position)), blank)
+    def load(position: int, index: int | tuple[int, dict]) -> Example:
+        index, labels = index if isinstance(index, tuple) else (index, {})
+        rng = np.random.default_rng((seed, position))
+        return _load(split, preprocess, int(index), rng, blank) | labels
 
     share, count = process
-    dataset = indices.map_with_index(load)[share::count].batch(batch_size // count)
+    dataset = indices.map_with_index(load).batch(batch_size // count)[share::count]
     return iter(_iterate(dataset[start_step:], workers))
 
 
@@ -76,7 +79,7 @@ def eval_batches(
         return _load(split, preprocess, int(index), None, blank)
 
     share, count = process
-    dataset = grain.MapDataset.range(padded).map(load)[share::count].batch(batch_size // count)
+    dataset = grain.MapDataset.range(padded).map(load).batch(batch_size // count)[share::count]
     return iter(_iterate(dataset, workers))
 
 

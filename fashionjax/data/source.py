@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import json
 from pathlib import Path
@@ -57,9 +58,12 @@ class Split:
             raise DamagedRecord(f"{self.dataset}/{self.name}[{index}]", reason[0][:200]) from error
 
     def column(self, name: str) -> np.ndarray:
-        """One feature of every record, in order; a damaged record raises."""
+        """One feature of every record, in order; a damaged record raises. Lists of different lengths come as
+        an array of objects. Texts, numbers and lists of numbers are read together and kept."""
         if name not in self.features:
             raise UserError(f"{self.dataset}: has no feature {name!r}; it has {', '.join(self.features)}")
+        if name in _small_features(self.folder):
+            return _small_columns(self.folder, self.name)[name]
         return np.asarray([self[i][name] for i in range(len(self))])
 
     def _source(self):
@@ -74,9 +78,43 @@ class Split:
         return self.__dict__ | {"_records": None}
 
 
-def open_split(dataset: str, split: str, data_dir: str | Path) -> Split:
-    """`dataset` is NAME or NAME/CONFIG as given to `fashionjax prepare`."""
-    return Split(find(dataset, data_dir), split)
+class Joined:
+    """Splits of one dataset one after the other, as `Split`; each record has `role`, the number of its
+    split."""
+
+    def __init__(self, parts: list[Split]):
+        self.parts = parts
+        self.folder, self.dataset, self.labels = parts[0].folder, parts[0].dataset, parts[0].labels
+        self.features = parts[0].features
+        self.name = "+".join(part.name for part in parts)
+        self._ends = np.cumsum([len(part) for part in parts]).tolist()
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        role = bisect.bisect_right(self._ends, index)
+        part = self.parts[role]
+        return part[index - self._ends[role] + len(part)] | {"role": role}
+
+    def column(self, name: str) -> np.ndarray:
+        return np.concatenate([part.column(name) for part in self.parts])
+
+
+def open_split(dataset: str, split: str, data_dir: str | Path) -> Split | Joined:
+    """`dataset` is NAME or NAME/CONFIG as given to `fashionjax prepare`; `split` a split's name, or several
+    joined by "+" (query+gallery)."""
+    folder = find(dataset, data_dir)
+    parts = [Split(folder, name) for name in split.split("+")]
+    return parts[0] if len(parts) == 1 else Joined(parts)
+
+
+def item_names(folder: Path) -> list[str]:
+    """The items of all splits, sorted: the rows of the benchmarks' item lists, which are in that order."""
+    names: set[str] = set()
+    for split in _builder(Path(folder)).info.splits:
+        names |= set(Split(folder, split).column("item_id").tolist())
+    return sorted(names)
 
 
 def find(dataset: str, data_dir: str | Path) -> Path:
@@ -94,6 +132,34 @@ def find(dataset: str, data_dir: str | Path) -> Path:
         names = ", ".join(sorted(str(c.relative_to(data_dir)) for c in configs))
         raise UserError(f"{base}: several configs are prepared ({names}); name one in config.dataset")
     return found[-1].parent
+
+
+@functools.lru_cache(maxsize=8)
+def _small_features(folder: Path) -> tuple[str, ...]:
+    """Features that are a text, a class, a number or a list of numbers."""
+    features = _builder(folder).info.features
+    return tuple(name for name, feature in features.items() if _is_small(feature))
+
+
+def _is_small(feature) -> bool:
+    return not (feature.feature if isinstance(feature, tfds.features.Sequence) else feature).shape
+
+
+@functools.lru_cache(maxsize=8)
+def _small_columns(folder: Path, split: str) -> dict[str, np.ndarray]:
+    """Every small feature of a split in one pass over its records."""
+    records, names = Split(folder, split), _small_features(folder)
+    rows = [[record[name] for name in names] for record in (records[i] for i in range(len(records)))]
+    return {name: _column(list(values)) for name, values in zip(names, zip(*rows))}
+
+
+def _column(values: list) -> np.ndarray:
+    if not isinstance(values[0], (list, np.ndarray)):
+        return np.asarray(values)
+    column = np.empty(len(values), object)
+    for row, value in enumerate(values):
+        column[row] = np.asarray(value)
+    return column
 
 
 @functools.lru_cache(maxsize=8)

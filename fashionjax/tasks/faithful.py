@@ -72,7 +72,7 @@ def roi_landmark(config: ConfigDict, batch: dict) -> jax.Array:
 
     A group is what one GPU of the original received; padding behind the last record is left out of it.
     """
-    landmark, group = batch["landmark"], on(config, "s3_roi_scramble_group")
+    landmark, group = jnp.asarray(batch["landmark"]), on(config, "s3_roi_scramble_group")
     if not group:
         return landmark
     count = jnp.sum(batch["index"] >= 0) if "index" in batch else None

@@ -75,6 +75,22 @@ def test_an_item_keeps_its_labels_and_look_across_views():
         assert len({row["category"] for row in views}) == 1
 
 
+def test_pairs_join_every_consumer_picture_with_every_shop_picture_of_the_item():
+    sizes = {"train": 10, "val": 5, "query": 4, "gallery": 6}
+    plan = records.Plan("consumer_to_shop", sizes, 48, seed=7)
+    sides = {"shop": {}, "consumer": {}}
+    for split in sizes:
+        for row in records.records(plan, split, 1):
+            for pair in row["pair_id"].tolist():
+                assert pair not in sides[row["view"]]  # one shop's and one consumer's picture in a pair
+                sides[row["view"]][pair] = (row["item_id"], split)
+    # 2 + 1 + 2 items, 3 shop's and 2 consumer's pictures of each: numbered through the splits
+    assert sorted(sides["shop"]) == sorted(sides["consumer"]) == list(range(5 * 6))
+    assert all(sides["shop"][pair][0] == sides["consumer"][pair][0] for pair in range(30))
+    splits = [sides["consumer"][pair][1] for pair in range(30)]
+    assert splits == ["train"] * 12 + ["val"] * 6 + ["query"] * 12
+
+
 # ------------------------------------------------------------------------------ labels
 def test_attribute_vector_has_one_value_per_group_that_applies():
     for number in range(300):
@@ -287,6 +303,7 @@ SMALL = {
     "attributes": {"train": 6, "val": 2, "test": 2, "size": 48},
     "landmarks": {"train": 4, "val": 2, "test": 2, "size": 48},
     "in_shop": {"train_items": 2, "test_items": 1, "size": 48},
+    "consumer_to_shop": {"train_items": 2, "val_items": 1, "test_items": 1, "size": 48},
     "instances": {"train": 4, "val": 1, "test": 1, "size": 64},
 }
 
@@ -312,7 +329,9 @@ def test_prepared_records_have_the_common_features(config, tmp_path):
         assert set(row["instance"]) == label - {"image", "image_id"} | {"mask", "area"}
         assert [m.decode() for m in row["instance"]["mask"]] == [i["mask"] for i in truth["instance"]]
         return
-    assert set(row) == label | {"view"} | ({"attribute"} if config.name != "landmarks" else set())
+    wanted = label | {"view"} | ({"attribute"} if config.name != "landmarks" else set())
+    assert set(row) == wanted | ({"pair_id"} if config.name == "consumer_to_shop" else set())
+    np.testing.assert_array_equal(row.get("pair_id", []), truth.get("pair_id", []))
     assert made.info.features["category"].int2str(int(row["category"])) == truth["category"]
     np.testing.assert_array_equal(row["landmark"], truth["landmark"])
     np.testing.assert_array_equal(row["visibility"], truth["visibility"])
@@ -324,3 +343,4 @@ def test_defaults_are_large_enough_to_train_on():
     sizes = {config.name: builder.make_plan(config).sizes for config in builder.BUILDER_CONFIGS}
     assert sizes["attributes"] == sizes["landmarks"] == {"train": 6000, "val": 1000, "test": 1000}
     assert sizes["in_shop"] == {"train": 6000, "query": 800, "gallery": 1200}
+    assert sizes["consumer_to_shop"] == {"train": 5000, "val": 750, "query": 700, "gallery": 1050}

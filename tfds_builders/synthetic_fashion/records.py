@@ -33,7 +33,7 @@ from tfds_builders.synthetic_fashion.world import (
 FIRST_ITEM = {"train": 0, "val": 10_000_000, "test": 20_000_000, "query": 20_000_000, "gallery": 20_000_000}
 INSTANCE_ITEMS = 100_000_000  # outfits choose their categories, so their items have numbers of their own
 ITEMS_PER_PICTURE = 8
-STREAM = {"attributes": 10, "landmarks": 11, "in_shop": 12, "instances": 13}
+STREAM = {"attributes": 10, "landmarks": 11, "in_shop": 12, "instances": 13, "consumer_to_shop": 14}
 CHUNK = 32
 
 
@@ -56,10 +56,10 @@ def _split_number(split: str) -> int:
 
 
 def _views(plan: Plan, split: str) -> list[tuple[str, int]]:
-    """The pictures of one item of an in-shop split."""
+    """The pictures of one item of a retrieval split."""
     shop = [("shop", n) for n in range(plan.shop_views)]
     consumer = [("consumer", n) for n in range(plan.consumer_views)]
-    return {"train": shop + consumer, "query": consumer, "gallery": shop}[split]
+    return {"query": consumer, "gallery": shop}.get(split, shop + consumer)
 
 
 def _common(image_id: str, picture: scene.Picture) -> dict:
@@ -101,14 +101,32 @@ def _labelled(plan: Plan, split: str, index: int) -> dict:
     return record
 
 
-def _in_shop(plan: Plan, split: str, index: int) -> dict:
+def _retrieval(plan: Plan, split: str, index: int) -> dict:
+    """A record of `in_shop` or `consumer_to_shop`."""
     views = _views(plan, split)
     item = make_item(plan.seed, FIRST_ITEM[split] + index // len(views))
     view, number = views[index % len(views)]
     consumer = view == "consumer"
     picture, seen = _single(plan, item, consumer, STREAM[plan.kind], item.number, int(consumer), number)
     record = _common(f"{split}/{item_id(item)}/{view}_{number + 1:02d}.jpg", picture) | _labels(seen)
-    return record | {"attribute": attribute_vector(item), "view": view}
+    record |= {"attribute": attribute_vector(item), "view": view}
+    if plan.kind == "consumer_to_shop":
+        record["pair_id"] = _pairs(plan, split, index // len(views), view, number)
+    return record
+
+
+def _pairs(plan: Plan, split: str, place: int, view: str, number: int) -> np.ndarray:
+    """The pairs that a picture of the split's item number `place` is in: every consumer's picture of an item
+    with every shop's. They are numbered through train, val and test; query and gallery share those of test.
+    """
+    shops, consumers = plan.shop_views, plan.consumer_views
+    before = {"train": (), "val": ("train",)}.get(split, ("train", "val"))
+    first = sum(plan.sizes[other] // (shops + consumers) for other in before) + place
+    if view == "consumer":
+        of_item = number * shops + np.arange(shops)
+    else:
+        of_item = np.arange(consumers) * shops + number
+    return (first * shops * consumers + of_item).astype(np.int64)
 
 
 def run_lengths(mask: np.ndarray) -> np.ndarray:
@@ -172,10 +190,14 @@ def _instances(plan: Plan, split: str, index: int) -> dict:
 
 def record(plan: Plan, split: str, index: int) -> dict:
     """Record `index` of a split, ready for the features of the plan's config."""
-    make = {"attributes": _labelled, "landmarks": _labelled, "in_shop": _in_shop, "instances": _instances}[
-        plan.kind
-    ]
-    return make(plan, split, index)
+    make = {
+        "attributes": _labelled,
+        "landmarks": _labelled,
+        "in_shop": _retrieval,
+        "consumer_to_shop": _retrieval,
+        "instances": _instances,
+    }
+    return make[plan.kind](plan, split, index)
 
 
 def _chunk(plan: Plan, split: str, start: int, stop: int) -> list[dict]:

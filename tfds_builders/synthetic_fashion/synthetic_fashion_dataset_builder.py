@@ -1,8 +1,9 @@
 """TFDS builder of the procedural fashion world; see docs/datasets/synthetic_fashion.md.
 
 Configs: `attributes` (category, attributes, landmarks, box and identity of one worn garment), `landmarks`,
-`in_shop` (train / query / gallery, identities of query and gallery unseen in training), `instances` (one or
-two people, a mask per garment). Sizes are fields of the config: `dataclasses.replace(BUILDER_CONFIGS[0],
+`in_shop` (train / query / gallery, identities of query and gallery unseen in training), `consumer_to_shop`
+(the same with val and the pairs of consumers' and shop's pictures), `instances` (one or two people, a mask
+per garment). Sizes are fields of the config: `dataclasses.replace(BUILDER_CONFIGS[0],
 train=2000, size=96)`.
 """
 
@@ -63,6 +64,15 @@ class InShopConfig(tfds.core.BuilderConfig):
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
+class ConsumerToShopConfig(InShopConfig):
+    """As InShopConfig, with `val_items` of validation in both views; a record lists the pairs it is in."""
+
+    train_items: int = 1000
+    val_items: int = 150
+    test_items: int = 350
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
 class InstancesConfig(tfds.core.BuilderConfig):
     """One or two dressed people per picture. train, val, test count pictures; cluttered: share of consumer
     views.
@@ -82,18 +92,21 @@ BUILDER_CONFIGS = [
     LabelledConfig(name="attributes", description="Category, attributes and landmarks of one worn garment."),
     LabelledConfig(name="landmarks", description="Landmarks with visibility of one worn garment."),
     InShopConfig(name="in_shop", description="Item identity across shop and consumer views."),
+    ConsumerToShopConfig(name="consumer_to_shop", description="Pairs of consumers' and shop's pictures."),
     InstancesConfig(name="instances", description="Masks and boxes of all garments of one or two people."),
 ]
 
 
 def make_plan(config: tfds.core.BuilderConfig) -> records.Plan:
     """The numbers of a config that decide the bytes."""
-    if config.name == "in_shop":
+    if config.name in ("in_shop", "consumer_to_shop"):
         views = config.shop_views, config.consumer_views
         sizes = {"train": config.train_items * sum(views)}
+        if config.name == "consumer_to_shop":
+            sizes["val"] = config.val_items * sum(views)
         sizes |= {"query": config.test_items * views[1], "gallery": config.test_items * views[0]}
         return records.Plan(
-            "in_shop", sizes, config.size, config.seed, shop_views=views[0], consumer_views=views[1]
+            config.name, sizes, config.size, config.seed, shop_views=views[0], consumer_views=views[1]
         )
     sizes = {"train": config.train, "val": config.val, "test": config.test}
     plan = records.Plan(config.name, sizes, config.size, config.seed, config.cluttered)
@@ -126,6 +139,8 @@ def make_features(name: str) -> tfds.features.FeaturesDict:
         instance = _labels() | {"mask": tfds.features.Text(), "area": np.int32}
         return tfds.features.FeaturesDict(features | {"instance": tfds.features.Sequence(instance)})
     features |= _labels() | {"view": tfds.features.ClassLabel(names=["shop", "consumer"])}
+    if name == "consumer_to_shop":
+        features["pair_id"] = tfds.features.Sequence(np.int64)
     if name != "landmarks":
         features["attribute"] = tfds.features.Tensor(shape=(len(ATTRIBUTE_NAMES),), dtype=np.uint8)
     return tfds.features.FeaturesDict(features)

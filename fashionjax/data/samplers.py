@@ -1,0 +1,174 @@
+"""Orders of the training stream that are more than a shuffle: triplets, pairs, balanced identities.
+
+Each is a pure function (seed, position) → record index over an endless stream, so a run starts at any step,
+on any number of hosts and workers, with the same records.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from fashionjax.errors import UserError
+
+SHOP, CONSUMER = 0, 1  # classes of the feature `view`
+
+
+class Order(NamedTuple):
+    """epoch: positions that count as one epoch. at(seed, position) → a record index, or (record index,
+    {label: value}) where the position decides a label."""
+
+    epoch: int
+    at: Callable[[int, int], int | tuple[int, dict]]
+
+
+class Items(NamedTuple):
+    """Records by item: `code` [n] numbers the items, `rows[start[c]:start[c + 1]]` are those of item c."""
+
+    code: np.ndarray
+    rows: np.ndarray
+    start: np.ndarray
+
+    def of(self, code: int) -> np.ndarray:
+        return self.rows[self.start[code] : self.start[code + 1]]
+
+
+def items_of(item: np.ndarray) -> Items:
+    """item [n], any comparable ids."""
+    names, code = np.unique(np.asarray(item), return_inverse=True)
+    if len(names) < 2:
+        raise UserError(f"triplets need at least two items; this split has {len(names)}")
+    rows = np.argsort(code, kind="stable")
+    return Items(code, rows, np.searchsorted(code[rows], np.arange(len(names) + 1)))
+
+
+@functools.lru_cache(maxsize=8)
+def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
+    """The order of one epoch over n things."""
+    return np.random.default_rng((seed, 0, epoch)).permutation(n)
+
+
+# ------------------------------------------------------------------------------ triplets
+def triplets(item: np.ndarray) -> Order:
+    """Anchor, positive, negative at consecutive positions; an epoch has every record as anchor once.
+
+    Positive: another record of the anchor's item (itself where there is none). Negative: a record drawn
+    uniformly until its item differs, then a uniform record of that item. Source:
+    mmfashion/datasets/In_shop.py.
+    """
+    items = items_of(item)
+    return Order(3 * len(items.code), functools.partial(_triplet_at, items))
+
+
+def _triplet_at(items: Items, seed: int, position: int) -> int:
+    number, role = divmod(position, 3)
+    epoch, place = divmod(number, len(items.code))
+    anchor = permutation(seed, epoch, len(items.code))[place]
+    if role == 0:
+        return int(anchor)
+    rng = np.random.default_rng((seed, 1, number))
+    if role == 1:
+        others = items.of(items.code[anchor])
+        others = others[others != anchor]
+        return int(rng.choice(others)) if len(others) else int(anchor)
+    return int(rng.choice(items.of(_other_code(rng, items.code, items.code[anchor]))))
+
+
+def _other_code(rng: np.random.Generator, code: np.ndarray, own: int) -> int:
+    """The item of a uniformly drawn row, drawn again while it is `own`."""
+    while True:
+        drawn = code[rng.integers(len(code))]
+        if drawn != own:
+            return int(drawn)
+
+
+# ------------------------------------------------------------------------------ pairs of consumer and shop
+class Pairs(NamedTuple):
+    """Row p: the records of consumer and shop; `last` is the shop that the consumer is paired with last."""
+
+    consumer: np.ndarray
+    shop: np.ndarray
+    last: np.ndarray
+    items: Items
+
+
+def pairs_of(pair_id: np.ndarray, view: np.ndarray, item: np.ndarray) -> Pairs:
+    """Per record: the pairs that it belongs to (lists of numbers), its view and item → the complete pairs in
+    the order of their numbers."""
+    sides: dict[int, dict[int, int]] = {SHOP: {}, CONSUMER: {}}
+    for row, (pairs, side) in enumerate(zip(pair_id, view, strict=True)):
+        for pair in pairs:
+            sides[int(side)][int(pair)] = row
+    numbers = sorted(sides[SHOP].keys() & sides[CONSUMER].keys())
+    if not numbers:
+        raise UserError("no pair of a consumer's and a shop's picture is in this split")
+    consumer = np.asarray([sides[CONSUMER][p] for p in numbers])
+    shop = np.asarray([sides[SHOP][p] for p in numbers])
+    last = dict(zip(consumer.tolist(), shop.tolist(), strict=True))
+    return Pairs(
+        consumer, shop, np.asarray([last[c] for c in consumer.tolist()]), items_of(np.asarray(item)[consumer])
+    )
+
+
+def pair_triplets(
+    pair_id: np.ndarray, view: np.ndarray, item: np.ndarray, halved_label: np.ndarray | None = None
+) -> Order:
+    """Consumer, shop, other shop at consecutive positions; an epoch has every pair once.
+
+    Positive: the shop's picture that the consumer's is paired with last. Negative: a pair drawn uniformly
+    until its item differs, then the shop's picture of a uniform pair of that item. `halved_label` [n], a
+    label per record, turns switch S7 on: the label of pair i is that of pair i // 2. Source:
+    mmfashion/datasets/Consumer_to_shop.py.
+    """
+    pairs = pairs_of(pair_id, view, item)
+    return Order(3 * len(pairs.consumer), functools.partial(_pair_triplet_at, pairs, halved_label))
+
+
+def _pair_triplet_at(pairs: Pairs, halved_label, seed: int, position: int):
+    number, role = divmod(position, 3)
+    epoch, place = divmod(number, len(pairs.consumer))
+    pair = permutation(seed, epoch, len(pairs.consumer))[place]
+    if role == 0 and halved_label is not None:
+        return int(pairs.consumer[pair]), {"item_id": np.int32(halved_label[pairs.consumer[pair // 2]])}
+    if role == 0:
+        return int(pairs.consumer[pair])
+    if role == 1:
+        return int(pairs.last[pair])
+    rng = np.random.default_rng((seed, 1, number))
+    other = _other_code(rng, pairs.items.code, pairs.items.code[pair])
+    return int(pairs.shop[rng.choice(pairs.items.of(other))])
+
+
+# ------------------------------------------------------------------------------ balanced identities
+def identity_balanced(item: np.ndarray, per_item: int, view: np.ndarray | None = None) -> Order:
+    """`per_item` records of one item at consecutive positions, items in a fresh order each time around.
+
+    Records of an item do not repeat before all were used. With `view` the two views alternate as far as an
+    item has both. An epoch is as many positions as there are records.
+    """
+    if per_item < 2:
+        raise UserError(f"config.retrieval.per_item={per_item}: at least 2, for a record to have a positive")
+    items = items_of(item)
+    return Order(len(items.code), functools.partial(_balanced_at, items, per_item, view))
+
+
+def _balanced_at(items: Items, per_item: int, view, seed: int, position: int) -> int:
+    group, slot = divmod(position, per_item)
+    count = len(items.start) - 1
+    epoch, place = divmod(group, count)
+    rng = np.random.default_rng((seed, 2, group))
+    rows = rng.permutation(items.of(permutation(seed, epoch, count)[place]))
+    if view is not None:
+        rows = _alternating(rows, np.asarray(view)[rows])
+    return int(rows[slot % len(rows)])
+
+
+def _alternating(rows: np.ndarray, view: np.ndarray) -> np.ndarray:
+    """Rows in turns of the two views, what is left of the longer one at the end."""
+    turn = np.zeros(len(rows), int)
+    for side in (SHOP, CONSUMER):
+        turn[view == side] = np.arange((view == side).sum())
+    return rows[np.lexsort((view, turn))]

@@ -1,0 +1,285 @@
+"""Retrieval: embeddings of garments, in-shop and consumer-to-shop; MMFashion's retrievers and their losses,
+and the losses on whole batches that replaced them.
+
+`config.loss` has a weight per term of `TERMS`; `config.retrieval` says how the stream is ordered (`sampler`,
+one of `SAMPLERS`) and holds the constants of the losses. `config.model.id_head` is linear, proxy or none.
+Evaluation compares the records of role query with those of role gallery.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from ml_collections import ConfigDict
+
+from fashionjax import losses
+from fashionjax.data import samplers
+from fashionjax.errors import UserError
+from fashionjax.metrics import retrieval, stream
+from fashionjax.models.retriever import Retriever
+from fashionjax.ops import topk
+from fashionjax.ops.distances import unit_rows
+from fashionjax.ops.landmark_pool import scramble_centres
+from fashionjax.task import AXIS, Batch, Task
+from fashionjax.tasks import attributes, faithful, supervised
+
+QUERY, GALLERY = 0, 1  # roles; in `a+b` of an evaluation split they go by order
+SAMPLERS = ("shuffle", "triplet", "pair_triplet", "identity")
+ID_HEADS = ("linear", "proxy", "none")
+KS = (1, *retrieval.ZOO_KS)
+
+
+def make(config: ConfigDict) -> Task:
+    """The task of a config whose `labels` are filled."""
+    _check(config)
+    task = supervised.make_task(
+        config,
+        make_model(config),
+        arguments=functools.partial(model_inputs, config),
+        loss_terms=functools.partial(loss_terms, config),
+        predictions=lambda outputs: {"embedding": outputs["embedding"]},
+        metrics=functools.partial(metrics, config),
+        sampler=None if config.retrieval.sampler == "shuffle" else functools.partial(order, config),
+    )
+    return task._replace(preprocess=make_preprocess(config, task.preprocess))
+
+
+def make_model(config: ConfigDict) -> Retriever:
+    """The flax module of a config."""
+    spec = config.model
+    needs_head = spec.landmark_source == "predicted"
+    return Retriever(
+        backbone=attributes.make_backbone(config),
+        pooling=spec.pooling,
+        global_pooling=spec.global_pooling,
+        hidden=spec.hidden,
+        features=spec.features,
+        landmark_source=spec.landmark_source,
+        landmark_head=attributes.make_landmark_head(config) if needs_head else None,
+        roi_level=spec.roi_level,
+        embedding=spec.embedding,
+        ids=None if spec.id_head == "none" else len(supervised.label_names(config, "item_id")),
+        attributes=len(supervised.label_names(config, "attribute")) if "attribute" in config.loss else None,
+        normalise=spec.normalise,
+        id_head="linear" if spec.id_head == "none" else spec.id_head,
+        dtype=jnp.dtype(config.dtype),
+    )
+
+
+def _check(config: ConfigDict) -> None:
+    spec, wanted = config.retrieval, set(config.loss)
+    if spec.sampler not in SAMPLERS:
+        raise UserError(f"config.retrieval.sampler={spec.sampler!r}: use one of {', '.join(SAMPLERS)}")
+    if config.model.id_head not in ID_HEADS:
+        raise UserError(f"config.model.id_head={config.model.id_head!r}: use one of {', '.join(ID_HEADS)}")
+    if not wanted or wanted - set(TERMS):
+        raise UserError(f"config.loss has {', '.join(wanted) or 'no term'}: use {', '.join(TERMS)}")
+    if wanted & {"pair", "triplet"} and not _in_triplets(config):
+        raise UserError("config.loss.pair and .triplet need config.retrieval.sampler=triplet or pair_triplet")
+    for term, head in (("id", "linear"), ("proxy_anchor", "proxy")):
+        if term in wanted and config.model.id_head != head:
+            raise UserError(f"config.loss.{term} needs config.model.id_head={head}")
+    if config.accumulate > 1 and spec.sampler != "shuffle":
+        raise UserError("config.accumulate cuts batches whose order matters; set it to 1 for this sampler")
+
+
+def _in_triplets(config: ConfigDict) -> bool:
+    return config.retrieval.sampler in ("triplet", "pair_triplet")
+
+
+# ------------------------------------------------------------------------------ records and their order
+def make_preprocess(config: ConfigDict, base: Callable) -> Callable:
+    """`base`, and of the record's item: item_id i32 (its label, -1 for an unknown one), identity i32 [2] (64
+    bits of a hash of the id: equal for equal ids whatever the labels), role i32, pairs i32 (how many pairs
+    the picture is in)."""
+    label = {name: number for number, name in enumerate(config.labels.get("item_id", ()))}
+
+    def run(record: dict, rng) -> dict:
+        example = base(record, rng)
+        if "item_id" not in record:
+            return example
+        item = str(record["item_id"])
+        digest = hashlib.blake2b(item.encode(), digest_size=8).digest()
+        example["item_id"] = np.int32(label.get(item, -1))
+        example["identity"] = np.frombuffer(digest, np.int32)
+        if "role" in record or "view" in record:
+            by_view = QUERY if record.get("view") == samplers.CONSUMER else GALLERY
+            example["role"] = np.int32(record.get("role", by_view))
+        if "pair_id" in record:
+            example["pairs"] = np.int32(len(record["pair_id"]))
+        return example
+
+    return run
+
+
+def order(config: ConfigDict, column: Callable[[str], np.ndarray]) -> samplers.Order:
+    """The stream's order for `config.retrieval.sampler`, from the columns of the training split."""
+    item, spec = column("item_id"), config.retrieval
+    if spec.sampler == "triplet":
+        return samplers.triplets(item)
+    if spec.sampler == "pair_triplet":
+        halved = None
+        if faithful.on(config, "s7_pair_label_halved"):
+            label = {name: number for number, name in enumerate(supervised.label_names(config, "item_id"))}
+            halved = np.asarray([label[name] for name in item.tolist()], np.int32)
+        return samplers.pair_triplets(column("pair_id"), column("view"), item, halved)
+    return samplers.identity_balanced(item, spec.per_item, column("view") if spec.alternate_views else None)
+
+
+# ------------------------------------------------------------------------------ loss
+def model_inputs(config: ConfigDict, batch: Batch) -> dict:
+    """As the attribute models'; in triplets switch S3 mixes anchors with anchors, positives with positives
+    and negatives with negatives."""
+    given = attributes.model_inputs(config, batch)
+    group = faithful.on(config, "s3_roi_scramble_group")
+    if "landmark" in given and group and _in_triplets(config) and "slot" in batch:
+        by_role = rearrange(batch["landmark"], "(b t) k xy -> t b k xy", t=3)
+        mixed = jax.vmap(lambda landmark: scramble_centres(landmark, group))(by_role)
+        given["landmark"] = rearrange(mixed, "t b k xy -> (b t) k xy")
+    return given
+
+
+class View(NamedTuple):
+    """What the terms read: `anchor` are outputs and labels of the anchors (all examples outside triplets)
+    with their weight [b]; `every` those of the whole local batch; `triple` the embeddings of anchor, positive
+    and negative with the weight of whole triplets, None outside triplets."""
+
+    config: ConfigDict
+    every: dict
+    anchor: dict
+    triple: tuple | None
+    params: dict
+
+
+def loss_terms(config: ConfigDict, outputs: dict, batch: Batch, params: dict) -> dict:
+    """Weighted terms by name, `loss_<term>`."""
+    labels = {name: batch[name] for name in ("item_id", "attribute", "example_weight") if name in batch}
+    every, triple = outputs | labels, None
+    anchor = every
+    if _in_triplets(config):
+        if len(outputs["embedding"]) % 3:
+            raise UserError(f"{len(outputs['embedding'])} pictures a device are no triplets; use 3, 6, 9, …")
+        anchor = {name: value[::3] for name, value in every.items() if getattr(value, "ndim", 0)}
+        anchor["example_weight"] = _weight(anchor["example_weight"] > 0)
+        whole = rearrange(every["example_weight"], "(b t) -> t b", t=3).min(axis=0) > 0
+        triple = (*(outputs["embedding"][role::3] for role in range(3)), _weight(whole))
+    view = View(config, every, anchor, triple, params)
+    return {f"loss_{name}": weight * TERMS[name](view) for name, weight in config.loss.items()}
+
+
+def _weight(valid: jax.Array) -> jax.Array:
+    """[b] bool → weights whose mean over all devices is 1."""
+    valid = valid.astype(jnp.float32)
+    return valid / jnp.maximum(jax.lax.pmean(jnp.mean(valid), AXIS), 1e-6)
+
+
+def _id(view: View) -> jax.Array:
+    per_example = losses.softmax_ce(view.anchor["id_logits"], view.anchor["item_id"])
+    return supervised.weighted_mean(per_example, view.anchor)
+
+
+def _attribute(view: View) -> jax.Array:
+    per_example = losses.sigmoid_bce(view.anchor["attribute_logits"], view.anchor["attribute"])
+    return supervised.weighted_mean(per_example, view.anchor)
+
+
+def _pair(view: View) -> jax.Array:
+    *embeddings, weight = view.triple
+    return jnp.mean(weight * losses.cosine_pairs(*embeddings, view.config.retrieval.margin))
+
+
+def _triplet(view: View) -> jax.Array:
+    *embeddings, weight = view.triple
+    return jnp.mean(weight * losses.l2_triplet(*embeddings, view.config.retrieval.margin))
+
+
+def _gathered(view: View) -> tuple:
+    """(embedding [b d], label [b], all embeddings [g d], all labels [g], own [b]); unreadable: label -1."""
+    embedding = view.every["embedding"]
+    label = jnp.where(view.every["example_weight"] > 0, view.every["item_id"], -1)
+    gather = functools.partial(jax.lax.all_gather, axis_name=AXIS, tiled=True)
+    own = jax.lax.axis_index(AXIS) * len(embedding) + jnp.arange(len(embedding))
+    return embedding, label, gather(embedding), gather(label), own
+
+
+def _batch_hard(view: View) -> jax.Array:
+    loss = losses.batch_hard_triplet(*_gathered(view), margin=view.config.retrieval.margin)
+    return supervised.weighted_mean(loss, view.every)
+
+
+def _info_nce(view: View) -> jax.Array:
+    loss = losses.info_nce(*_gathered(view), temperature=view.config.retrieval.temperature)
+    return supervised.weighted_mean(loss, view.every)
+
+
+def _proxy_anchor(view: View) -> jax.Array:
+    _, _, embedding, label, _ = _gathered(view)
+    proxies, spec = view.params["embed_extractor"]["proxies"], view.config.retrieval
+    return losses.proxy_anchor(embedding, label, proxies, spec.alpha, spec.delta)
+
+
+# The first four are MMFashion's (`triplet` its unused alternative); the others take the batch of all devices.
+TERMS = {
+    "id": _id,
+    "attribute": _attribute,
+    "pair": _pair,
+    "triplet": _triplet,
+    "batch_hard": _batch_hard,
+    "info_nce": _info_nce,
+    "proxy_anchor": _proxy_anchor,
+}
+
+
+# ------------------------------------------------------------------------------ evaluation
+class Ranking(NamedTuple):
+    """Rows are places in the stream. ranks: per query those of its item's gallery rows; top, score [q k]."""
+
+    query: np.ndarray
+    gallery: np.ndarray
+    ranks: list
+    top: np.ndarray
+    score: np.ndarray
+
+
+def metrics(config: ConfigDict, pairs) -> dict[str, float]:
+    """Every retrieval metric; under switch S15 a picture counts once per pair it is in."""
+    predicted, truth = stream.collect(pairs)
+    per_pair = bool(faithful.on(config, "s15_gallery_per_pair"))
+    return retrieval.retrieval_metrics(rank(predicted, truth, per_pair=per_pair).ranks, KS)
+
+
+def rank(predicted: dict, truth: dict, k: int = 1, *, per_pair: bool = False) -> Ranking:
+    """embedding [n d] with identity [n 2] and role [n] → queries ranked against the gallery by cosine.
+
+    Exact, on this host's devices, ties to the earlier row.
+    """
+    if "role" not in truth:
+        raise UserError(
+            "the records have no role; evaluate a query and a gallery split: --split=query+gallery"
+        )
+    embedding = np.asarray(predicted["embedding"], np.float32)
+    finite = np.isfinite(embedding).all(axis=1)
+    if not finite.all():
+        raise UserError(
+            f"the embedding of example {int(np.argmin(finite))} is not finite; the model diverged"
+        )
+    rows = np.arange(len(embedding))
+    if per_pair and "pairs" in truth:
+        rows = np.repeat(rows, np.maximum(truth["pairs"], 1))
+    query, gallery = (rows[truth["role"][rows] == role] for role in (QUERY, GALLERY))
+    if not len(query) or not len(gallery):
+        raise UserError(f"{len(query)} queries and {len(gallery)} gallery records; retrieval needs both")
+    item = np.ascontiguousarray(truth["identity"], np.int32).view(np.int64)[:, 0]
+    relevant = retrieval.relevant_rows(item[query], item[gallery])
+    unit = unit_rows(embedding)
+    placed = topk.arrange(unit[gallery], devices=jax.local_devices())
+    ranks = topk.relevant_ranks(placed, unit[query], relevant)
+    score, top = topk.topk(placed, unit[query], min(k, len(gallery)))
+    return Ranking(query, gallery, ranks, gallery[top], score)

@@ -1,0 +1,271 @@
+"""Every combination of arguments of every system builds, with the published parameter counts; each family
+trains, and retrieval is evaluated with its grids and matches."""
+
+import importlib
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import common
+from fashionjax import evaluate, prepare, tasks, train
+from fashionjax.task import AXIS
+
+SYSTEMS = ("attributes", "category_attributes", "inshop", "consumer2shop", "landmarks", "retrieval")
+# labels of the benchmarks
+COARSE, FINE = {"attribute": 1000}, {"attribute": 26, "category": 50}
+IN_SHOP, CONSUMER = {"attribute": 463, "item_id": 7982}, {"attribute": 303, "item_id": 33881}
+LABELS = {
+    "deepfashion_attributes/coarse": COARSE,
+    "deepfashion_attributes/fine": FINE,
+    "deepfashion_inshop": IN_SHOP,
+    "deepfashion_consumer2shop": CONSUMER,
+    "deepfashion_consumer2shop/val_test": CONSUMER,
+    "deepfashion_landmarks": {},
+}
+# millions of parameters of the published models, by what the config names
+PUBLISHED = {
+    "attributes:benchmark=coarse,backbone=vgg16,pool=global": 138.36,
+    "attributes:benchmark=coarse,backbone=resnet50,pool=global": 455.43,
+    "attributes:benchmark=coarse,backbone=vgg16,pool=landmark": 188.70,
+    "attributes:benchmark=coarse,backbone=resnet50,pool=landmark": 556.10,
+    "attributes:benchmark=inshop,backbone=vgg16,pool=landmark": 186.50,
+    "category_attributes:backbone=vgg16,pool=global": 41.53,
+    "category_attributes:backbone=resnet50,pool=global": 128.52,
+    "category_attributes:backbone=vgg16,pool=landmark": 47.83,
+    "category_attributes:backbone=resnet50,pool=landmark": 170.47,
+    "inshop:backbone=vgg16,pool=global,loss=full": 139.26,
+    "inshop:backbone=vgg16,pool=global,loss=id": 137.36,
+    "inshop:backbone=resnet50,pool=global,loss=full": 456.33,
+    "inshop:backbone=vgg16,pool=landmark,loss=full": 189.60,
+    "inshop:backbone=vgg16,pool=landmark,loss=id": 187.70,
+    "inshop:backbone=resnet50,pool=landmark,loss=full": 557.00,
+    "inshop:backbone=resnet50,pool=landmark,loss=triplet": 555.11,
+    "consumer2shop:backbone=vgg16,pool=landmark": 195.60,
+    "landmarks:backbone=vgg16": 142.65,
+    "landmarks:backbone=resnet50": 459.73,
+}
+
+
+def system(name):
+    return importlib.import_module(f"experiments.{name}")
+
+
+def combinations(name) -> list[str]:
+    arguments = system(name).ARGUMENTS
+    chosen = itertools.product(*arguments.values())
+    return [",".join(f"{k}={v}" for k, v in zip(arguments, values)) for values in chosen]
+
+
+def with_labels(config):
+    config.labels = {
+        name: [f"{name}_{i}" for i in range(count)] for name, count in LABELS[config.dataset].items()
+    }
+    return config
+
+
+def batch_of(config, size: int, count: int = 3) -> dict:
+    """What the model may be given, zeros."""
+    batch = {
+        "image": np.zeros((count, size, size, 3), np.uint8),
+        "landmark": np.zeros((count, 8, 2), np.float32),
+        "visibility": np.ones((count, 8), np.float32),
+        "category": np.zeros(count, np.int32),
+        "item_id": np.zeros(count, np.int32),
+        "index": np.arange(count, dtype=np.int32),
+        "example_valid": np.ones(count, bool),
+    }
+    if "attribute" in config.labels:
+        batch["attribute"] = np.zeros((count, len(config.labels["attribute"])), np.uint8)
+    return batch
+
+
+def shapes(config) -> tuple:
+    """(shapes of the loss's terms, shapes of the predictions), nothing computed."""
+    task = tasks.make(config)
+    params, model_state = jax.eval_shape(
+        task.init, jax.random.PRNGKey(0), batch_of(config, config.image_size)
+    )
+    random_crop = config.faithful.s1_random_crop_at_test
+    batch = batch_of(config, config.image_size if random_crop else config.canvas_size)
+    batch |= {"example_weight": np.ones(3, np.float32), "slot": np.arange(3, dtype=np.int32)}
+    per_device = jax.vmap(task.loss, in_axes=(None, None, 0, None), axis_name=AXIS)
+    one_device = jax.tree.map(lambda x: x[None], batch)
+    loss, (state, scalars) = jax.eval_shape(
+        per_device, params, model_state, one_device, jax.random.PRNGKey(0)
+    )
+    assert loss.shape == (1,) and jax.tree.structure(state) == jax.tree.structure(model_state)
+    predicted = jax.eval_shape(task.predict, params, model_state, batch_of(config, config.image_size))
+    return scalars, {name: value.shape for name, value in predicted.items()}
+
+
+def expected_outputs(config) -> dict:
+    if config.task == "retrieval":
+        return {"embedding": (3, config.model.embedding)}
+    if config.task == "landmarks":
+        return {"landmark": (3, 8, 2), "visibility": (3, 8)}
+    return {f"{name}_logits": (3, len(config.labels[name])) for name in config.model.learns}
+
+
+def check_combinations(name, change=lambda config: None):
+    """Each combination's loss terms and predictions; equal models are traced once."""
+    seen = {}
+    for argument in combinations(name):
+        config = with_labels(system(name).get_config(argument))
+        assert bool(config.steps) != bool(config.epochs), argument
+        change(config)
+        traced = [config.get(name, {}) for name in ("model", "loss", "faithful", "retrieval")]
+        key = repr([sorted(dict(part).items()) for part in traced] + [LABELS[config.dataset]])
+        if key not in seen:
+            seen[key] = shapes(config)
+        scalars, predicted = seen[key]
+        assert set(scalars) == {f"loss_{term}" for term in config.loss}, argument
+        assert predicted == expected_outputs(config), argument
+
+
+def shallow(config):
+    """The same wiring around a backbone of few layers, which is what tracing time is spent on."""
+    if config.model.backbone.startswith("vit"):
+        config.model.backbone_fields = {"depth": 2}
+    else:
+        config.model.backbone = {"vgg16": "vgg11", "resnet50": "resnet18"}[config.model.backbone]
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_combination_builds(name):
+    check_combinations(name, shallow)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_combination_builds_at_full_depth(name):
+    check_combinations(name)
+
+
+@pytest.mark.parametrize(("row", "millions"), PUBLISHED.items())
+def test_published_parameter_counts(row, millions):
+    name, _, argument = row.partition(":")
+    config = with_labels(system(name).get_config(argument))
+    params, _ = jax.eval_shape(tasks.make(config).init, jax.random.PRNGKey(0), batch_of(config, 224))
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert count / 1e6 == pytest.approx(millions, abs=0.005)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_wrong_arguments_are_told(name):
+    with pytest.raises(ValueError, match="unknown config argument 'bacbone'"):
+        system(name).get_config("bacbone=vgg16")
+    with pytest.raises(ValueError, match="there are"):
+        system(name).get_config("backbone=alexnet")
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_docstrings_say_the_command_and_nothing_is_on_by_default(name):
+    module = system(name)
+    assert f"--config=experiments/{name}.py" in module.__doc__ and "fashionjax evaluate" in module.__doc__
+    faithful = dict(module.get_config().faithful)
+    assert not any(faithful.values()) and tuple(faithful) != () and set(faithful) == set(common.FAITHFUL)
+
+
+def test_faithful_sets_what_the_rows_used():
+    def on(name, argument=""):
+        faithful = system(name).get_config(f"faithful=zoo{argument}").faithful
+        return {switch.split("_")[0]: value for switch, value in faithful.items() if value}
+
+    flags = dict.fromkeys
+    assert on("attributes") == flags(["s1", "s2", "s12"], True)
+    assert on("attributes", ",pool=landmark") == flags(["s1", "s2", "s5", "s12"], True) | {"s3": 32}
+    landmark = ",backbone=resnet50,pool=landmark"
+    assert on("category_attributes", landmark) == flags(["s1", "s2", "s12"], True) | {"s3": 64}
+    assert on("landmarks") == flags(["s1", "s2", "s9", "s10", "s11"], True)
+    assert on("inshop") == flags(["s1", "s2", "s13"], True)
+    assert on("inshop", landmark) == flags(["s1", "s2", "s4", "s5", "s6", "s13"], True) | {"s3": 16}
+    pairs = flags(["s1", "s2", "s4", "s7", "s8", "s13", "s15"], True)
+    assert on("consumer2shop") == pairs | {"s3": 8}
+
+
+# ------------------------------------------------------------------------------ two steps of each family
+ARGUMENTS = {
+    "attributes": "pool=landmark,faithful=zoo",
+    "category_attributes": "",
+    "landmarks": "head=heatmap",
+    "inshop": "pool=landmark,loss=full",
+    "consumer2shop": "faithful=zoo",
+    "retrieval": "loss=proxy_anchor,benchmark=consumer2shop",
+}
+
+
+@pytest.fixture(scope="module")
+def data_dir(synthetic_dir):
+    """The shared folder with the two retrieval sets beside the attributes."""
+    small = {"test_items": "4", "size": "48"}
+    prepare.prepare(
+        "synthetic_fashion/in_shop",
+        data_dir=synthetic_dir,
+        overrides=small | {"train_items": "8"},
+        progress=False,
+    )
+    prepare.prepare(
+        "synthetic_fashion/consumer_to_shop",
+        data_dir=synthetic_dir,
+        overrides=small | {"train_items": "8", "val_items": "3"},
+        progress=False,
+    )
+    return synthetic_dir
+
+
+def shrunk(name, data_dir):
+    """The tiny variant at 32 px with a VGG-11 of width 4, reading what is prepared; 24 pictures a step."""
+    config = system(name).get_config(f"tiny=true,{ARGUMENTS[name]}")
+    config.dataset = "synthetic_fashion/" + config.synthetic.config.replace("landmarks", "attributes")
+    config.data_dir = str(data_dir)
+    config.image_size, config.canvas_size = 32, 36
+    config.model.backbone = "vgg11"
+    config.model.backbone_fields.width = 4
+    config.model.landmark_levels = 2
+    config.steps, config.log_every = 2, 1
+    return config
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_two_steps_and_an_evaluation(name, data_dir, tmp_path):
+    config = shrunk(name, data_dir)
+    state = train.train(config, tmp_path)
+    assert int(state.step) == 2
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["nonfinite"] for line in lines] == [0, 0]
+    assert all(np.isfinite(line["loss"]) for line in lines)
+    evaluated = json.loads((tmp_path / "evaluations.jsonl").read_text().splitlines()[-1])
+    assert any(key.startswith("standard/") for key in evaluated)
+    if name not in ("inshop", "consumer2shop"):
+        return
+    result = evaluate.evaluate(tmp_path, "", tmp_path / "test")
+    assert result["split"] == "query+gallery" and result["n"] == 4 * 2 + 4 * 3
+    assert result["label"] == "synthetic"
+    assert set(result["baselines"]) == {"colour_histogram"}
+    switches = {"inshop": [], "consumer2shop": ["s1", "s2", "s3", "s4", "s7", "s8", "s13", "s15"]}
+    assert [switch.split("_")[0] for switch in result["switches"]] == switches[name]
+    page = json.loads((tmp_path / "test" / "report.json").read_text())
+    assert "Retrieval per category" in page["tables"] and "zoo/recall@k" not in page["metrics"]
+    assert page["definitions"]["zoo/recall@5"].startswith("mean over queries of the share")
+    check_matches(json.loads((tmp_path / "test" / "matches.json").read_text()), result)
+
+
+def check_matches(matches, result):
+    """Ids of queries and gallery; the share of queries with a match at 1 and 5 is the metric's."""
+    assert len(matches["queries"]) == 8 and matches["k"] == 12
+    right = []
+    for query in matches["queries"]:
+        assert query["id"].startswith("query/") and len(query["matches"]) == 12
+        item = query["id"].split("/")[1]
+        scores = [match["score"] for match in query["matches"]]
+        assert scores == sorted(scores, reverse=True)
+        for match in query["matches"]:
+            assert match["id"].startswith("gallery/")
+            assert match["correct"] == (match["id"].split("/")[1] == item)
+        right.append([match["correct"] for match in query["matches"]])
+    for k in (1, 5):
+        share = np.mean([any(row[:k]) for row in right])
+        assert result["metrics"][f"standard/recall@{k}"] == pytest.approx(share)
