@@ -28,6 +28,16 @@ def conv(x, kernel, stride: int, padding: int):
     )
 
 
+def conv_pointwise(x, kernel):
+    """x [b h w c], kernel [1 1 c d] -> [b h w d], as one matrix product.
+
+    Of matrices: with four axes XLA's CPU back end transposes the output's gradient first.
+    """
+    b, h, w, _ = x.shape
+    y = jnp.einsum("nc,cd->nd", rearrange(x, "b h w c -> (b h w) c"), kernel[0, 0])
+    return rearrange(y, "(b h w) d -> b h w d", b=b, h=h, w=w)
+
+
 def conv_tiled(x, kernel):
     """x [b h w c], kernel [k k c d] -> [b h/k w/k d], stride k, as a matrix product over the tiles; h and w
     must be multiples of k.

@@ -62,6 +62,13 @@ def test_tiles_equal_a_strided_convolution():
         assert a.shape == b.shape and relative(a, b) < 1e-6
 
 
+def test_pointwise_equals_a_1x1_convolution():
+    x, kernel = draw((2, 5, 4, 3), 1, 6)
+    got = vjp(lambda x, kernel, *_: conv.conv_pointwise(x, kernel), x, kernel, 1, 0)
+    for a, b in zip(got, vjp(conv.conv, x, kernel, 1, 0), strict=True):
+        assert a.shape == b.shape and relative(a, b) < 1e-6
+
+
 def test_bfloat16_sums_in_float32():
     x, kernel = draw((2, 32, 32, 8), 3, 64)
     want = vjp(conv.conv, x, kernel, 1, 1)[2]
