@@ -61,6 +61,7 @@ class GlobalPooling(nn.Module):
 
     hidden: int
     features: int
+    dropout: float = 0.5
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -68,12 +69,12 @@ class GlobalPooling(nn.Module):
         x = layers.flatten_map(layers.adaptive_average_pool(x, POOL_SIDE, POOL_SIDE))
         for width, name in ((self.hidden, "global_layers_0"), (self.features, "global_layers_3")):
             x = nn.relu(pooled_linear(width, name, dtype=self.dtype)(x))
-            x = nn.Dropout(0.5, deterministic=not train)(x)
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return x.astype(jnp.float32)
 
 
 class AverageGlobalPooling(nn.Module):
-    """top map [b h w c] -> [b c], or [b features] through one linear layer with ReLU where `features` is
+    """maps [b h w c] -> [b sum of c], or [b features] through one linear layer with ReLU where `features` is
     given.
 
     The light alternative to `GlobalPooling`, whose first kernel alone has 49 c x hidden values.
@@ -83,17 +84,17 @@ class AverageGlobalPooling(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, train: bool = False):
-        x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+    def __call__(self, maps, train: bool = False):
+        x = jnp.concatenate([jnp.mean(x.astype(jnp.float32), axis=(1, 2)) for x in maps], axis=-1)
         if self.features is not None:
             x = nn.relu(layers.linear(self.features, "linear", dtype=self.dtype)(x))
         return x.astype(jnp.float32)
 
 
 class RoIPooling(nn.Module):
-    """map [b h w c], landmark [b k 2] in [0, 1] -> [b features]: pooled around landmarks, one linear layer.
+    """maps [b h w c], landmark [b k 2] in [0, 1] -> [b features]: pooled around landmarks, one linear layer.
 
-    The pooled vectors are concatenated landmark-major.
+    The pooled vectors (of several maps: joined per landmark) are concatenated landmark-major.
 
     `crop` is the side of the plane in cells, the window around a landmark spans 2 of them; `samples` points
     per axis. `group` (switch S3) mixes the centres of that many images as the original does, None keeps each
@@ -104,12 +105,13 @@ class RoIPooling(nn.Module):
     features: int
     crop: int = 7
     samples: int = 2
+    dropout: float = 0.5
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
         self,
-        x,
+        maps,
         landmark,
         train: bool = False,
         group: int | None = None,
@@ -119,9 +121,10 @@ class RoIPooling(nn.Module):
         if group is not None:
             landmark = scramble_centres(landmark, group, count)
         pool = partial(landmark_pool, samples=self.samples, crop=self.crop, align_corners=align_corners)
-        x = rearrange(jax.vmap(pool)(x, landmark), "b k c -> b (k c)")
+        pooled = jnp.concatenate([jax.vmap(pool)(x, landmark) for x in maps], axis=-1)
+        x = rearrange(pooled, "b k c -> b (k c)")
         x = nn.relu(pooled_linear(self.features, "linear_0", dtype=self.dtype)(x))
-        return nn.Dropout(0.5, deterministic=not train)(x).astype(jnp.float32)
+        return nn.Dropout(self.dropout, deterministic=not train)(x).astype(jnp.float32)
 
 
 class Concat(nn.Module):

@@ -26,7 +26,9 @@ class Trunk(nn.Module):
     landmark_source  'given': landmarks are an input; 'predicted': they come from `landmark_head`, and no
                      gradient flows from the pooled features back into the coordinates
     landmark_head    pyramid -> (landmark, visibility logits); with 'given' it only adds its own outputs
-    roi_level        index into the pyramid of the map that is pooled
+    roi_levels       indices into the pyramid of the maps that are pooled around landmarks, concatenated
+    global_levels    and of those that are averaged ('average' only; 'mlp' reads the last)
+    dropout          rate behind the pooled linear layers (MMFashion: 0.5)
     roi_crop, roi_samples   the plane's side in cells (the window spans 2) and points per axis, see RoIPooling
     """
 
@@ -37,9 +39,11 @@ class Trunk(nn.Module):
     features: int | None = 4096
     landmark_source: str = "given"
     landmark_head: nn.Module | None = None
-    roi_level: int = -1
+    roi_levels: tuple[int, ...] = (-1,)
+    global_levels: tuple[int, ...] = (-1,)
     roi_crop: int = 7
     roi_samples: int = 2
+    dropout: float = 0.5
     dtype: Any = jnp.float32
 
     def check(self):
@@ -70,23 +74,32 @@ class Trunk(nn.Module):
             outputs["landmark"], outputs["visibility_logits"] = self.landmark_head(pyramid, train)
         if self.landmark_source == "predicted":
             landmark = jax.lax.stop_gradient(outputs["landmark"])
-        x = self._global(pyramid[-1], train)
+        x = self._global(pyramid, train)
         if self.pooling == "roi":
             if landmark is None and self.is_initializing():
                 raise ValueError("a model with pooling='roi' must be initialised with landmarks")
             if landmark is not None:
-                local = heads.RoIPooling(
-                    self.features, self.roi_crop, self.roi_samples, dtype=self.dtype, name="roi_pool"
-                )(pyramid[self.roi_level], landmark, train, roi_group, align_corners, roi_count)
+                maps = [pyramid[level] for level in self.roi_levels]
+                pool = heads.RoIPooling(
+                    self.features,
+                    self.roi_crop,
+                    self.roi_samples,
+                    self.dropout,
+                    dtype=self.dtype,
+                    name="roi_pool",
+                )
+                local = pool(maps, landmark, train, roi_group, align_corners, roi_count)
                 x = heads.Concat(self.features, dtype=self.dtype, name="concat")(x, local)
         return {"feature": x, **outputs}
 
-    def _global(self, top, train: bool):
+    def _global(self, pyramid, train: bool):
         if self.global_pooling == "mlp":
-            pool = heads.GlobalPooling(self.hidden, self.features, dtype=self.dtype, name="global_pool")
-        else:
-            pool = heads.AverageGlobalPooling(self.features, dtype=self.dtype, name="global_pool")
-        return pool(top, train)
+            pool = heads.GlobalPooling(
+                self.hidden, self.features, self.dropout, dtype=self.dtype, name="global_pool"
+            )
+            return pool(pyramid[-1], train)
+        pool = heads.AverageGlobalPooling(self.features, dtype=self.dtype, name="global_pool")
+        return pool([pyramid[level] for level in self.global_levels], train)
 
 
 def torch_keys(model) -> Rules:

@@ -34,11 +34,25 @@ def test_roi_pooling_is_landmark_major(drawn):
     x = RNG.normal(size=(2, 7, 7, 3)).astype(np.float32)
     landmark = RNG.uniform(size=(2, 8, 2)).astype(np.float32)
     module = heads.RoIPooling(features=4)
-    variables = drawn(module, x, landmark)
+    variables = drawn(module, [x], landmark)
     pooled = np.stack([jax.jit(landmark_pool)(x[i], landmark[i]) for i in range(2)]).reshape(2, 24)
     layer = variables["params"]["linear_0"]
     want = np.maximum(pooled @ layer["kernel"] + layer["bias"], 0)
-    np.testing.assert_allclose(jax.jit(module.apply)(variables, x, landmark), want, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(module.apply)(variables, [x], landmark), want, rtol=1e-5, atol=1e-6)
+
+
+def test_several_maps_are_joined_per_landmark(drawn):
+    maps = [RNG.normal(size=(2, side, side, c)).astype(np.float32) for side, c in ((12, 2), (6, 3))]
+    landmark = RNG.uniform(size=(2, 8, 2)).astype(np.float32)
+    module = heads.RoIPooling(features=4)
+    variables = drawn(module, maps, landmark)
+    pooled = [
+        np.concatenate([landmark_pool(x[i], landmark[i]) for x in maps], axis=-1).reshape(-1)
+        for i in range(2)
+    ]
+    layer = variables["params"]["linear_0"]
+    want = np.maximum(np.stack(pooled).reshape(2, -1) @ layer["kernel"] + layer["bias"], 0)
+    np.testing.assert_allclose(module.apply(variables, maps, landmark), want, rtol=1e-5, atol=1e-6)
 
 
 def test_initial_values_are_the_originals():

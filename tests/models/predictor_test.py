@@ -81,7 +81,7 @@ def joint(**fields):
         "global_pooling": "average",
         "landmark_source": "predicted",
         "landmark_head": heads.HeatmapHead(features=6, levels=2),
-        "roi_level": 0,
+        "roi_levels": (0,),
     }
     return Predictor(backbone=Tiny(), **{**ROI, **settings, **fields})
 

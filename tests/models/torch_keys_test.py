@@ -108,7 +108,7 @@ def test_every_leaf_of_the_projects_own_heads_has_one_torch_key():
         features=8,
         landmark_source="predicted",
         landmark_head=HeatmapHead(features=8),
-        roi_level=1,
+        roi_levels=(1,),
         ids=5,
         attributes=3,
         id_head="proxy",
