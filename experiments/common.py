@@ -110,7 +110,7 @@ def model(backbone: str) -> ConfigDict:
     """The model fields that the picture tasks share."""
     fields = ConfigDict({"backbone": backbone, "backbone_fields": ConfigDict(), "sync_bn": False})
     fields.update({"pooling": "global", "global_pooling": "mlp", "hidden": 4096, "features": 4096})
-    fields.update({"landmark_source": "given", "roi_level": -1})
+    fields.update({"landmark_source": "given", "roi_levels": (-1,), "global_levels": (-1,), "dropout": 0.5})
     fields.update({"landmark_features": 64, "landmark_levels": 3, "init": "zoo"})
     return fields
 
