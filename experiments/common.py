@@ -111,6 +111,7 @@ def model(backbone: str) -> ConfigDict:
     fields = ConfigDict({"backbone": backbone, "backbone_fields": ConfigDict(), "sync_bn": False})
     fields.update({"pooling": "global", "global_pooling": "mlp", "hidden": 4096, "features": 4096})
     fields.update({"landmark_source": "given", "roi_levels": (-1,), "global_levels": (-1,), "dropout": 0.5})
+    fields.normalise_pooled = False
     fields.update({"landmark_features": 64, "landmark_levels": 3, "init": "zoo"})
     return fields
 

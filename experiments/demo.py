@@ -10,7 +10,7 @@ from experiments import common
 
 
 def get_config(arg: str | None = None):
-    args = common.parse_arg(arg, steps=1600)
+    args = common.parse_arg(arg, steps=1400)
     config = common.base()
     config.task = "attributes"
     config.synthetic.config = "attributes"
@@ -32,9 +32,10 @@ def get_config(arg: str | None = None):
     config.model.global_pooling = "average"
     config.model.features = 128
     config.model.dropout = 0.1
+    config.model.normalise_pooled = True
     config.model.landmark_source = "predicted"
     config.model.roi_levels = config.model.global_levels = (0, 1, 2, 3)  # colour lives in the first
-    config.loss = {"attribute": 12.0, "category": 2.0, "landmark": 10.0, "visibility": 0.5}
+    config.loss = {"attribute": 12.0, "category": 2.0, "landmark": 25.0, "visibility": 0.5}
 
     config.optim.update({"optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.02, "schedule": "cosine"})
     config.optim.update({"warmup_steps": 50, "clip_norm": 10.0})

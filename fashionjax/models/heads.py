@@ -34,6 +34,7 @@ TORCH_KEYS = (
     *linear_rules(r"global_pool\.global_layers\.3", "global_pool/global_layers_3"),
     *linear_rules(r"global_pool\.linear", "global_pool/linear"),
     *linear_rules(r"roi_pool\.linear\.0", "roi_pool/linear_0"),
+    *batch_norm_rules(r"(global_pool|roi_pool)\.norm", r"\1/norm"),
     *linear_rules(r"concat\.fc_fusion", "concat/fc_fusion"),
     *linear_rules(r"attr_predictor\.linear_attr", "attr_predictor/linear_attr"),
     *linear_rules(r"cate_predictor\.linear_cate", "cate_predictor/linear_cate"),
@@ -77,15 +78,19 @@ class AverageGlobalPooling(nn.Module):
     """maps [b h w c] -> [b sum of c], or [b features] through one linear layer with ReLU where `features` is
     given.
 
-    The light alternative to `GlobalPooling`, whose first kernel alone has 49 c x hidden values.
+    The light alternative to `GlobalPooling`, whose first kernel alone has 49 c x hidden values. `norm`
+    (train -> constructor) normalises the means: those of early maps vary little around a large value.
     """
 
     features: int | None = None
+    norm: Any = None
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, maps, train: bool = False):
         x = jnp.concatenate([jnp.mean(x.astype(jnp.float32), axis=(1, 2)) for x in maps], axis=-1)
+        if self.norm is not None:
+            x = self.norm(train=train)(name="norm")(x)
         if self.features is not None:
             x = nn.relu(layers.linear(self.features, "linear", dtype=self.dtype)(x))
         return x.astype(jnp.float32)
@@ -99,13 +104,14 @@ class RoIPooling(nn.Module):
     `crop` is the side of the plane in cells, the window around a landmark spans 2 of them; `samples` points
     per axis. `group` (switch S3) mixes the centres of that many images as the original does, None keeps each
     image's own. `align_corners` (S5) selects the sampling rule of PyTorch before 1.3. Missing landmarks are
-    fed as (0, 0) and pool the corner.
+    fed as (0, 0) and pool the corner. `norm` as in `AverageGlobalPooling`.
     """
 
     features: int
     crop: int = 7
     samples: int = 2
     dropout: float = 0.5
+    norm: Any = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -122,7 +128,9 @@ class RoIPooling(nn.Module):
             landmark = scramble_centres(landmark, group, count)
         pool = partial(landmark_pool, samples=self.samples, crop=self.crop, align_corners=align_corners)
         pooled = jnp.concatenate([jax.vmap(pool)(x, landmark) for x in maps], axis=-1)
-        x = rearrange(pooled, "b k c -> b (k c)")
+        x = rearrange(pooled, "b k c -> b (k c)").astype(jnp.float32)
+        if self.norm is not None:
+            x = self.norm(train=train)(name="norm")(x)
         x = nn.relu(pooled_linear(self.features, "linear_0", dtype=self.dtype)(x))
         return nn.Dropout(self.dropout, deterministic=not train)(x).astype(jnp.float32)
 

@@ -1,12 +1,13 @@
 """What predictors and retrievers share: one feature per image, global or landmark-pooled, and key rules."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fashionjax.models import backbones, heads
+from fashionjax.models import backbones, heads, layers
 from fashionjax.models.torch_keys import Rules, prefixed
 
 POOLINGS = ("global", "roi")
@@ -29,6 +30,7 @@ class Trunk(nn.Module):
     roi_levels       indices into the pyramid of the maps that are pooled around landmarks, concatenated
     global_levels    and of those that are averaged ('average' only; 'mlp' reads the last)
     dropout          rate behind the pooled linear layers (MMFashion: 0.5)
+    normalise_pooled batch normalisation of the pooled vectors ('average' and 'roi'), over `bn_axis_name` too
     roi_crop, roi_samples   the plane's side in cells (the window spans 2) and points per axis, see RoIPooling
     """
 
@@ -44,6 +46,8 @@ class Trunk(nn.Module):
     roi_crop: int = 7
     roi_samples: int = 2
     dropout: float = 0.5
+    normalise_pooled: bool = False
+    bn_axis_name: str | None = None
     dtype: Any = jnp.float32
 
     def check(self):
@@ -85,6 +89,7 @@ class Trunk(nn.Module):
                     self.roi_crop,
                     self.roi_samples,
                     self.dropout,
+                    self._pooled_norm(),
                     dtype=self.dtype,
                     name="roi_pool",
                 )
@@ -92,13 +97,20 @@ class Trunk(nn.Module):
                 x = heads.Concat(self.features, dtype=self.dtype, name="concat")(x, local)
         return {"feature": x, **outputs}
 
+    def _pooled_norm(self):
+        if not self.normalise_pooled:
+            return None
+        return partial(layers.batch_norm, frozen=False, axis_name=self.bn_axis_name, dtype=jnp.float32)
+
     def _global(self, pyramid, train: bool):
         if self.global_pooling == "mlp":
             pool = heads.GlobalPooling(
                 self.hidden, self.features, self.dropout, dtype=self.dtype, name="global_pool"
             )
             return pool(pyramid[-1], train)
-        pool = heads.AverageGlobalPooling(self.features, dtype=self.dtype, name="global_pool")
+        pool = heads.AverageGlobalPooling(
+            self.features, self._pooled_norm(), dtype=self.dtype, name="global_pool"
+        )
         return pool([pyramid[level] for level in self.global_levels], train)
 
 

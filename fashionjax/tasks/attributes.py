@@ -54,6 +54,8 @@ def make_model(config: ConfigDict) -> Predictor:
         roi_levels=tuple(spec.roi_levels),
         global_levels=tuple(spec.global_levels),
         dropout=spec.dropout,
+        normalise_pooled=spec.normalise_pooled,
+        bn_axis_name=AXIS if spec.sync_bn else None,
         attributes=len(supervised.label_names(config, "attribute")) if "attribute" in spec.learns else None,
         categories=len(supervised.label_names(config, "category")) if "category" in spec.learns else None,
         dtype=jnp.dtype(config.dtype),

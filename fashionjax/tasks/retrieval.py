@@ -66,6 +66,8 @@ def make_model(config: ConfigDict) -> Retriever:
         roi_levels=tuple(spec.roi_levels),
         global_levels=tuple(spec.global_levels),
         dropout=spec.dropout,
+        normalise_pooled=spec.normalise_pooled,
+        bn_axis_name=AXIS if spec.sync_bn else None,
         embedding=spec.embedding,
         ids=None if spec.id_head == "none" else len(supervised.label_names(config, "item_id")),
         attributes=len(supervised.label_names(config, "attribute")) if "attribute" in config.loss else None,
