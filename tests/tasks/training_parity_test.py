@@ -1,0 +1,184 @@
+"""Training equals PyTorch: the gradient of every loss, and five optimizer steps from equal weights.
+
+References: tests/fixtures/training, written out in PyTorch from the formulas.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import category_attributes, inshop, landmarks, retrieval
+from fashionjax import optim, parallel, state, tasks
+from fashionjax.import_weights import key_rules
+from fashionjax.key_maps import fill
+from fashionjax.task import AXIS
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "training"
+GRADIENT, CHANGE = 1e-4, 1e-3  # relative L2
+LABELS = {
+    "attribute": [f"a{i}" for i in range(7)],
+    "category": [f"c{i}" for i in range(5)],
+    "item_id": [f"i{i}" for i in range(4)],
+}
+
+
+def shrunk(config, *, rate: float, backbone: str = "vgg11"):
+    """The experiment at the size of the fixtures: whole pictures of 64 px, a warm-up of four steps."""
+    config.labels = LABELS
+    config.image_size = config.canvas_size = 64
+    config.augment.update({"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0, "erase": 0.0})
+    config.augment.update({"brightness": 0.0, "contrast": 0.0, "saturation": 0.0})
+    config.model.backbone, config.model.backbone_fields.width = backbone, 2
+    config.model.hidden = config.model.features = 8
+    config.optim.update({"lr": rate, "warmup_steps": 4})
+    return config
+
+
+def predictor():
+    return shrunk(category_attributes.get_config("pool=landmark"), rate=0.1)
+
+
+def retriever():
+    config = inshop.get_config("backbone=resnet50,pool=landmark")
+    config.model.embedding, config.loss.triplet = 6, 1.0
+    return shrunk(config, rate=1e-3, backbone="resnet18")
+
+
+def metric():
+    """The three losses of whole batches at once, with the zoo's optimizer and pooling."""
+    config = retrieval.get_config("loss=proxy_anchor")
+    config.loss = {"batch_hard": 1.0, "info_nce": 1.0, "proxy_anchor": 1.0}
+    config.model.update({"global_pooling": "mlp", "embedding": 6})
+    config.optim = inshop.get_config().optim
+    return shrunk(config, rate=0.01)
+
+
+def detector():
+    """With the published model's double sigmoid (S9)."""
+    config = landmarks.get_config()
+    config.faithful.s9_double_sigmoid = True
+    config = shrunk(config, rate=1e-5)
+    config.model.hidden = config.model.features = 4
+    return config
+
+
+CASES = {"predictor": predictor, "retriever": retriever, "metric": metric, "detector": detector}
+
+
+class Reference:
+    """A stored case; `flax(prefix)` are its tensors KEY as the parameters they belong to."""
+
+    def __init__(self, name, config, task):
+        with np.load(FIXTURES / f"{name}.npz") as file:
+            self.stored = dict(file)
+        self.batch = self.tensors("batch/") | {
+            "example_valid": np.ones(6, bool),
+            "index": np.arange(6, dtype=np.int32),
+        }
+        self.rules = key_rules(config)
+        params, self.model_state = task.init(jax.random.PRNGKey(0), self.batch)
+        self.shapes = {"params": jax.eval_shape(lambda: params)}
+
+    def tensors(self, prefix) -> dict:
+        return {key.removeprefix(prefix): v for key, v in self.stored.items() if key.startswith(prefix)}
+
+    def flax(self, prefix):
+        return fill(self.shapes, self.tensors(prefix), self.rules)[0]["params"]
+
+    def terms(self) -> dict:
+        return {name: float(value) for name, value in self.tensors("value/").items()}
+
+
+@pytest.fixture(autouse=True)
+def no_dropout(monkeypatch):
+    monkeypatch.setattr(nn.Dropout, "__call__", lambda self, x, **_: x)
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    config = CASES[request.param]()
+    task = tasks.make(config)
+    return request.param, config, task, Reference(request.param, config, task)
+
+
+def relative(got, want) -> float:
+    got, want = (
+        np.concatenate([np.ravel(v) for _, v in sorted(flax.traverse_util.flatten_dict(tree).items())])
+        for tree in (got, want)
+    )
+    return float(np.linalg.norm(np.float64(got) - want) / np.linalg.norm(np.float64(want)))
+
+
+def terms_and_gradients(task, reference):
+    """({term: value}, {term: gradient}) at the stored weights, one device."""
+    batch = reference.batch | {
+        "example_weight": np.ones(6, np.float32),
+        "slot": np.arange(6, dtype=np.int32),
+    }
+    one_device = jax.tree.map(lambda x: jnp.asarray(x)[None], batch)
+
+    def terms(params):
+        def loss(batch):
+            return task.loss(params, reference.model_state, batch, jax.random.PRNGKey(0))[1][1]
+
+        return jax.tree.map(lambda x: x[0], jax.vmap(loss, axis_name=AXIS)(one_device))
+
+    def both(params):
+        return terms(params), jax.jacrev(terms)(params)
+
+    return jax.device_get(jax.jit(both)(reference.flax("weight/")))
+
+
+def test_gradient_of_every_loss(case):
+    name, config, task, reference = case
+    values, gradients = terms_and_gradients(task, reference)
+    wanted = {term for term in reference.terms() if term.startswith("loss_")}
+    assert set(values) == wanted
+    for term in wanted:
+        assert values[term] == pytest.approx(reference.terms()[term], rel=1e-5), term
+        assert relative(gradients[term], reference.flax(f"grad/{term}/")) <= GRADIENT, term
+    if name == "detector":  # the correct visibility loss as well
+        config.faithful.s9_double_sigmoid = False
+        values, gradients = terms_and_gradients(tasks.make(config), reference)
+        assert values["loss_visibility"] == pytest.approx(reference.terms()["other_visibility"], rel=1e-5)
+        assert relative(gradients["loss_visibility"], reference.flax("grad/other_visibility/")) <= GRADIENT
+
+
+def test_five_steps_change_the_parameters_alike(case):
+    _, config, task, reference = case
+    before = reference.flax("weight/")
+    schedule = optim.make_schedule(config.optim, 1000, 1000)
+    tx = optim.make_optimizer(config.optim, before, schedule)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    step = parallel.compile_train_step(state.make_train_step(task, tx), "pmap", mesh)
+    run = state.TrainState(
+        jnp.zeros((), jnp.int32), before, reference.model_state, tx.init(before), jax.random.PRNGKey(0)
+    )
+    run = parallel.replicate(jax.tree.map(jnp.asarray, run), mesh)
+    for number in range(5):
+        batch = reference.batch | {"image": np.roll(reference.batch["image"], number, axis=2)}
+        run, scalars = step(run, parallel.put_batch(batch, "pmap", mesh))
+        assert scalars["nonfinite"] == 0
+    change = jax.tree.map(lambda after, start: np.asarray(after) - start, run.params, before)
+    assert relative(change, reference.flax("change/")) <= CHANGE
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", CASES)
+def test_fixtures_are_what_pytorch_says(name):
+    pytest.importorskip("torch", reason="make test-full installs it")
+    spec = importlib.util.spec_from_file_location("make", FIXTURES / "make_training_fixtures.py")
+    make = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
+    with np.load(FIXTURES / f"{name}.npz") as stored:
+        derived = make.derive(name)
+        assert set(derived) == set(stored.files)
+        for key, value in derived.items():
+            error = np.linalg.norm(np.float64(value) - stored[key])
+            assert error <= 1e-4 * max(np.linalg.norm(np.float64(stored[key])), 1e-12), key
