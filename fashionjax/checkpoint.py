@@ -53,6 +53,8 @@ def open_manager(workdir: str | Path, best: str = "", best_mode: str = "max") ->
         )
     options = ocp.CheckpointManagerOptions(
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+        best_fn=(lambda metrics: metrics[best]) if best else None,  # without it no metrics are stored
+        best_mode=best_mode,
         cleanup_tmp_directories=True,
         enable_async_checkpointing=True,
     )

@@ -156,3 +156,14 @@ def test_unknown_task(tiny_config):
     tiny_config.task = "tryon"
     with pytest.raises(UserError, match="attributes, landmarks"):
         tasks.make(tiny_config)
+
+
+def test_bfloat16_computes_with_float32_parameters(tiny_config, tiny_batch):
+    tiny_config.dtype = "bfloat16"
+    task = tasks.make(tiny_config)
+    params, model_state = jax.eval_shape(task.init, jax.random.PRNGKey(0), tiny_batch)
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, model_state))} == {np.dtype("float32")}
+    outputs = jax.eval_shape(task.predict, params, model_state, tiny_batch)
+    assert {leaf.dtype for leaf in jax.tree.leaves(outputs)} == {np.dtype("float32")}
+    text = str(jax.make_jaxpr(task.predict)(params, model_state, tiny_batch))
+    assert "bf16" in text
