@@ -100,3 +100,13 @@ def test_gather_shrinks_as_it_goes():
     step = np.zeros((48, 48, 3), np.uint8)
     step[::2] = 200
     assert (baselines.shrink(step) == 100).all(), "area means, not samples"
+
+
+def test_colour_histograms_find_colours_and_nothing_else():
+    """Red pictures are nearest to red ones whatever their shapes; cosine is the overlap of two histograms."""
+    red, blue = np.zeros((4, 6, 3), np.uint8), np.zeros((9, 5, 3), np.uint8)
+    red[..., 0], blue[..., 2] = 200, 250
+    half = np.concatenate([red, np.zeros_like(red)])
+    rows = baselines.colour_histograms([red, blue, half, red[::2]])
+    assert rows.shape == (4, 512) and rows.dtype == np.float32
+    np.testing.assert_allclose((rows @ rows.T)[0], [1, 0, np.sqrt(0.5), 1], atol=1e-6)
