@@ -108,7 +108,10 @@ def _evaluate(config, task, predict_step, run: state.TrainState, mesh) -> dict[s
     stream = evaluate.predictions(
         task, predict_step, run.params, run.model_state, split, config, mesh, progress=False
     )
-    return {name: value for name, value in task.metrics(stream).items() if np.isfinite(value)}
+    metrics = {name: value for name, value in task.metrics(stream).items() if np.isfinite(value)}
+    if config.best and config.best not in metrics:
+        raise UserError(f"config.best={config.best!r} is not among this task's metrics: {', '.join(metrics)}")
+    return metrics
 
 
 def _flush(window: list, log: ScalarLog, schedule, config: ConfigDict) -> None:
