@@ -128,7 +128,7 @@ def check_combinations(name, change=lambda config: None):
 def shallow(config):
     """The same wiring around a backbone of few layers, which is what tracing time is spent on."""
     if config.model.backbone.startswith("vit"):
-        config.model.backbone_fields = {"depth": 2}
+        config.model.backbone, config.model.backbone_fields = "vit_s16", {"depth": 2}
     else:
         config.model.backbone = {"vgg16": "vgg11", "resnet50": "resnet18"}[config.model.backbone]
 
