@@ -1,9 +1,11 @@
-"""What a measurement ran on, and the published peak rates of accelerators."""
+"""What a measurement ran on, the published peak rates of accelerators, and the clock."""
 
 from __future__ import annotations
 
 import os
 import platform
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -56,3 +58,14 @@ def utilisation(device_kind: str, dtype: str, flops_per_second: float) -> float 
     """Share of the peak that is used; None where the peak is not known."""
     peak = BFLOAT16_PEAK.get(device_kind) if dtype == "bfloat16" else None
     return None if peak is None else flops_per_second / (peak * 1e12)
+
+
+def timed(run: Callable[[int], None]) -> Callable[[int], tuple[float, float]]:
+    """steps -> (seconds, processor seconds of the process)."""
+
+    def clocked(steps: int) -> tuple[float, float]:
+        start, cpu = time.perf_counter(), time.process_time()
+        run(steps)
+        return time.perf_counter() - start, time.process_time() - cpu
+
+    return clocked

@@ -5,19 +5,20 @@
 
 train, predict: the project's own compiled steps on a batch that stays on the device; pipeline: prepared
 pictures to batches on the host; end_to_end: pipeline, transfer, augmentation and training step. PyTorch runs
-the same model with the same optimizer in the same process, in turns with it, so that other load on the
-machine meets both. docs/benchmarks.md has the results.
+the same model with the same optimizer in the same run, in turns with it, so that other load on the machine
+meets both. docs/benchmarks.md has the results.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib.metadata
 import importlib.util
 import json
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from benchmarks import hardware
+from benchmarks import hardware, other_process
 from experiments import common
 from fashionjax import cli, datasets, losses, optim, parallel, state
 from fashionjax.data import pipeline
@@ -138,19 +139,20 @@ def host_batches(config, task, split):
     )
 
 
-def take_turns(sides: dict[str, Callable[[int], None]], steps: int, rounds: int) -> dict:
-    """Seconds per step of each side, one number a round, and under "cpu" the processor seconds. The first
-    call of each (compilation) is not kept."""
-    for run in sides.values():
-        run(1)
+def take_turns(sides: dict[str, Callable[[int], tuple[float, float]]], steps: int, rounds: int) -> dict:
+    """Seconds per step of each side, one number a round, and under "cpu" the processor seconds.
+
+    Each turn starts with a step that is not timed: the first compiles, later ones take back the memory that
+    the system gave to the other side.
+    """
     seconds: dict = {name: [] for name in sides}
     cpu: dict = {name: [] for name in sides}
     for _ in range(rounds):
         for name, run in sides.items():
-            start, cpu_start = time.perf_counter(), time.process_time()
-            run(steps)
-            seconds[name].append((time.perf_counter() - start) / steps)
-            cpu[name].append((time.process_time() - cpu_start) / steps)
+            run(1)
+            wall, processor = run(steps)
+            seconds[name].append(wall / steps)
+            cpu[name].append(processor / steps)
     return seconds | {"cpu": cpu}
 
 
@@ -177,6 +179,7 @@ def row(args, name: str, what: str, seconds: dict, flops: float | None, devices:
         result |= {"time_ratio": statistics.median(ratios)}
         cpu_ratios = [a / b for a, b in zip(cpu["jax"], cpu["torch"], strict=True)]
         result |= {"cpu_ratio": statistics.median(cpu_ratios)}
+    result["huge_pages"] = "glibc.malloc.hugetlb=1" in os.environ.get("GLIBC_TUNABLES", "")
     result["load_average"] = os.getloadavg()[0]
     return result
 
@@ -204,24 +207,26 @@ def measure(args) -> list[dict]:
             for _ in range(steps):
                 next(batches)
 
-        keep(row(args, "", "pipeline", take_turns({"jax": draw}, args.steps, args.rounds), None, devices))
+        seconds = take_turns({"jax": hardware.timed(draw)}, args.steps, args.rounds)
+        keep(row(args, "", "pipeline", seconds, None, devices))
     for name in args.backbones if set(args.what) - {"pipeline"} else ():
         ours, flops = jax_side(config, name, mesh, split if "end_to_end" in args.what else None)
-        theirs = torch_side(args, config, name)
-        for what in (what for what in args.what if what in ours):
-            sides = {"jax": ours[what]} | ({"torch": theirs[what]} if what in theirs else {})
-            keep(row(args, name, what, take_turns(sides, args.steps, args.rounds), flops, devices))
+        with torch_side(args, config, name) as theirs:
+            for what in (what for what in args.what if what in ours):
+                sides = {"jax": hardware.timed(ours[what])}
+                sides |= {"torch": theirs[what]} if what in theirs else {}
+                keep(row(args, name, what, take_turns(sides, args.steps, args.rounds), flops, devices))
     return rows
 
 
-def torch_side(args, config, name: str) -> dict[str, Callable[[int], None]]:
-    """PyTorch's side where it is installed and wanted, else nothing."""
+def torch_side(args, config, name: str):
+    """A context with PyTorch's side where it is installed and wanted, else with nothing."""
     if not args.torch or importlib.util.find_spec("torch") is None:
-        return {}
-    from benchmarks import torch_side as side
-
+        return contextlib.nullcontext({})
     batch = fixed_batch(config)
-    return side.make(name, batch["image"], batch["category"], args.dtype, args.torch_layout, CLASSES)
+    return other_process.started(
+        name, batch["image"], batch["category"], args.dtype, args.torch_layout, CLASSES
+    )
 
 
 def line(row: dict) -> str:
@@ -241,7 +246,9 @@ def write(path: Path, rows: list[dict], about: dict) -> None:
         raise UserError(f"{path}: measured on {stored['hardware']}, this is {about}; give another --out")
 
     def key(row):
-        return tuple(row.get(k) for k in ("backbone", "what", "batch", "size", "dtype", "workers"))
+        return tuple(
+            row.get(k) for k in ("backbone", "what", "batch", "size", "dtype", "workers", "huge_pages")
+        )
 
     merged = {key(row): row for row in [*stored["rows"], *rows]}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -273,9 +280,7 @@ def main(argv: list[str]) -> int:
             raise UserError(f"unknown {', '.join(set(given) - set(known))}; there are {', '.join(known)}")
     about = hardware.describe(jax.devices()[: args.devices or None])
     if args.torch and importlib.util.find_spec("torch") is not None:
-        from benchmarks import torch_side as side
-
-        about["torch"] = side.version()
+        about["torch"] = importlib.metadata.version("torch")
     print(json.dumps(about), file=sys.stderr)
     rows = measure(args)
     if args.out:

@@ -1,4 +1,4 @@
-"""One backbone in PyTorch as two functions to time: n training steps, n predictions."""
+"""One backbone in PyTorch to time: n training steps, n predictions. Run by benchmarks.other_process."""
 
 from __future__ import annotations
 
@@ -12,10 +12,6 @@ import torch.nn.functional as F
 
 from benchmarks import torch_models
 from fashionjax.ops.augment import IMAGENET_MEAN, IMAGENET_STD
-
-
-def version() -> str:
-    return torch.__version__
 
 
 def make(
