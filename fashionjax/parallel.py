@@ -113,6 +113,14 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, P()))
 
 
+def to_global(tree: Any, mesh: Mesh) -> Any:
+    """Replicated arrays as arrays of all hosts, which is what a checkpoint is written from: what pmap returns
+    on several hosts knows this host's devices only."""
+    if jax.process_count() == 1:
+        return tree
+    return multihost_utils.host_local_array_to_global_array(tree, mesh, P())
+
+
 def put_batch(batch: dict[str, np.ndarray], mode: Mode, mesh: Mesh) -> dict[str, jax.Array]:
     """This host's share of a batch to its devices; images travel as uint8."""
     sharding = NamedSharding(mesh, P(AXIS))

@@ -92,7 +92,7 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
                 if evaluating and not leaving:
                     metrics = _evaluate(config, task, predict_step, run, mesh)
                     log.write(step, metrics, EVALUATIONS_FILE)
-                checkpoint.save(manager, run, config, metrics)
+                checkpoint.save(manager, parallel.to_global(run, mesh), config, metrics)
             if leaving:
                 print(f"terminated: saving step {step} of {steps} in {workdir}", file=sys.stderr)
                 break

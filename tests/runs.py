@@ -17,6 +17,7 @@ def command(workdir, data_dir, *flags, steps=STEPS) -> list[str]:
         *("--config.image_size=32", "--config.canvas_size=36", "--config.batch_size=16"),
         *("--config.model.backbone_fields.width=4", "--config.model.features=16"),
         *("--config.model.landmark_features=8", "--config.model.landmark_levels=2"),
+        "--config.model.backbone=vgg11_bn",  # fewer layers to compile and dispatch than the demo's
         *("--config.log_every=5", "--config.save_every=20", "--config.eval_every=0"),
         *flags,
     ]
