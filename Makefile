@@ -1,5 +1,8 @@
 # Set-up and everyday commands; each target installs what it needs first.
-PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+# the first Python that runs and is of a supported version
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
+  $$p -c '$(FITS)' >/dev/null 2>&1 && { echo $$p; break; }; done)
 BIN := .venv/bin
 TORCH ?= torch==2.13.0 faiss-cpu==1.13.2 scikit-learn==1.8.0
 UV ?= uv==0.9.30
@@ -9,7 +12,7 @@ UV ?= uv==0.9.30
 install: .venv/.installed
 
 .venv/.installed: requirements.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
+	@$(or $(PYTHON),false) -c '$(FITS)' || \
 	  { echo "error: Python 3.11 or 3.12 is needed; pass PYTHON=/path/to/python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet $(UV)
