@@ -20,9 +20,10 @@ install: .venv/.installed
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 
+# huge pages save a quarter of a training step's time on a CPU
 demo: install
 	rm -rf runs/demo
-	$(BIN)/python -m fashionjax.demo --out=runs/demo
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m fashionjax.demo --out=runs/demo
 
 lint: install
 	$(BIN)/ruff check .

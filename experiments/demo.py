@@ -10,7 +10,7 @@ from experiments import common
 
 
 def get_config(arg: str | None = None):
-    args = common.parse_arg(arg, steps=1400)
+    args = common.parse_arg(arg, steps=1300)
     config = common.base()
     config.task = "attributes"
     config.synthetic.config = "attributes"
