@@ -80,6 +80,7 @@ def restore(manager: ocp.CheckpointManager, state: TrainState) -> TrainState:
     step = manager.latest_step()
     template = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
     try:
+        _check_shapes(manager.directory / str(step) / "state", state)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
         return manager.restore(step, args=args)["state"]
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
@@ -87,6 +88,18 @@ def restore(manager: ocp.CheckpointManager, state: TrainState) -> TrainState:
             f"{manager.directory / str(step)}: does not fit this config ({_first_line(error)}); "
             "use another --workdir, or the config this one was trained with"
         ) from error
+
+
+def _check_shapes(item: Path, state: TrainState) -> None:
+    """ValueError for parameters that the saved state has in another shape; told before any array is read."""
+    with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        saved = _flat(reader.metadata(item).item_metadata.tree["params"])
+    wanted = _flat(state.params)
+    for name in sorted(saved.keys() | wanted.keys()):
+        there = tuple(saved[name].shape) if name in saved else None
+        here = tuple(wanted[name].shape) if name in wanted else None
+        if there != here:
+            raise ValueError(f"{name} is {there} there, {here} here")
 
 
 def restore_for_inference(path: str | Path, which: str = "best") -> Restored:
