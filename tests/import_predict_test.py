@@ -1,23 +1,16 @@
 """A PyTorch file with MMFashion's names → import → predict on a bare photo, one command each."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from runs import environment
+from runs import run
 from torch_writers import save_zip
 
 from fashionjax import parity_draws
 
 MANIFEST = Path(__file__).parent / "fixtures" / "parity" / "mmf_attr_global_vgg16_lite" / "manifest.json"
-
-
-def run(module, *flags):
-    line = [sys.executable, "-m", f"fashionjax.{module}", *map(str, flags)]
-    return subprocess.run(line, env=environment(), capture_output=True, text=True)
 
 
 def test_an_imported_checkpoint_predicts_on_a_bare_photo(tmp_path):

@@ -2,19 +2,12 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from runs import environment
+from runs import run
 
 from tfds_builders.synthetic_fashion import release
-
-
-def run(module, *flags):
-    line = [sys.executable, "-m", f"fashionjax.{module}", *map(str, flags)]
-    return subprocess.run(line, env=environment(), capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,12 @@ def environment(devices: int = 1) -> dict:
     return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
+def run(module, *flags) -> subprocess.CompletedProcess:
+    """`python -m fashionjax.MODULE FLAG…` to its end, with what it printed."""
+    line = [sys.executable, "-m", f"fashionjax.{module}", *map(str, flags)]
+    return subprocess.run(line, env=environment(), capture_output=True, text=True)
+
+
 def start(*args, devices=1, **kw) -> subprocess.Popen:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command(*args, **kw), env=environment(devices), **pipes)
