@@ -27,7 +27,8 @@ class Split:
     """One split of a prepared dataset: `len`, `split[i]`, whole columns, label names.
 
     `split[i]` is a dict of numpy values as the builder stored them (docs/datasets/ has a card for each
-    dataset); pictures stay encoded bytes. Records are read on demand; the object can be sent to worker processes.
+    dataset); pictures stay encoded bytes. Records are read on demand; the object can be sent to worker
+    processes.
     """
 
     def __init__(self, folder: Path, name: str):
