@@ -32,7 +32,7 @@ from fashionjax.data import pipeline
 from fashionjax.data.source import Split
 from fashionjax.errors import UserError
 from fashionjax.metrics import stream
-from fashionjax.task import Task
+from fashionjax.task import Given, Task
 from fashionjax.tasks import faithful
 
 
@@ -68,7 +68,8 @@ def evaluate(
     params, model_state = parallel.replicate((restored.params, restored.model_state), mesh)
     pairs = predictions(task, step, params, model_state, split, config, mesh, allow_missing=allow_missing)
     predicted, truth = stream.collect(pairs)
-    metrics = task.metrics([(predicted, truth)])
+    given = Given(params, model_state, split.column)
+    metrics = task.metrics([(predicted, truth)], given)
     missing = sorted(set(range(len(split))) - set(truth["index"].tolist()))
     if missing:
         print(f"evaluated {len(split) - len(missing)} of {len(split)} records", file=sys.stderr)
@@ -81,7 +82,7 @@ def evaluate(
         "missing": missing,
         "step": restored.step,
         "metrics": metrics,
-        "baselines": _baselines(config, task, split, predicted, truth) if with_baselines else {},
+        "baselines": _baselines(config, task, split, predicted, truth, given) if with_baselines else {},
         "switches": faithful.names_on(config),
         "checkpoint": str(path),
         "config": {key: value for key, value in config.to_dict().items() if key != "labels"},
@@ -104,6 +105,8 @@ def _label(config: ConfigDict, step: int) -> str:
 
 def _check_labels(config: ConfigDict, split: Split) -> None:
     for label, names in config.labels.items():
+        if label == "type_space":
+            continue  # the model keeps the order of its own checkpoint
         if label in split.labels and list(split.labels[label]) != list(names):
             raise UserError(
                 f"{split.dataset}: its {label} names differ from those the checkpoint learned; evaluate it "
@@ -111,12 +114,14 @@ def _check_labels(config: ConfigDict, split: Split) -> None:
             )
 
 
-def _baselines(config: ConfigDict, task: Task, split: Split, predicted: dict, truth: dict) -> dict:
+def _baselines(
+    config: ConfigDict, task: Task, split: Split, predicted: dict, truth: dict, given: Given
+) -> dict:
     """Simple references on the same records, from the training split where it is prepared."""
     if matches.is_retrieval(predicted, truth):
         pictures = (example["image"] for example in _examples(split, task, truth["index"]))
         colours = {"embedding": baselines.colour_histograms(pictures)}
-        return {"colour_histogram": task.metrics([(colours, truth)])}
+        return {"colour_histogram": task.metrics([(colours, truth)], given)}
     try:
         train = datasets.open_split(config, config.train_split)
     except UserError as error:

@@ -21,6 +21,7 @@ from fashionjax import checkpoint, cli, datasets, evaluate, optim, parallel, sta
 from fashionjax.data import pipeline
 from fashionjax.errors import UserError
 from fashionjax.scalars import EVALUATIONS_FILE, ScalarLog
+from fashionjax.task import Given
 
 NONFINITE = ("skip", "stop")
 
@@ -108,7 +109,8 @@ def _evaluate(config, task, predict_step, run: state.TrainState, mesh) -> dict[s
     stream = evaluate.predictions(
         task, predict_step, run.params, run.model_state, split, config, mesh, progress=False
     )
-    metrics = {name: value for name, value in task.metrics(stream).items() if np.isfinite(value)}
+    found = task.metrics(stream, Given(run.params, run.model_state, split.column))
+    metrics = {name: value for name, value in found.items() if np.isfinite(value)}
     if config.best and config.best not in metrics:
         raise UserError(f"config.best={config.best!r} is not among this task's metrics: {', '.join(metrics)}")
     return metrics

@@ -42,6 +42,7 @@ class Split:
         self.dataset = info.full_name
         self.labels = _labels(info)
         self.features = tuple(info.features)
+        self.tables = tuple(_tables(info, name))
         self._texts = {n for n, f in info.features.items() if isinstance(f, tfds.features.Text)}
         self._length = info.splits[name].num_examples
         self._records = None
@@ -60,9 +61,17 @@ class Split:
 
     def column(self, name: str) -> np.ndarray:
         """One feature of every record, in order; a damaged record raises. Lists of different lengths come as
-        an array of objects. Texts, numbers and lists of numbers are read together and kept."""
+        an array of objects. Texts, numbers and lists of numbers are read together and kept.
+
+        Or a table of the split, what the dataset says of its records beyond each of them (the outfits and the
+        questions of a compatibility benchmark): the builder's `metadata["tables"][split][name]`, a list with
+        a row per outfit or question. A list of lists comes as an array of objects, each an array.
+        """
         if name not in self.features:
-            raise UserError(f"{self.dataset}: has no feature {name!r}; it has {', '.join(self.features)}")
+            if name in self.tables:
+                return _column(_tables(_builder(self.folder).info, self.name)[name])
+            has = ", ".join((*self.features, *self.tables))
+            raise UserError(f"{self.dataset}: has no feature {name!r}; it has {has}")
         if name in _small_features(self.folder):
             return _small_columns(self.folder, self.name)[name]
         return np.asarray([self[i][name] for i in range(len(self))])
@@ -87,6 +96,7 @@ class Joined:
         self.parts = parts
         self.folder, self.dataset, self.labels = parts[0].folder, parts[0].dataset, parts[0].labels
         self.features = parts[0].features
+        self.tables = tuple(dict.fromkeys(name for part in parts for name in part.tables))
         self.name = "+".join(part.name for part in parts)
         self._ends = np.cumsum([len(part) for part in parts]).tolist()
 
@@ -99,6 +109,9 @@ class Joined:
         return part[index - self._ends[role] + len(part)] | {"role": role}
 
     def column(self, name: str) -> np.ndarray:
+        """As `Split.column`; a table is of one split, whose records its rows count."""
+        if name in self.tables and name not in self.features:
+            raise UserError(f"{self.dataset}: {name!r} is a table of one split; {self.name} joins several")
         return np.concatenate([part.column(name) for part in self.parts])
 
 
@@ -155,7 +168,7 @@ def _small_columns(folder: Path, split: str) -> dict[str, np.ndarray]:
 
 
 def _column(values: list) -> np.ndarray:
-    if not isinstance(values[0], (list, np.ndarray)):
+    if not values or not isinstance(values[0], (list, np.ndarray)):
         return np.asarray(values)
     column = np.empty(len(values), object)
     for row, value in enumerate(values):
@@ -176,15 +189,30 @@ def _version(name: str) -> tuple:
 
 
 def _labels(info) -> dict[str, list]:
-    """Names of every class feature and of the attributes, as plain lists."""
+    """Names of every class feature and of the attributes, and the type spaces ([type, type] each), as plain
+    lists."""
     labels = {
         name: list(feature.names)
         for name, feature in info.features.items()
         if isinstance(feature, tfds.features.ClassLabel)
     }
-    metadata = info.metadata or {}
-    for key, target in (("attribute_names", "attribute"), ("attribute_groups", "attribute_group")):
-        if key in metadata:
-            value = metadata[key]
-            labels[target] = list(json.loads(value) if isinstance(value, str) else value)
+    for key, target in (
+        ("attribute_names", "attribute"),
+        ("attribute_groups", "attribute_group"),
+        ("type_spaces", "type_space"),
+    ):
+        value = _metadata(info, key)
+        if value is not None:
+            labels[target] = [list(v) if isinstance(v, (list, tuple)) else v for v in value]
     return labels
+
+
+def _tables(info, split: str) -> dict[str, list]:
+    """The tables of a split by name, {} where it has none."""
+    return (_metadata(info, "tables") or {}).get(split, {})
+
+
+def _metadata(info, key: str):
+    """An entry of the builder's metadata, which may be stored as JSON text; None where there is none."""
+    value = (info.metadata or {}).get(key)
+    return json.loads(value) if isinstance(value, str) else value

@@ -18,7 +18,7 @@ from fashionjax.errors import UserError
 from fashionjax.metrics import classification, landmarks, stream
 from fashionjax.models import backbones, heads
 from fashionjax.models.predictor import Predictor
-from fashionjax.task import AXIS, Batch, Task
+from fashionjax.task import AXIS, Batch, Given, Task
 from fashionjax.tasks import faithful, supervised
 
 LEARNS = ("attribute", "category", "landmark")
@@ -133,7 +133,7 @@ def predictions(outputs: dict) -> dict:
     return result
 
 
-def metrics(config: ConfigDict, pairs) -> dict[str, float]:
+def metrics(config: ConfigDict, pairs, given: Given) -> dict[str, float]:
     """Every metric whose prediction and truth are in the stream.
 
     Under switch S11 the zoo's landmark metrics are means over every 20th batch of `config.zoo_test_batch`.

@@ -27,7 +27,7 @@ from fashionjax.models.retriever import Retriever
 from fashionjax.ops import topk
 from fashionjax.ops.distances import unit_rows
 from fashionjax.ops.landmark_pool import scramble_centres
-from fashionjax.task import AXIS, Batch, Task
+from fashionjax.task import AXIS, Batch, Given, Task
 from fashionjax.tasks import attributes, faithful, supervised
 
 QUERY, GALLERY = 0, 1  # roles; in `a+b` of an evaluation split they go by order
@@ -252,7 +252,7 @@ class Ranking(NamedTuple):
     score: np.ndarray
 
 
-def metrics(config: ConfigDict, pairs) -> dict[str, float]:
+def metrics(config: ConfigDict, pairs, given: Given) -> dict[str, float]:
     """Every retrieval metric; under switch S15 a picture counts once per pair it is in."""
     predicted, truth = stream.collect(pairs)
     per_pair = bool(faithful.on(config, "s15_gallery_per_pair"))

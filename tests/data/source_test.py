@@ -1,11 +1,14 @@
 """Prepared splits: joined splits with roles, whole columns, the items of a dataset."""
 
+import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from fashionjax import prepare
+from fashionjax import datasets, prepare
 from fashionjax.data import source
 from fashionjax.errors import UserError
 
@@ -55,3 +58,60 @@ def test_items_are_those_of_all_splits_in_order(data_dir):
     assert names == sorted(names) and len(names) == 3 + 1 + 2
     split = source.open_split(NAME, "val", data_dir)
     assert set(split.column("item_id")) < set(names)
+
+
+@pytest.fixture(scope="module")
+def told(data_dir, tmp_path_factory):
+    """The same dataset with tables of its splits and type spaces in the metadata."""
+    folder = tmp_path_factory.mktemp("tables") / "data"
+    shutil.copytree(data_dir, folder)
+    tables = {
+        "train": {
+            "outfit": [[3, 0], [11, 2, 5], [4, 4]],
+            "compatibility_label": [1, 0, 1],
+            "outfit_id": ["a", "b", "c"],
+            "answer": [[1, 2], [0, 3]],
+        },
+        "val": {"question": []},
+    }
+    file = source.find(NAME, folder) / "metadata.json"
+    metadata = json.loads(file.read_text())
+    file.write_text(
+        json.dumps(metadata | {"tables": tables, "type_spaces": [["top", "shoe"], ["bag", "top"]]})
+    )
+    return folder
+
+
+def test_tables_of_a_split_are_columns(told):
+    split = source.open_split(NAME, "train", told)
+    outfit = split.column("outfit")
+    assert [row.tolist() for row in outfit] == [[3, 0], [11, 2, 5], [4, 4]]
+    assert outfit.dtype == object and all(row.dtype == np.int64 for row in outfit)
+    answer = split.column("answer")  # rows of one length are rows all the same
+    assert answer.shape == (2,) and answer[1].tolist() == [0, 3]
+    assert split.column("compatibility_label").tolist() == [1, 0, 1]
+    assert split.column("outfit_id").tolist() == ["a", "b", "c"]
+    assert len(split.column("item_id")) == len(split) == 12
+    assert len(source.open_split(NAME, "val", told).column("question")) == 0
+    with pytest.raises(UserError, match=r"no feature 'outfits'; it has .*image.*, outfit, "):
+        split.column("outfits")
+    with pytest.raises(UserError, match="no feature 'outfit'"):
+        source.open_split(NAME, "val", told).column("outfit")
+
+
+def test_a_table_belongs_to_one_split(told):
+    for name in ("train+val", "val+train"):
+        with pytest.raises(UserError, match="'outfit' is a table of one split"):
+            source.open_split(NAME, name, told).column("outfit")
+        with pytest.raises(UserError, match="no feature 'colour'"):
+            source.open_split(NAME, name, told).column("colour")
+
+
+def test_type_spaces_survive_the_checkpoint_config(told):
+    split = source.open_split(NAME, "train", told)
+    assert split.labels["type_space"] == [["top", "shoe"], ["bag", "top"]]
+    config = ConfigDict({"labels": {}})
+    datasets.attach_labels(config, split)
+    again = ConfigDict(json.loads(config.to_json()))
+    assert [list(pair) for pair in again.labels.type_space] == split.labels["type_space"]
+    assert again.labels.type_space == config.labels.type_space

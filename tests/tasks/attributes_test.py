@@ -9,6 +9,7 @@ import pytest
 from fashionjax import evaluate, optim, parallel, state, tasks
 from fashionjax.data import pipeline, source
 from fashionjax.errors import UserError
+from fashionjax.task import Given
 
 
 def landmarks_config(config, head: str):
@@ -98,7 +99,8 @@ def test_one_trace_per_batch_shape(tiny_config, synthetic_dir):
         task.metrics(
             evaluate.predictions(
                 task, predict_step, run.params, run.model_state, split, tiny_config, mesh, progress=False
-            )
+            ),
+            Given(run.params, run.model_state, split.column),
         )
         for _ in range(2)
     ]

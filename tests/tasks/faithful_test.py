@@ -232,9 +232,9 @@ def test_s11_averages_every_20th_batch():
     config = config_with(landmarks, s11_every_20th_batch=True)
     config.zoo_test_batch = 2
     pair = ({"landmark": predicted}, truth)
-    assert tasks.attributes.metrics(config, [pair])["zoo/landmark_ne"] == pytest.approx(0.2)
+    assert tasks.attributes.metrics(config, [pair], None)["zoo/landmark_ne"] == pytest.approx(0.2)
     config.faithful.s11_every_20th_batch = False
-    assert tasks.attributes.metrics(config, [pair])["zoo/landmark_ne"] == pytest.approx(np.mean(error))
+    assert tasks.attributes.metrics(config, [pair], None)["zoo/landmark_ne"] == pytest.approx(np.mean(error))
 
 
 def test_s14_trains_on_the_mean_probability():

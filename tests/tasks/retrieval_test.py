@@ -174,7 +174,7 @@ EXAMPLE = stream(QUERIES + GALLERY, [0, 1] + [0, 1, 0, 0, 2, 1], [0, 0] + [1] * 
 
 
 def test_metrics_of_the_worked_example():
-    found = tasks.make(tiny()).metrics([EXAMPLE])
+    found = tasks.make(tiny()).metrics([EXAMPLE], None)
     assert found["zoo/recall@3"] == pytest.approx(83.3333, abs=1e-3)
     assert found["standard/recall@1"] == 0 and found["standard/recall@3"] == 1
     ranking = task_module.rank(*EXAMPLE, k=3)
@@ -188,11 +188,13 @@ def test_s15_counts_a_picture_once_per_pair():
     predicted, truth = EXAMPLE
     truth = truth | {"pairs": np.asarray([2, 1, 1, 2, 1, 1, 1, 1])}
     config = tiny()
-    assert tasks.make(config).metrics([(predicted, truth)]) == tasks.make(config).metrics([EXAMPLE])
+    assert tasks.make(config).metrics([(predicted, truth)], None) == tasks.make(config).metrics(
+        [EXAMPLE], None
+    )
     config.faithful.s15_gallery_per_pair = True
     ranking = task_module.rank(predicted, truth, per_pair=True)
     assert len(ranking.query) == 3 and len(ranking.gallery) == 7
-    found = tasks.make(config).metrics([(predicted, truth)])
+    found = tasks.make(config).metrics([(predicted, truth)], None)
     # item 0 (twice): ranks 2, 4, 7 behind the repeated row; item 1: ranks 2, 3, 4
     assert [ranks.tolist() for ranks in ranking.ranks] == [[2, 3, 7], [2, 3, 7], [2, 3, 4]]
     assert found["zoo/recall@3"] == pytest.approx(100 * (2 / 3 + 2 / 3 + 2 / 3) / 3, abs=1e-3)
