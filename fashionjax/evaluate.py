@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from absl import flags
@@ -20,19 +19,18 @@ from fashionjax import (
     checkpoint,
     cli,
     datasets,
+    inference,
     matches,
     panels,
     parallel,
     report,
     scalars,
-    state,
-    tasks,
 )
 from fashionjax.data import pipeline
 from fashionjax.data.source import Split
 from fashionjax.errors import UserError
 from fashionjax.metrics import stream
-from fashionjax.task import Given, Task
+from fashionjax.task import Task
 from fashionjax.tasks import faithful
 
 
@@ -55,34 +53,27 @@ def evaluate(
     this call.
     """
     started = time.monotonic() if started is None else started
-    restored = checkpoint.restore_for_inference(path, which)
-    config = restored.config
-    with config.unlocked():
-        config.update({name: value for name, value in (overrides or {}).items() if value})
+    model = inference.load(path, which, overrides)
+    config = model.config
     split_name = split_name or config.get("test_split", "test")
     split = datasets.open_split(config, split_name)
     _check_labels(config, split)
-    task = tasks.make(config)
-    mesh = parallel.make_mesh()
-    step = parallel.compile_predict_step(state.make_predict_step(task), config.parallel, mesh)
-    params, model_state = parallel.replicate((restored.params, restored.model_state), mesh)
-    pairs = predictions(task, step, params, model_state, split, config, mesh, allow_missing=allow_missing)
+    pairs = inference.predictions(model, split, allow_missing=allow_missing)
     predicted, truth = stream.collect(pairs)
-    given = Given(params, model_state, split.column)
-    metrics = task.metrics([(predicted, truth)], given)
+    metrics = model.task.metrics([(predicted, truth)], inference.given(model, split))
     missing = sorted(set(range(len(split))) - set(truth["index"].tolist()))
     if missing:
         print(f"evaluated {len(split) - len(missing)} of {len(split)} records", file=sys.stderr)
     result = {
-        "label": _label(config, restored.step),
+        "label": _label(config, model.step),
         "dataset": split.dataset,
         "split": split_name,
         "n": len(split) - len(missing),
         "n_total": len(split),
         "missing": missing,
-        "step": restored.step,
+        "step": model.step,
         "metrics": metrics,
-        "baselines": _baselines(config, task, split, predicted, truth, given) if with_baselines else {},
+        "baselines": _baselines(model, split, predicted, truth) if with_baselines else {},
         "switches": faithful.names_on(config),
         "checkpoint": str(path),
         "config": {key: value for key, value in config.to_dict().items() if key != "labels"},
@@ -90,7 +81,7 @@ def evaluate(
     }
     result["seconds_total"] = round(time.monotonic() - started, 2)
     if parallel.this_process()[0] == 0:
-        report.write_report(out, result, _panels(config, task, split, predicted, truth, path, out))
+        report.write_report(out, result, _panels(model, split, predicted, truth, path, out))
     return result
 
 
@@ -114,14 +105,13 @@ def _check_labels(config: ConfigDict, split: Split) -> None:
             )
 
 
-def _baselines(
-    config: ConfigDict, task: Task, split: Split, predicted: dict, truth: dict, given: Given
-) -> dict:
+def _baselines(model: inference.Model, split: Split, predicted: dict, truth: dict) -> dict:
     """Simple references on the same records, from the training split where it is prepared."""
+    config, task = model.config, model.task
     if matches.is_retrieval(predicted, truth):
         pictures = (example["image"] for example in _examples(split, task, truth["index"]))
         colours = {"embedding": baselines.colour_histograms(pictures)}
-        return {"colour_histogram": task.metrics([(colours, truth)], given)}
+        return {"colour_histogram": task.metrics([(colours, truth)], inference.given(model, split))}
     try:
         train = datasets.open_split(config, config.train_split)
     except UserError as error:
@@ -139,8 +129,9 @@ def _examples(split: Split, task: Task, indices: np.ndarray) -> Iterator[dict]:
             yield example
 
 
-def _panels(config, task: Task, split: Split, predicted: dict, truth: dict, path, out) -> list:
-    images = lambda i: pipeline.read(split, task.preprocess, int(truth["index"][i]))["image"]  # noqa: E731
+def _panels(model: inference.Model, split: Split, predicted: dict, truth: dict, path, out) -> list:
+    config, preprocess = model.config, model.task.preprocess
+    images = lambda i: pipeline.read(split, preprocess, int(truth["index"][i]))["image"]  # noqa: E731
     names = {label: list(config.labels.get(label, ())) for label in ("category", "attribute")}
     ids = [f"{split.name}[{index}]" for index in truth["index"]]
     folder = checkpoint.locate(path)[0].parent
@@ -152,56 +143,6 @@ def _panels(config, task: Task, split: Split, predicted: dict, truth: dict, path
         print(f"matches: {matches.write(out, found, truth, ids)}", file=sys.stderr)
         return matches.panels(found, truth, names["category"], images, ids) + curves
     return panels.panels_from(predicted, truth, names, images, ids) + curves
-
-
-def predictions(
-    task: Task,
-    predict_step: Callable,
-    params: Any,
-    model_state: Any,
-    split: Split,
-    config: ConfigDict,
-    mesh,
-    *,
-    allow_missing: bool = False,
-    progress: bool = True,
-) -> Iterator[tuple[dict, dict]]:
-    """(prediction, batch) numpy pairs [b …] over the whole split, in batches of `config.batch_size`.
-
-    Padding and unreadable records are marked by `example_valid` False. Records that cannot be read are named
-    and then an error, unless `allow_missing`.
-    """
-    process = parallel.this_process()
-    batches = pipeline.eval_batches(
-        split, task.preprocess, batch_size=config.batch_size, workers=config.workers, process=process
-    )
-    feed = parallel.prefetch(batches, lambda batch: parallel.put_batch(batch, config.parallel, mesh))
-    started, seen, broken = time.monotonic(), 0, []
-    for host_batch, batch in feed:
-        for index in pipeline.damaged(host_batch):
-            broken.append(int(index))
-            why = pipeline.why_damaged(split, task.preprocess, int(index))
-            print(f"warning: damaged record {why}", file=sys.stderr)
-        outputs = parallel.fetch(predict_step(params, model_state, batch), config.parallel)
-        truth = host_batch if process[1] == 1 else parallel.fetch(batch, config.parallel)
-        seen = min(seen + config.batch_size, len(split))
-        if progress:
-            _progress(seen, len(split), started)
-        yield outputs, truth
-    if broken and not allow_missing:
-        raise UserError(
-            f"{split.dataset}/{split.name}: {len(broken)} of {len(split)} records cannot be read (named "
-            "above); prepare the dataset again, or pass --allow_missing to evaluate the others"
-        )
-
-
-def _progress(seen: int, total: int, started: float) -> None:
-    elapsed = time.monotonic() - started
-    line = f"evaluated {seen}/{total}  {seen / max(elapsed, 1e-9):.0f} img/s  left "
-    line += scalars.clock(elapsed / seen * (total - seen))
-    end = "\r" if sys.stderr.isatty() and seen < total else "\n"
-    if end == "\r" or seen == total:
-        print(line.ljust(70), end=end, file=sys.stderr, flush=True)
 
 
 def add_flags() -> None:

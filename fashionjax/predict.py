@@ -7,6 +7,7 @@ Needs neither annotations nor a config: the checkpoint carries the config and th
 
 from __future__ import annotations
 
+import functools
 import glob
 import io
 import itertools
@@ -22,7 +23,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from fashionjax import checkpoint, cli, draw, parallel, state, tasks
+from fashionjax import checkpoint, cli, draw, inference, parallel, progress
 from fashionjax.data import photo
 from fashionjax.errors import UserError
 
@@ -52,20 +53,10 @@ class Photo(NamedTuple):
 
 def load(path: str | os.PathLike, batch_size: int = 16) -> Predictor:
     """The best (or else the last) checkpoint of a run. One trace serves every picture: batches are padded."""
-    restored = checkpoint.restore_for_inference(path)
-    config = restored.config
-    task = tasks.make(config)
-    mesh = parallel.make_mesh()
-    step = parallel.compile_predict_step(state.make_predict_step(task), config.parallel, mesh)
-    params, model_state = parallel.replicate((restored.params, restored.model_state), mesh)
-
-    def run(batch: dict) -> dict:
-        placed = parallel.put_batch(batch, config.parallel, mesh)
-        return parallel.fetch(step(params, model_state, placed), config.parallel)
-
-    whole = -(-batch_size // mesh.size) * mesh.size
-    names = {label: list(names) for label, names in config.get("labels", {}).items() if names}
-    return Predictor(task.preprocess, run, names, whole)
+    model = inference.load(path)
+    whole = -(-batch_size // model.mesh.size) * model.mesh.size
+    names = {label: list(names) for label, names in model.config.get("labels", {}).items() if names}
+    return Predictor(model.task.preprocess, functools.partial(inference.run, model), names, whole)
 
 
 def predict(
@@ -246,8 +237,7 @@ def main(argv: list[str]) -> int:
 
 def _progress(count: int, total: int, every: int) -> None:
     if total > every and (count % every == 0 or count == total):
-        end = "\r" if sys.stderr.isatty() and count < total else "\n"
-        print(f"predicted {count}/{total}", end=end, file=sys.stderr, flush=True)
+        progress.show(f"predicted {count}/{total}", last=count == total)
 
 
 if __name__ == "__main__":

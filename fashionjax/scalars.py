@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
 
 import jax
 from tensorboardX import SummaryWriter
+
+from fashionjax import progress
 
 METRICS_FILE = "metrics.jsonl"  # training scalars, one line per window
 EVALUATIONS_FILE = "evaluations.jsonl"  # metrics of the evaluation split, one line per evaluation
@@ -56,22 +57,14 @@ class ScalarLog:
         if not self.active:
             return
         shown = " ".join(f"{name} {value:.4g}" for name, value in scalars.items() if name in ("loss", "lr"))
-        line = f"step {step}/{self.total_steps}  {shown}  {rate:.0f} img/s  left {clock(left)}"
-        end = "\r" if sys.stderr.isatty() and step < self.total_steps else "\n"
-        print(line.ljust(78), end=end, file=sys.stderr, flush=True)
+        line = f"step {step}/{self.total_steps}  {shown}  {rate:.0f} img/s  left {progress.clock(left)}"
+        progress.show(line, last=step >= self.total_steps)
 
     def close(self) -> None:
         if self.active:
             for file in self._files.values():
                 file.close()
             self._board.close()
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 1:02:03 or 2:03."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
 def _keep_until(path: Path, step: int) -> None:

@@ -17,11 +17,10 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from fashionjax import checkpoint, cli, datasets, evaluate, optim, parallel, state, tasks
+from fashionjax import checkpoint, cli, datasets, inference, optim, parallel, state, tasks
 from fashionjax.data import pipeline
 from fashionjax.errors import UserError
 from fashionjax.scalars import EVALUATIONS_FILE, ScalarLog
-from fashionjax.task import Given
 
 NONFINITE = ("skip", "stop")
 
@@ -31,6 +30,7 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
     # ---- data and task
     _check(config)
     split = datasets.open_split(config, config.train_split)
+    held_out = datasets.open_split(config, config.eval_split)
     datasets.attach_labels(config, split)
     task = tasks.make(config)
     hosts = parallel.this_process()
@@ -91,7 +91,10 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
                 _flush(window, log, schedule, config)
                 metrics = None
                 if evaluating and not leaving:
-                    metrics = _evaluate(config, task, predict_step, run, mesh)
+                    model = inference.Model(
+                        config, task, mesh, predict_step, run.params, run.model_state, step
+                    )
+                    metrics = _evaluate(model, held_out)
                     log.write(step, metrics, EVALUATIONS_FILE)
                 checkpoint.save(manager, parallel.to_global(run, mesh), config, metrics)
             if leaving:
@@ -104,15 +107,14 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
     return run
 
 
-def _evaluate(config, task, predict_step, run: state.TrainState, mesh) -> dict[str, float]:
-    split = datasets.open_split(config, config.eval_split)
-    stream = evaluate.predictions(
-        task, predict_step, run.params, run.model_state, split, config, mesh, progress=False
-    )
-    found = task.metrics(stream, Given(run.params, run.model_state, split.column))
+def _evaluate(model: inference.Model, split) -> dict[str, float]:
+    """The finite metrics of the evaluation split."""
+    stream = inference.predictions(model, split, show_progress=False)
+    found = model.task.metrics(stream, inference.given(model, split))
     metrics = {name: value for name, value in found.items() if np.isfinite(value)}
-    if config.best and config.best not in metrics:
-        raise UserError(f"config.best={config.best!r} is not among this task's metrics: {', '.join(metrics)}")
+    best = model.config.best
+    if best and best not in metrics:
+        raise UserError(f"config.best={best!r} is not among this task's metrics: {', '.join(metrics)}")
     return metrics
 
 

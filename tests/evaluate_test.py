@@ -15,8 +15,17 @@ from fashionjax.data import source
 def workdir(synthetic_dir, tmp_path_factory):
     """A run of 20 steps."""
     folder = tmp_path_factory.mktemp("run")
-    finish(start(folder, synthetic_dir, steps=20))
+    _, err = finish(start(folder, synthetic_dir, "--config.eval_every=10", steps=20))
+    assert len((folder / "evaluations.jsonl").read_text().splitlines()) == 2
+    assert err.count("already prepared") == 2, "train and val are opened once"
     return folder
+
+
+def test_a_missing_split_fails_before_training(synthetic_dir, tmp_path):
+    line = command(tmp_path / "run", synthetic_dir, "--config.eval_split=dev", steps=20)
+    done = subprocess.run(line, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 2 and "no split 'dev'" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_evaluate_writes_the_report(workdir, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from experiments import common
 from fashionjax import train
 from fashionjax.errors import UserError
-from fashionjax.scalars import ScalarLog, clock
+from fashionjax.scalars import ScalarLog
 
 
 def lines(folder):
@@ -54,8 +54,3 @@ def test_a_step_that_is_not_finite_is_named(tmp_path, mode, capsys):
     (line,) = lines(tmp_path)
     assert line["step"] == 3 and line["nonfinite"] == 1
     np.testing.assert_allclose(line["loss"], 2.0)  # of the finite steps
-
-
-@pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (61, "1:01"), (3661, "1:01:01")])
-def test_clock(seconds, shown):
-    assert clock(seconds) == shown

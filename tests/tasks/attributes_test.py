@@ -6,10 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from fashionjax import evaluate, optim, parallel, state, tasks
+from fashionjax import inference, optim, parallel, state, tasks
 from fashionjax.data import pipeline, source
 from fashionjax.errors import UserError
-from fashionjax.task import Given
 
 
 def landmarks_config(config, head: str):
@@ -95,14 +94,9 @@ def test_one_trace_per_batch_shape(tiny_config, synthetic_dir):
     for _ in range(4):
         run, _scalars = train_step(run, parallel.put_batch(next(batches), "pmap", mesh))
     predict_step = parallel.compile_predict_step(state.make_predict_step(counted_task), "pmap", mesh)
+    model = inference.Model(tiny_config, task, mesh, predict_step, run.params, run.model_state, 4)
     metrics = [
-        task.metrics(
-            evaluate.predictions(
-                task, predict_step, run.params, run.model_state, split, tiny_config, mesh, progress=False
-            ),
-            Given(run.params, run.model_state, split.column),
-        )
-        for _ in range(2)
+        task.metrics(inference.predictions(model, split), inference.given(model, split)) for _ in range(2)
     ]
     assert traces == {"loss": 1, "predict": 1}
     assert metrics[0] == metrics[1] and 0 <= metrics[0]["standard/category_top1"] <= 1
