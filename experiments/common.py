@@ -21,6 +21,12 @@ FAITHFUL = (
     "s13_share_of_matches",
     "s14_mean_sigmoid_loss",
     "s15_gallery_per_pair",
+    "c1_zoo_names",
+    "c2_raw_masks",
+    "c3_no_text",
+    "c4_same_type_apart",
+    "c5_vse_weighted_twice",
+    "c6_tested_on_disjoint",
 )
 BACKBONES = {"vgg16": "vgg16", "resnet50": "resnet50"}
 POOLS = {"global": "global", "landmark": "roi"}
@@ -79,6 +85,7 @@ def base() -> ConfigDict:
     config.crop_box = False
     config.box_margin = 10.0
     config.box_clip = True  # under s1: whether the frame may reach outside the picture
+    config.shrink_first = True  # under s1: whether the frame is shrunk to image_size before the random crop
     config.augment = ConfigDict({"scale": (0.6, 1.0), "ratio": (0.85, 1.18), "flip": 0.5, "erase": 0.0})
     config.augment.update({"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.0})
 

@@ -108,17 +108,26 @@ def random_resized_crop(rng: np.random.Generator, width: int, height: int) -> tu
 
 
 def place_at_random(
-    record: Example, frame: np.ndarray, image: np.ndarray, size: int, rng: np.random.Generator, *, move: bool
+    record: Example,
+    frame: np.ndarray,
+    image: np.ndarray,
+    size: int,
+    rng: np.random.Generator,
+    *,
+    move: bool,
+    shrink: bool = True,
 ) -> Example:
     """MMFashion's chain for every picture, in training as in evaluation (switch S1): crop the frame (black
     outside the picture), shrink it to fit `size` (Lanczos, aspect kept, never enlarged), random resized crop
     (bilinear), flip.
 
     → image, frame, landmark and visibility as `place`; with `move` False (switch S2) the landmarks stay in
-    the frame as if it had been stretched to the picture. Source: mmfashion/datasets/attr_dataset.py.
+    the frame as if it had been stretched to the picture; with `shrink` False (outfits) the crop is taken from
+    the frame as it is. Source: mmfashion/datasets/attr_dataset.py.
     """
     picture = Image.fromarray(image).crop(tuple(int(side) for side in frame))
-    picture.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=None)
+    if shrink:
+        picture.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=None)
     left, top, width, height = crop = random_resized_crop(rng, *picture.size)
     flip = bool(rng.random() < 0.5)
     whole = picture.size

@@ -172,3 +172,97 @@ def _alternating(rows: np.ndarray, view: np.ndarray) -> np.ndarray:
     for side in (SHOP, CONSUMER):
         turn[view == side] = np.arange((view == side).sum())
     return rows[np.lexsort((view, turn))]
+
+
+# ------------------------------------------------------------------------------ outfits
+NEGATIVE_TRIES = 100  # as upstream; after them the positive itself is used
+
+
+class Outfits(NamedTuple):
+    """Pairs of items of one outfit: `first`, `second` [p] records, and per category the records of each set
+    that holds it: `member[c]` records, `start[c]` where the sets begin in it."""
+
+    first: np.ndarray
+    second: np.ndarray
+    category: np.ndarray
+    member: list[np.ndarray]
+    start: list[np.ndarray]
+
+
+def outfits_of(outfits: np.ndarray, category: np.ndarray) -> Outfits:
+    """outfits: records of each outfit in file order; category [n] of every record."""
+    first, second = [], []
+    by_category: dict[int, list[list[int]]] = {}
+    for rows in outfits:
+        rows = np.asarray(rows)
+        i, j = np.triu_indices(len(rows), 1)
+        first.append(rows[i])
+        second.append(rows[j])
+        for c in np.unique(category[rows]).tolist():
+            by_category.setdefault(c, []).append(rows[category[rows] == c].tolist())
+    if not first or not sum(map(len, first)):
+        raise UserError("no outfit of this split has two items")
+    count = int(np.max(category)) + 1
+    sets = [by_category.get(c, []) for c in range(count)]
+    return Outfits(
+        np.concatenate(first),
+        np.concatenate(second),
+        np.asarray(category),
+        [np.asarray([row for rows in of for row in rows], np.int64) for of in sets],
+        [np.cumsum([0, *map(len, of)]) for of in sets],
+    )
+
+
+def typed_triplets(outfits: np.ndarray, category: np.ndarray) -> Order:
+    """Anchor, positive, negative at consecutive positions; an epoch has every two items of each outfit once,
+    the earlier one as anchor.
+
+    Negative: a set drawn uniformly among those that hold the positive's category, then an item of it of that
+    category; drawn again while it is the positive, at most 100 times. It may come from the anchor's own
+    outfit. Source: the Polyvore Outfits dataset of MMFashion and of Vasileva et al. 2018.
+    """
+    found = outfits_of(outfits, category)
+    return Order(3 * len(found.first), functools.partial(_typed_at, found))
+
+
+def _typed_at(found: Outfits, seed: int, position: int) -> int:
+    number, role = divmod(position, 3)
+    epoch, place = divmod(number, len(found.first))
+    pair = permutation(seed, epoch, len(found.first))[place]
+    if role == 0:
+        return int(found.first[pair])
+    positive = int(found.second[pair])
+    if role == 1:
+        return positive
+    rng = np.random.default_rng((seed, 1, number))
+    member, start = found.member[found.category[positive]], found.start[found.category[positive]]
+    for _ in range(NEGATIVE_TRIES):
+        chosen = rng.integers(len(start) - 1)
+        negative = int(member[rng.integers(start[chosen], start[chosen + 1])])
+        if negative != positive:
+            return negative
+    return positive
+
+
+def whole_outfits(outfits: np.ndarray, slots: int) -> Order:
+    """The items of one outfit at `slots` consecutive positions, outfits of two items and more in a fresh
+    order each epoch.
+
+    A position gives `in_outfit`: False behind the items of an outfit that has fewer, where its first item
+    stands once more. Of a larger outfit a fresh random part is taken.
+    """
+    if slots < 2:
+        raise UserError(f"config.outfit.slots={slots}: an outfit needs at least 2")
+    rows = [np.asarray(outfit) for outfit in outfits if len(outfit) > 1]
+    if not rows:
+        raise UserError("no outfit of this split has two items")
+    return Order(slots * len(rows), functools.partial(_whole_at, rows, slots))
+
+
+def _whole_at(rows: list, slots: int, seed: int, position: int) -> tuple[int, dict]:
+    number, slot = divmod(position, slots)
+    epoch, place = divmod(number, len(rows))
+    outfit = rows[permutation(seed, epoch, len(rows))[place]]
+    chosen = np.random.default_rng((seed, 3, number)).permutation(outfit)[:slots]
+    inside = slot < len(chosen)
+    return int(chosen[slot if inside else 0]), {"in_outfit": np.bool_(inside)}

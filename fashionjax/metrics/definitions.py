@@ -2,9 +2,14 @@
 
 import re
 
-from fashionjax.metrics import classification, landmarks, retrieval
+from fashionjax.metrics import classification, compatibility, landmarks, retrieval
 
-TABLES = (classification.DEFINITIONS, landmarks.DEFINITIONS, retrieval.DEFINITIONS)
+TABLES = (
+    classification.DEFINITIONS,
+    landmarks.DEFINITIONS,
+    retrieval.DEFINITIONS,
+    compatibility.DEFINITIONS,
+)
 
 
 def definition(name: str) -> str | None:

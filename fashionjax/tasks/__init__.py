@@ -8,12 +8,13 @@ from ml_collections import ConfigDict
 
 from fashionjax.errors import UserError
 from fashionjax.task import Task
-from fashionjax.tasks import attributes, landmarks, retrieval
+from fashionjax.tasks import attributes, compatibility, landmarks, retrieval
 
 TASKS: dict[str, Callable[[ConfigDict], Task]] = {
     "attributes": attributes.make,
     "landmarks": landmarks.make,
     "retrieval": retrieval.make,
+    "compatibility": compatibility.make,
 }
 
 

@@ -1,5 +1,6 @@
 """The faithful switches: `config.faithful.<switch>` repeats one peculiarity of MMFashion that explains its
-published numbers. All are off by default; docs/faithful.md says what differs and why it matters.
+published numbers; c1 to c6 are those of its outfit compatibility. All are off by default; docs/faithful.md
+says what differs and why it matters.
 
 Switches S10, S12 and S13 change no number: their figures are always reported as `zoo/<name>` beside
 `standard/<name>`, and the switch says which of the two a run is judged by.
@@ -31,6 +32,12 @@ SWITCHES = {
     "s13_share_of_matches": "judged by the share of a query's matches that are found",
     "s14_mean_sigmoid_loss": "the attribute loss is the mean of the predicted probabilities",
     "s15_gallery_per_pair": "query and gallery hold a picture once per pair, not once",
+    "c1_zoo_names": "models carry the zoo's names: learned metric is the Euclidean one",
+    "c2_raw_masks": "masks are rectified in training only, not at evaluation",
+    "c3_no_text": "no item has a text, so the terms of texts are inert",
+    "c4_same_type_apart": "the image similarity term pushes items of one type apart",
+    "c5_vse_weighted_twice": "the visual-semantic term has the text similarity's weight as well",
+    "c6_tested_on_disjoint": "the nondisjoint row has the disjoint release's type spaces and test outfits",
 }
 METRIC_SWITCHES = (
     "s10_invisible_counts",

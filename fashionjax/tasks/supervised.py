@@ -95,7 +95,10 @@ def make_preprocess(config: ConfigDict) -> Callable:
             frame = preprocess.whole_frame(image)
             if boxed:
                 frame = preprocess.zoo_frame(image, record["box"], config.box_margin, clip=config.box_clip)
-            example = preprocess.place_at_random(record, frame, image, config.image_size, rng, move=not s2)
+            shrink = config.get("shrink_first", True)
+            example = preprocess.place_at_random(
+                record, frame, image, config.image_size, rng, move=not s2, shrink=shrink
+            )
         else:
             frame = preprocess.whole_frame(image)
             if boxed:
@@ -157,6 +160,12 @@ def dropout_rng(rng: jax.Array) -> dict[str, jax.Array]:
 def weighted_mean(per_example: jax.Array, batch: Batch) -> jax.Array:
     """[b] → the mean with the step's example weights (0 for a record that could not be read)."""
     return jnp.mean(per_example * batch["example_weight"])
+
+
+def selected_mean(value: jax.Array, selected: jax.Array) -> jax.Array:
+    """[b] → the mean over the selected (0/1) examples of all devices, this device's share; 0 for none."""
+    share = jax.lax.pmean(jnp.mean(selected), AXIS)
+    return jnp.mean(selected * value) / jnp.maximum(share, 1e-6)
 
 
 def label_names(config: ConfigDict, label: str) -> list[str]:

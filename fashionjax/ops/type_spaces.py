@@ -1,0 +1,150 @@
+"""Type-specific spaces of a compatibility model: where an item of one type meets items of another.
+
+A space belongs to an unordered pair of types; it is a mask over the general embedding or a linear map of it
+(Vasileva et al. 2018; mmfashion/models/type_specific_net.py, triplet_net.py). In a space, compatibility is
+a distance, lower is better: Euclidean, or the weighted inner product of a learned metric, which may be
+negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+NORM_EPSILON = 1e-10  # added to a norm that divides
+PAIR_EPSILON = 1e-6  # added to every component of a difference, as torch's pairwise distance
+BLOCK = 256  # pairs of one space that are projected together
+
+
+class Spaces(NamedTuple):
+    """The arrays of c spaces. mask [c d], or kernel [c d d] and bias [c d]; metric [d] or None: Euclidean."""
+
+    mask: Any = None
+    kernel: Any = None
+    bias: Any = None
+    metric: Any = None
+
+
+def space_table(pairs: Sequence[Sequence[str]], types: Sequence[str]) -> np.ndarray:
+    """pairs: the two types of each space; types: their names -> space of every two types, i32 [t t].
+
+    ValueError for a pair of unknown types, one that comes twice, or one that is missing.
+    """
+    place = {name: number for number, name in enumerate(types)}
+    table = np.full((len(types), len(types)), -1, np.int32)
+    for number, (a, b) in enumerate(pairs):
+        if a not in place or b not in place:
+            raise ValueError(f"type space {number} joins {a!r} and {b!r}; the types are {', '.join(types)}")
+        if table[place[a], place[b]] >= 0:
+            raise ValueError(f"type spaces {table[place[a], place[b]]} and {number} both join {a} and {b}")
+        table[place[a], place[b]] = table[place[b], place[a]] = number
+    if (table < 0).any():
+        a, b = np.argwhere(table < 0)[0]
+        raise ValueError(f"no type space joins {types[a]} and {types[b]}")
+    return table
+
+
+def project(spaces: Spaces, embedding, space):
+    """embedding [... d] in the space of each row, space [...] i32 (or one for all) -> [... d].
+
+    Masked vectors are divided by their norm; linear ones are not.
+    """
+    if spaces.mask is None:
+        kernel = spaces.kernel[space]
+        product = "...d,de->...e" if kernel.ndim == 2 else "...d,...de->...e"
+        return jnp.einsum(product, embedding, kernel) + spaces.bias[space]
+    return _unit(embedding * spaces.mask[space])
+
+
+def project_all(spaces: Spaces, embedding):
+    """embedding [b d] in every space -> [b c d]: one product over all pairs of types."""
+    if spaces.mask is None:
+        return jnp.einsum("bd,cde->bce", embedding, spaces.kernel) + spaces.bias
+    return _unit(embedding[:, None] * spaces.mask)
+
+
+def _unit(x):
+    # the norm by a safe root: the gradient of a zero row is 0 instead of NaN
+    square = jnp.sum(x * x, axis=-1, keepdims=True)
+    norm = jnp.sqrt(jnp.where(square > 0, square, 1.0)) * (square > 0)
+    return x / (norm + NORM_EPSILON)
+
+
+def pair_distance(a, b):
+    """a, b [... d] -> |a - b + 1e-6|, [...]."""
+    return jnp.sqrt(jnp.sum(jnp.square(a - b + PAIR_EPSILON), axis=-1))
+
+
+def distance(spaces: Spaces, a, b):
+    """Two projected embeddings [... d] -> [...]: Euclidean, or the learned metric's sum of w a b."""
+    if spaces.metric is None:
+        return pair_distance(a, b)
+    return jnp.einsum("d,...d,...d->...", spaces.metric, a, b)
+
+
+@jax.jit
+def _block_distances(spaces: Spaces, embedding, first, second, space):
+    """first, second [n s] rows, space [n] -> [n s]; one block at a time."""
+
+    def block(rows):
+        a, b, c = rows
+        return distance(spaces, project(spaces, embedding[a], c), project(spaces, embedding[b], c))
+
+    return jax.lax.map(block, (first, second, space))
+
+
+def distances(spaces: Spaces, embedding, first, second, space) -> np.ndarray:
+    """Distances of many pairs: embedding [n d], first and second [p] rows of it, space [p] -> f32 [p].
+
+    Pairs are sorted by space and cut into blocks of one, so that only what is asked for is projected and a
+    space's map is read once a block. The number of blocks is rounded up to a power of two: few traces.
+    """
+    first, second, space = (np.asarray(x, np.int32) for x in (first, second, space))
+    if not len(first):
+        return np.zeros(0, np.float32)
+    order = np.argsort(space, kind="stable")
+    counts = np.bincount(space)
+    blocks = -(-counts // BLOCK)
+    start = np.cumsum(blocks) - blocks  # first block of every space
+    rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    place = start[space[order]] * BLOCK + rank
+    total = 1 << int(blocks.sum() - 1).bit_length()
+    rows = np.zeros((2, total * BLOCK), np.int32)
+    rows[:, place] = first[order], second[order]
+    of_block = np.zeros(total, np.int32)
+    of_block[: blocks.sum()] = np.repeat(np.arange(len(blocks)), blocks)
+    found = _block_distances(spaces, embedding, *rows.reshape(2, total, BLOCK), of_block)
+    result = np.empty(len(first), np.float32)
+    result[order] = np.asarray(found).reshape(-1)[place]
+    return result
+
+
+@partial(jax.jit, static_argnames="k")
+def _rank(spaces: Spaces, query, candidate, space, k: int):
+    def one(total, item):
+        embedding, c = item
+        vector = project(spaces, embedding, c)
+        if spaces.metric is not None and spaces.mask is None:
+            # w . (W e + b) p = e . (W (w p)) + b . (w p): the candidates are not projected at all
+            weighted = spaces.metric * vector
+            return total + candidate @ (spaces.kernel[c] @ weighted) + spaces.bias[c] @ weighted, None
+        return total + distance(spaces, project(spaces, candidate, c), vector), None
+
+    total, _ = jax.lax.scan(one, jnp.zeros(len(candidate)), (query, space))
+    score, index = jax.lax.top_k(-total, k)  # of equal values the lower row first
+    return -score, index
+
+
+def rank(spaces: Spaces, query, candidate, space, k: int):
+    """The k of candidate [n d] (all of one type) nearest to query [m d] in sum, query i in space[i].
+
+    -> (sum of distances [k] ascending, row [k]); ties to the lower row.
+    """
+    query, candidate = (jnp.asarray(x, jnp.float32) for x in (query, candidate))
+    found = _rank(spaces, query, candidate, jnp.asarray(space, jnp.int32), min(k, len(candidate)))
+    return tuple(map(np.asarray, found))

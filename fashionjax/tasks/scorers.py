@@ -1,0 +1,150 @@
+"""What a compatibility model says of embedded items: distances of pairs, outfits, answers to questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fashionjax.errors import UserError
+from fashionjax.metrics import compatibility
+from fashionjax.models.compatibility import SetTransformer
+from fashionjax.ops import type_spaces
+
+SETS = 512  # sets scored together
+
+
+class Scorer(NamedTuple):
+    """Comparisons of embedded items: embedding f32 [n d], category i32 [n]; sets are arrays of rows.
+
+    pairs     (embedding, category, first [p], second [p]) → distance f32 [p], lower is better
+    outfits   (embedding, category, sets) → compatibility f64 [s], higher is better; NaN for a single item
+    answers   (embedding, category, questions, answers) → per question the compatibility of each answer
+    """
+
+    pairs: Callable
+    outfits: Callable
+    answers: Callable
+
+
+def pair_scorer(spaces: type_spaces.Spaces, table: np.ndarray) -> Scorer:
+    """Comparisons pair by pair: an outfit by the mean distance of its pairs, an answer by the sum."""
+
+    def pairs(embedding, category, first, second):
+        return type_spaces.distances(
+            spaces, embedding, first, second, table[category[first], category[second]]
+        )
+
+    def outfits(embedding, category, sets):
+        found = compatibility.pairs_within(sets)
+        distance = pairs(embedding, category, found.first, found.second)
+        return 1.0 - compatibility.mean_distance(distance, found.group, len(sets))
+
+    def answers(embedding, category, questions, choices):
+        found = compatibility.pairs_across(questions, choices)
+        sizes = [len(rows) for rows in choices]
+        distance = pairs(embedding, category, found.first, found.second)
+        total = compatibility.summed_distance(distance, found.group, sum(sizes))
+        return np.split(-total, np.cumsum(sizes)[:-1])
+
+    return Scorer(pairs, outfits, answers)
+
+
+def set_scorer(model: SetTransformer, params) -> Scorer:
+    """Comparisons of whole sets; the distance of a pair is 1 - its probability as a set of two."""
+
+    @jax.jit
+    def score(embedding, category, rows):
+        valid = rows >= 0
+        return model.apply({"params": params}, embedding[rows], category[rows], valid, method="score_sets")
+
+    def outfits(embedding, category, sets):
+        longest = max(map(len, sets), default=1)
+        rows = np.full((-(-len(sets) // SETS) * SETS, longest), -1, np.int32)
+        for number, members in enumerate(sets):
+            rows[number, : len(members)] = members
+        embedding, category = jnp.asarray(embedding), jnp.asarray(category)
+        logits = [score(embedding, category, chunk) for chunk in rows.reshape(-1, SETS, longest)]
+        values = np.concatenate([np.asarray(x, np.float64) for x in logits])[: len(sets)]
+        return np.where([len(members) > 1 for members in sets], values, np.nan)
+
+    def answers(embedding, category, questions, choices):
+        sets = [
+            np.append(question, choice)
+            for question, rows in zip(questions, choices, strict=True)
+            for choice in rows
+        ]
+        return np.split(outfits(embedding, category, sets), np.cumsum([len(rows) for rows in choices])[:-1])
+
+    def pairs(embedding, category, first, second):
+        logits = outfits(embedding, category, np.stack([first, second], 1))
+        return (1 / (1 + np.exp(logits))).astype(np.float32)
+
+    return Scorer(pairs, outfits, answers)
+
+
+class Items(NamedTuple):
+    """The items of a split by record: embedding f32 [n d], category i32 [n]; known [n] False: not read."""
+
+    embedding: np.ndarray
+    category: np.ndarray
+    known: np.ndarray
+
+
+def items(predicted: dict, truth: dict, n: int) -> Items:
+    """The stream's arrays at their records' places."""
+    rows = truth["index"]
+    embedding = np.zeros((n, predicted["embedding"].shape[1]), np.float32)
+    embedding[rows] = predicted["embedding"]
+    if not np.isfinite(embedding).all():
+        bad = int(np.argmax(~np.isfinite(embedding).all(axis=1)))
+        raise UserError(f"the embedding of record {bad} is not finite; the model diverged")
+    category, known = np.zeros(n, np.int32), np.zeros(n, bool)
+    category[rows], known[rows] = truth["category"], True
+    return Items(embedding, category, known)
+
+
+class Judged(NamedTuple):
+    """Outfits and questions with what a scorer says of them; those with unread items are left out.
+
+    outfit, question, answer: lists of row arrays; label [s], correct: 0/1; score [s], answer_score as answer.
+    """
+
+    outfit: Sequence[np.ndarray]
+    label: np.ndarray
+    score: np.ndarray
+    question: Sequence[np.ndarray]
+    answer: Sequence[np.ndarray]
+    correct: Sequence[np.ndarray]
+    answer_score: Sequence[np.ndarray]
+
+
+def judge(scorer: Scorer, found: Items, column: Callable[[str], np.ndarray]) -> Judged:
+    """Every outfit and question of the split, scored."""
+    outfit, label = column("compatibility"), np.asarray(column("compatibility_label"))
+    question, answer, correct = (list(column(name)) for name in ("question", "answer", "correct"))
+    kept = [i for i, rows in enumerate(outfit) if found.known[rows].all()]
+    asked = [
+        q for q in range(len(question)) if found.known[question[q]].all() and found.known[answer[q]].all()
+    ]
+    outfit, label = [outfit[i] for i in kept], label[kept]
+    question, answer, correct = ([part[q] for q in asked] for part in (question, answer, correct))
+    return Judged(
+        outfit,
+        label,
+        scorer.outfits(found.embedding, found.category, outfit),
+        question,
+        answer,
+        correct,
+        scorer.answers(found.embedding, found.category, question, answer),
+    )
+
+
+def judged_metrics(judged: Judged) -> dict[str, float]:
+    """AUC and fill-in-the-blank of what was judged."""
+    return compatibility.auc_metrics(judged.score, judged.label) | compatibility.fill_in_blank_metrics(
+        judged.answer_score, judged.correct
+    )
