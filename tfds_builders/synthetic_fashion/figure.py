@@ -118,6 +118,23 @@ def _arm(rng, figure: Figure, side: int) -> Limb:
     return Limb(_bent(shoulder, elbow, wrist), wrist + 0.38 * hand, front)
 
 
+def hanging_arm(figure: Figure, side: int, spread: float, bend: float) -> Limb:
+    """An arm that hangs `spread` degrees away from the body, the forearm `bend` degrees."""
+    shoulder = warp(figure, [[(0.8 if side else -0.8), 0.44]])[0]
+    elbow = shoulder + ARM[0] * _direction(side, spread)
+    hand = _direction(side, bend)
+    wrist = elbow + ARM[1] * hand
+    return Limb(_bent(shoulder, elbow, wrist), wrist + 0.38 * hand, True)
+
+
+def hanging_leg(figure: Figure, side: int, spread: float) -> Limb:
+    """A straight leg, `spread` degrees away from the vertical."""
+    hip = warp(figure, [[(0.44 if side else -0.44), 2.85]])[0]
+    down = _direction(side, spread)
+    ankle = hip + (LEG[0] + LEG[1]) * down
+    return Limb(_bent(hip, hip + LEG[0] * down, ankle), ankle + 0.3 * down, True)
+
+
 def _leg(rng, figure: Figure, side: int, spread: float) -> Limb:
     hip = warp(figure, [[(0.44 if side else -0.44), 2.85]])[0]
     thigh = spread + rng.uniform(-3, 6)

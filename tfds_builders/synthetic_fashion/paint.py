@@ -21,7 +21,7 @@ from tfds_builders.synthetic_fashion.garments import Garment
 from tfds_builders.synthetic_fashion.world import Item
 
 SUPERSAMPLE = 2
-PART_CODE = {"body": 1, "leg0": 2, "leg1": 3, "arm0": 4, "arm1": 5, "hood": 6}
+PART_CODE = {"body": 1, "leg0": 2, "leg1": 3, "arm0": 4, "arm1": 5, "hood": 6, "back": 7, "front": 8}
 
 
 class Canvas(NamedTuple):
@@ -138,7 +138,7 @@ def _mark(on: Canvas, mark: Mark, number: int, matrix: np.ndarray) -> None:
         disc(on, points[0], max(1.0, mark.size * scale), mark.color, code)
 
 
-def _wear(on: Canvas, worn: Worn, layers, tile: np.ndarray, matrix: np.ndarray, rng) -> None:
+def wear(on: Canvas, worn: Worn, layers, tile: np.ndarray, matrix: np.ndarray, rng) -> None:
     """The given layers of a garment, cloth first, then its details."""
     for layer in layers:
         for part in worn.garment.parts:
@@ -157,7 +157,7 @@ def _arm(on: Canvas, person: Person, side: int, tiles, rng) -> None:
     hand = np.stack([limb.path[-1], middle, limb.tip])
     fill(on, to_pixels(matrix, tube(hand, [0, 0.5, 1], [0.13, 0.18, 0.09], count=5)), np.multiply(skin, 0.95))
     for worn, tile in zip(person.worn, tiles):
-        _wear(on, worn, (f"arm{side}",), tile, matrix, rng)
+        wear(on, worn, (f"arm{side}",), tile, matrix, rng)
 
 
 def _legs(on: Canvas, person: Person) -> None:
@@ -250,7 +250,7 @@ def paint_person(on: Canvas, person: Person, rng: np.random.Generator) -> None:
     _legs(on, person)
     _trunk(on, person)
     for worn, tile in zip(person.worn, tiles):
-        _wear(on, worn, ("leg0", "leg1", "body", "hood"), tile, matrix, rng)
+        wear(on, worn, ("leg0", "leg1", "body", "hood"), tile, matrix, rng)
     _head(on, person)
     for side in (0, 1):
         if figure.arms[side].front:

@@ -3,8 +3,8 @@
 Configs: `attributes` (category, attributes, landmarks, box and identity of one worn garment), `landmarks`,
 `in_shop` (train / query / gallery, identities of query and gallery unseen in training), `consumer_to_shop`
 (the same with val and the pairs of consumers' and shop's pictures), `instances` (one or two people, a mask
-per garment). Sizes are fields of the config: `dataclasses.replace(BUILDER_CONFIGS[0],
-train=2000, size=96)`.
+per garment), `outfits` (product pictures of pieces that go together, with texts and questions). Sizes are
+fields of the config: `dataclasses.replace(BUILDER_CONFIGS[0], train=2000, size=96)`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from tfds_builders.synthetic_fashion import records
+from tfds_builders.synthetic_fashion import outfits, product, records
+from tfds_builders.synthetic_fashion.wardrobe import TYPES, VOCABULARY, Taste, text_vector
 from tfds_builders.synthetic_fashion.world import (
     ATTRIBUTE_GROUPS,
     ATTRIBUTE_NAMES,
     CATEGORY_NAMES,
     GARMENT_TYPES,
+    item_id,
 )
 
 
@@ -88,17 +90,41 @@ class InstancesConfig(tfds.core.BuilderConfig):
     progress: bool = False
 
 
+@dataclasses.dataclass(eq=False, kw_only=True)
+class OutfitsConfig(tfds.core.BuilderConfig):
+    """Outfits of three to six pieces that share palette and style. train, val, test count outfits.
+
+    shared: share of the pieces that are in two outfits of their split. palettes (up to 12), styles (up to
+    5), jitter (spread of a colour, levels of 255), off_palette (share of pieces in another hue): how hard it
+    is to see what goes together.
+    """
+
+    train: int = 1500
+    val: int = 150
+    test: int = 300
+    shared: float = 0.2
+    palettes: int = Taste().palettes
+    styles: int = Taste().styles
+    jitter: float = Taste().jitter
+    off_palette: float = Taste().off_palette
+    size: int = 96
+    seed: int = 0
+    processes: int | None = None
+    progress: bool = False
+
+
 BUILDER_CONFIGS = [
     LabelledConfig(name="attributes", description="Category, attributes and landmarks of one worn garment."),
     LabelledConfig(name="landmarks", description="Landmarks with visibility of one worn garment."),
     InShopConfig(name="in_shop", description="Item identity across shop and consumer views."),
     ConsumerToShopConfig(name="consumer_to_shop", description="Pairs of consumers' and shop's pictures."),
     InstancesConfig(name="instances", description="Masks and boxes of all garments of one or two people."),
+    OutfitsConfig(name="outfits", description="Pieces that go together, with texts and questions."),
 ]
 
 
 def make_plan(config: tfds.core.BuilderConfig) -> records.Plan:
-    """The numbers of a config that decide the bytes."""
+    """The numbers of a config of dressed figures that decide the bytes."""
     if config.name in ("in_shop", "consumer_to_shop"):
         views = config.shop_views, config.consumer_views
         sizes = {"train": config.train_items * sum(views)}
@@ -146,6 +172,30 @@ def make_features(name: str) -> tfds.features.FeaturesDict:
     return tfds.features.FeaturesDict(features)
 
 
+def outfit_features() -> tfds.features.FeaturesDict:
+    """The features of `outfits`, which are those of polyvore_outfits."""
+    texts = {name: tfds.features.Text() for name in ("image_id", "item_id", "title", "fine_category")}
+    return tfds.features.FeaturesDict(
+        texts
+        | {
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+            "category": tfds.features.ClassLabel(names=list(TYPES)),
+            "text": tfds.features.Tensor(shape=(len(VOCABULARY),), dtype=np.float32),
+            "has_text": np.uint8,
+        }
+    )
+
+
+def draw_outfits(config: OutfitsConfig) -> dict[str, outfits.Outfits]:
+    """Pieces and outfits of every split of the config."""
+    taste = Taste(config.palettes, config.styles, config.jitter, config.off_palette)
+    sizes = {split: getattr(config, split) for split in outfits.SPLITS}
+    outfits.check(sizes, taste, config.shared)
+    return {
+        split: outfits.draw(config.seed, split, count, taste, config.shared) for split, count in sizes.items()
+    }
+
+
 class Builder(tfds.core.GeneratorBasedBuilder):
     """The procedural fashion world."""
 
@@ -160,6 +210,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return super()._create_builder_config(builder_config, version=version)
 
     def _info(self) -> tfds.core.DatasetInfo:
+        if self.builder_config.name == "outfits":
+            return self._outfits_info()
         plan = make_plan(self.builder_config)
         return tfds.core.DatasetInfo(
             builder=self,
@@ -172,8 +224,26 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             ),
         )
 
+    def _outfits_info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Product pictures drawn from parametric outlines, in outfits, with questions.",
+            features=outfit_features(),
+            metadata=tfds.core.MetadataDict(
+                type_spaces=[list(pair) for pair in outfits.TYPE_SPACES], vocabulary=list(VOCABULARY)
+            ),
+            disable_shuffling=True,  # the tables count the records
+        )
+
     def _split_generators(self, dl_manager):
         del dl_manager
+        if self.builder_config.name == "outfits":
+            drawn, seed = draw_outfits(self.builder_config), self.builder_config.seed
+            self.info.metadata["tables"] = {
+                split: outfits.tables(seed, split, [piece.kind for piece in pieces], rows)
+                for split, (pieces, rows) in drawn.items()
+            }
+            return {split: self._generate_pieces(split, pieces) for split, (pieces, _) in drawn.items()}
         return {split: self._generate_examples(split) for split in make_plan(self.builder_config).sizes}
 
     def _generate_examples(self, split: str):
@@ -182,3 +252,28 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         bar = tqdm(rendered, f"rendering {split}", plan.sizes[split], disable=not config.progress, unit="img")
         for record in bar:
             yield record["image_id"], record
+
+    def _generate_pieces(self, split: str, pieces: list):
+        config = self.builder_config
+        pictures = product.products(
+            config.seed,
+            [piece.item for piece in pieces],
+            config.size,
+            config.processes or os.cpu_count() or 1,
+        )
+        bar = tqdm(pictures, f"rendering {split}", len(pieces), disable=not config.progress, unit="img")
+        for row, (piece, picture) in enumerate(zip(pieces, bar)):
+            name = item_id(piece.item)
+            yield (
+                row,
+                {
+                    "image": picture,
+                    "image_id": f"{split}/{name}.jpg",
+                    "item_id": name,
+                    "category": piece.kind,
+                    "title": piece.title,
+                    "fine_category": piece.item.category,
+                    "text": text_vector(piece.title if piece.has_text else ""),
+                    "has_text": np.uint8(piece.has_text),
+                },
+            )
