@@ -44,22 +44,30 @@ def make_model(config: ConfigDict) -> Predictor:
         raise UserError(f"config.model.learns={tuple(spec.learns)}: names of {', '.join(LEARNS)}")
     needs_head = "landmark" in spec.learns or spec.landmark_source == "predicted"
     return Predictor(
-        backbone=make_backbone(config),
-        pooling=spec.pooling,
-        global_pooling=spec.global_pooling,
-        hidden=spec.hidden,
-        features=spec.features,
-        landmark_source=spec.landmark_source,
-        landmark_head=make_landmark_head(config) if needs_head else None,
-        roi_levels=tuple(spec.roi_levels),
-        global_levels=tuple(spec.global_levels),
-        dropout=spec.dropout,
-        normalise_pooled=spec.normalise_pooled,
-        bn_axis_name=AXIS if spec.sync_bn else None,
+        **trunk_fields(config, landmark_head=needs_head),
         attributes=len(supervised.label_names(config, "attribute")) if "attribute" in spec.learns else None,
         categories=len(supervised.label_names(config, "category")) if "category" in spec.learns else None,
-        dtype=jnp.dtype(config.dtype),
     )
+
+
+def trunk_fields(config: ConfigDict, *, landmark_head: bool) -> dict:
+    """The fields of a `models.trunk.Trunk`, which attribute models and retrievers share."""
+    spec = config.model
+    return {
+        "backbone": make_backbone(config),
+        "pooling": spec.pooling,
+        "global_pooling": spec.global_pooling,
+        "hidden": spec.hidden,
+        "features": spec.features,
+        "landmark_source": spec.landmark_source,
+        "landmark_head": make_landmark_head(config) if landmark_head else None,
+        "roi_levels": tuple(spec.roi_levels),
+        "global_levels": tuple(spec.global_levels),
+        "dropout": spec.dropout,
+        "normalise_pooled": spec.normalise_pooled,
+        "bn_axis_name": AXIS if spec.sync_bn else None,
+        "dtype": jnp.dtype(config.dtype),
+    }
 
 
 def make_backbone(config: ConfigDict):

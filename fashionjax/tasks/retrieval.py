@@ -54,26 +54,13 @@ def make(config: ConfigDict) -> Task:
 def make_model(config: ConfigDict) -> Retriever:
     """The flax module of a config."""
     spec = config.model
-    needs_head = spec.landmark_source == "predicted"
     return Retriever(
-        backbone=attributes.make_backbone(config),
-        pooling=spec.pooling,
-        global_pooling=spec.global_pooling,
-        hidden=spec.hidden,
-        features=spec.features,
-        landmark_source=spec.landmark_source,
-        landmark_head=attributes.make_landmark_head(config) if needs_head else None,
-        roi_levels=tuple(spec.roi_levels),
-        global_levels=tuple(spec.global_levels),
-        dropout=spec.dropout,
-        normalise_pooled=spec.normalise_pooled,
-        bn_axis_name=AXIS if spec.sync_bn else None,
+        **attributes.trunk_fields(config, landmark_head=spec.landmark_source == "predicted"),
         embedding=spec.embedding,
         ids=None if spec.id_head == "none" else len(supervised.label_names(config, "item_id")),
         attributes=len(supervised.label_names(config, "attribute")) if "attribute" in config.loss else None,
         normalise=spec.normalise,
         id_head="linear" if spec.id_head == "none" else spec.id_head,
-        dtype=jnp.dtype(config.dtype),
     )
 
 
