@@ -88,10 +88,12 @@ def damaged(batch: Example) -> np.ndarray:
     return batch["index"][~batch["example_valid"] & (batch["index"] != PADDING)]
 
 
-def read(split: Split, preprocess: Preprocess, index: int) -> Example | None:
-    """One record preprocessed as for evaluation, or None when it cannot be read."""
+def read(
+    split: Split, preprocess: Preprocess, index: int, rng: np.random.Generator | None = None
+) -> Example | None:
+    """One record preprocessed, without `rng` as for evaluation, or None when it cannot be read."""
     try:
-        return preprocess(split[index], None)
+        return preprocess(split[index], rng)
     except (DamagedRecord, UserError):
         return None
 
@@ -114,9 +116,8 @@ def _record_id(split: Split, index: int) -> str:
 
 
 def _load(split: Split, preprocess: Preprocess, index: int, rng, blank: Example) -> Example:
-    try:
-        example = preprocess(split[index], rng)
-    except (DamagedRecord, UserError):
+    example = read(split, preprocess, index, rng)
+    if example is None:
         return blank | {"index": np.int32(index)}
     return example | {"index": np.int32(index), "example_valid": np.True_}
 
@@ -126,14 +127,12 @@ def _blank(split: Split, preprocess: Preprocess, rng) -> Example:
     if not len(split):
         raise UserError(f"{split.dataset}/{split.name}: the split is empty")
     for index in range(len(split)):
-        try:
-            example = preprocess(split[index], rng)
-        except (DamagedRecord, UserError) as error:
-            last = error
-            continue
-        blank = {name: np.zeros_like(value) for name, value in example.items()}
-        return blank | {"index": np.int32(PADDING), "example_valid": np.False_}
-    raise UserError(f"{split.dataset}/{split.name}: no record can be read; the last said: {last}")
+        example = read(split, preprocess, index, rng)
+        if example is not None:
+            blank = {name: np.zeros_like(value) for name, value in example.items()}
+            return blank | {"index": np.int32(PADDING), "example_valid": np.False_}
+    last = why_damaged(split, preprocess, len(split) - 1)
+    raise UserError(f"{split.dataset}/{split.name}: no record can be read; the last: {last}")
 
 
 def _iterate(dataset: grain.MapDataset, workers: int) -> grain.IterDataset:
