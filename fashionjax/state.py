@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from einops import rearrange
 
+from fashionjax.optim import path_name
 from fashionjax.task import AXIS, Batch, Task
 
 
@@ -111,6 +112,6 @@ def _accumulated(task: Task, state: TrainState, batch: Batch, rng: jax.Array, pa
 
 def _keep_frozen(frozen: Callable, old: Any, new: Any) -> Any:
     def pick(path, old_leaf, new_leaf):
-        return old_leaf if frozen("/".join(str(key.key) for key in path)) else new_leaf
+        return old_leaf if frozen(path_name(path)) else new_leaf
 
     return jax.tree_util.tree_map_with_path(pick, old, new)

@@ -17,26 +17,18 @@ ALLOWED = {
     "fashionjax.data": ("errors", "data"),
     "fashionjax.models": ("errors", "models", "ops"),
     "fashionjax.tasks": ("errors", "task", "tasks", "models", "ops", "losses", "metrics", "data"),
-    "fashionjax.state": ("errors", "task"),
+    "fashionjax.state": ("errors", "task", "optim"),
     "fashionjax.optim": ("errors", "task"),
     "fashionjax.parallel": ("errors", "task"),
     "fashionjax.checkpoint": ("errors", "task", "state"),
     "fashionjax.progress": (),
     "fashionjax.scalars": ("errors", "progress"),
-    "fashionjax.inference": (
-        "errors",
-        "task",
-        "tasks",
-        "data",
-        "state",
-        "parallel",
-        "checkpoint",
-        "progress",
-    ),
+    "fashionjax.inference": ("errors", "task", "tasks", "data", "state", "parallel", "checkpoint",
+                             "progress"),
     "fashionjax.draw": ("errors", "ops", "metrics"),
     "experiments": ("experiments",),
     "tfds_builders": ("tfds_builders",),
-}
+}  # fmt: skip
 # third-party packages that stay in their rooms
 CONFINED = {
     "tensorflow_datasets": ("fashionjax.data.source", "fashionjax.prepare", "tfds_builders"),
