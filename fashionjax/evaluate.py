@@ -59,7 +59,8 @@ def evaluate(
     split = datasets.open_split(config, split_name)
     _check_labels(config, split)
     pairs = inference.predictions(model, split, allow_missing=allow_missing)
-    predicted, truth = stream.collect(pairs)
+    seen: list[np.ndarray] = []  # of each picture what the baselines need
+    predicted, truth = stream.collect(_watched(pairs, seen) if with_baselines else pairs)
     metrics = model.task.metrics([(predicted, truth)], inference.given(model, split))
     missing = sorted(set(range(len(split))) - set(truth["index"].tolist()))
     if missing:
@@ -73,7 +74,7 @@ def evaluate(
         "missing": missing,
         "step": model.step,
         "metrics": metrics,
-        "baselines": _baselines(model, split, predicted, truth) if with_baselines else {},
+        "baselines": _baselines(model, split, predicted, truth, seen) if with_baselines else {},
         "switches": faithful.names_on(config),
         "checkpoint": str(path),
         "config": {key: value for key, value in config.to_dict().items() if key != "labels"},
@@ -105,12 +106,22 @@ def _check_labels(config: ConfigDict, split: Split) -> None:
             )
 
 
-def _baselines(model: inference.Model, split: Split, predicted: dict, truth: dict) -> dict:
+def _watched(pairs: Iterator[tuple[dict, dict]], seen: list[np.ndarray]) -> Iterator[tuple[dict, dict]]:
+    """The pairs unchanged; `seen` gets of every readable picture its colours (retrieval), or itself small."""
+    for predicted, truth in pairs:
+        pictures = truth["image"][np.asarray(truth["example_valid"], bool)]
+        if len(pictures) and matches.is_retrieval(predicted, truth):
+            seen.extend(baselines.colour_histograms(pictures))
+        else:
+            seen.extend(map(baselines.shrink, pictures))
+        yield predicted, truth
+
+
+def _baselines(model: inference.Model, split: Split, predicted: dict, truth: dict, seen: list) -> dict:
     """Simple references on the same records, from the training split where it is prepared."""
     config, task = model.config, model.task
     if matches.is_retrieval(predicted, truth):
-        pictures = (example["image"] for example in _examples(split, task, truth["index"]))
-        colours = {"embedding": baselines.colour_histograms(pictures)}
+        colours = {"embedding": np.stack(seen)}
         return {"colour_histogram": task.metrics([(colours, truth)], inference.given(model, split))}
     try:
         train = datasets.open_split(config, config.train_split)
@@ -118,7 +129,8 @@ def _baselines(model: inference.Model, split: Split, predicted: dict, truth: dic
         print(f"no baselines: {error}", file=sys.stderr)
         return {}
     fitted = baselines.gather(_examples(train, task, baselines.spread(len(train))))
-    return baselines.baselines(fitted, baselines.gather(_examples(split, task, truth["index"])))
+    labels = {name: truth[name] for name in baselines.LABELS if name in truth}
+    return baselines.baselines(fitted, {"image": np.stack(seen)} | labels)
 
 
 def _examples(split: Split, task: Task, indices: np.ndarray) -> Iterator[dict]:
@@ -171,7 +183,7 @@ def main(argv: list[str]) -> int:
         allow_missing=args.allow_missing,
         with_baselines=args.baselines,
     )
-    judged = "zoo/" if set(result["switches"]) & set(faithful.METRIC_SWITCHES) else "standard/"
+    judged = faithful.judged_by(ConfigDict(result["config"]))
     headline = {name: value for name, value in result["metrics"].items() if name.startswith(judged)}
     for name, value in headline.items():
         print(f"{name:<40} {value:.4f}")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from runs import command, environment, finish, run, start
 
+from fashionjax import baselines, evaluate
 from fashionjax.data import source
 
 
@@ -100,3 +101,22 @@ def test_checkpoint_of_another_model_is_refused(workdir, synthetic_dir):
     done = subprocess.run(line, env=environment(), capture_output=True, text=True)
     assert done.returncode == 2 and "does not fit this config" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("retrieval", [False, True])
+def test_the_baselines_see_the_pictures_of_the_stream(retrieval):
+    """Both batches, in order, without padding: what a second reading of the records would give."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    valid = np.array([True, False, True, False, False, False])
+    labels = {"role": np.zeros(6), "identity": np.zeros((6, 2))} if retrieval else {}
+    batch = {"image": image, "example_valid": valid, **labels}
+    dark = batch | {"example_valid": ~valid}
+    none = batch | {"example_valid": np.zeros(6, bool)}
+    predicted = {"embedding": np.zeros((6, 3))}
+    seen, pairs = [], [(predicted, truth) for truth in (batch, none, dark)]
+    passed = list(evaluate._watched(iter(pairs), seen))
+    assert [id(truth) for _, truth in passed] == [id(truth) for _, truth in pairs]
+    order = image[[0, 2, 1, 3, 4, 5]]
+    small = [baselines.shrink(picture) for picture in order]
+    np.testing.assert_array_equal(seen, baselines.colour_histograms(order) if retrieval else small)
