@@ -1,11 +1,12 @@
 """The synthetic world in a benchmark's own release layout, at any size.
 
 python -m tfds_builders.synthetic_fashion.release NAME[/CONFIG] DIR --images=N [--seed=S] [--size=PX]
-[--zip]
+[--zip | --parquet]
 
 NAME is as in `prepare`. DIR gets the original file names, count and header lines, column-aligned rows and
 the pictures (unpacked, or with --zip as Img/img.zip), so a builder is exercised from the files a user would
-have. The last line printed is JSON with what was written.
+have. For polyvore_outfits the pictures are images/, images.zip, or with --parquet parquet files. The last
+line printed is JSON with what was written.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ from tqdm import tqdm
 from tfds_builders.release import ReleaseError
 from tfds_builders.synthetic_fashion import scene
 from tfds_builders.synthetic_fashion.layouts import LAYOUTS, Shot, Table, Taken
+from tfds_builders.synthetic_fashion.outfit_release import write_outfits
 from tfds_builders.synthetic_fashion.records import in_order
 from tfds_builders.synthetic_fashion.world import rng_of
 
 CHUNK = 8
+OUTFITS = "polyvore_outfits"
+NAMES = (*LAYOUTS, OUTFITS)
 
 
 def table_text(table: Table) -> str:
@@ -102,18 +106,23 @@ def _progress(pictures: Iterable, total: int) -> Iterable:
 
 def write_release(
     name: str, folder: str | os.PathLike, images: int, seed: int = 0, size: int | None = None,
-    packed: bool = False, processes: int | None = None,
+    packed: bool = False, processes: int | None = None, parquet: bool = False,
 ) -> dict:  # fmt: skip
     """Write a release of about `images` pictures (whole items where the benchmark has items) → what was
     written.
     """
-    if name not in LAYOUTS:
-        raise ReleaseError(f"{name}: no such release layout; there are {', '.join(LAYOUTS)}")
+    if name not in NAMES:
+        raise ReleaseError(f"{name}: no such release layout; there are {', '.join(NAMES)}")
     if images < 1:
         raise ReleaseError(f"--images={images}: must be at least 1")
-    root, layout = Path(folder), LAYOUTS[name]
+    if parquet and (name != OUTFITS or packed):
+        raise ReleaseError(f"--parquet: for {OUTFITS} without --zip only")
+    root = Path(folder)
     if root.exists() and any(root.iterdir()):
         raise ReleaseError(f"{root}: not empty; give a new folder")
+    if name == OUTFITS:
+        return write_outfits(root, images, seed, size, packed, parquet, processes or os.cpu_count() or 1)
+    layout = LAYOUTS[name]
     shots = layout.shots(seed, images, size or layout.long_side)
     calls = [(seed, shots[start : start + CHUNK]) for start in range(0, len(shots), CHUNK)]
     workers = (processes or os.cpu_count() or 1) if len(shots) >= 64 else 1
@@ -139,17 +148,18 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="tfds_builders.synthetic_fashion.release", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("name", help=f"one of {', '.join(LAYOUTS)}")
+    parser.add_argument("name", help=f"one of {', '.join(NAMES)}")
     parser.add_argument("dir", help="a new folder")
     parser.add_argument("--images", type=int, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, help="long side in pixels (default: the benchmark's own)")
-    parser.add_argument("--zip", action="store_true", help="pictures as Img/img.zip")
+    parser.add_argument("--zip", action="store_true", help="pictures as a zip archive")
+    parser.add_argument("--parquet", action="store_true", help="pictures in parquet files (polyvore_outfits)")
     parser.add_argument("--processes", type=int, help="default: one per core")
     args = parser.parse_args(argv)
     try:
         written = write_release(
-            args.name, args.dir, args.images, args.seed, args.size, args.zip, args.processes
+            args.name, args.dir, args.images, args.seed, args.size, args.zip, args.processes, args.parquet
         )
     except ReleaseError as error:
         print(f"error: {error}", file=sys.stderr)
