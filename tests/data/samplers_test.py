@@ -109,3 +109,50 @@ def test_views_alternate():
 def test_impossible_orders_are_refused(build, told):
     with pytest.raises(UserError, match=told):
         build()
+
+
+# ------------------------------------------------------------------------------ outfits
+OUTFITS = [[0, 1, 2], [3, 4], [5, 1], [6], [7, 8, 9, 10]]
+TYPE = np.asarray([0, 1, 2, 0, 1, 2, 0, 0, 1, 2, 2])
+
+
+def test_typed_triplets():
+    order = samplers.typed_triplets(OUTFITS, TYPE)
+    pairs = sorted((a, b) for rows in OUTFITS for i, a in enumerate(rows) for b in rows[i + 1 :])
+    assert order.epoch == 3 * len(pairs)
+    epochs = np.asarray(stream(order, 400 * order.epoch)).reshape(400, -1, 3)
+    for epoch in epochs[:20]:
+        assert sorted(map(tuple, epoch[:, :2].tolist())) == pairs
+    negative, positive = epochs[..., 2].ravel(), epochs[..., 1].ravel()
+    assert (TYPE[negative] == TYPE[positive]).all() and (negative != positive).all()
+    # items of type 2 stand in outfits {2}, {5}, {9, 10}: an outfit is drawn first, then an item of it
+    drawn = negative[positive == 2]
+    share = {item: np.mean(drawn == item) for item in (5, 9, 10)}
+    assert share[5] == pytest.approx(1 / 2, abs=0.08) and share[9] == pytest.approx(1 / 4, abs=0.08)
+
+
+def test_a_type_of_one_item_is_its_own_negative():
+    order = samplers.typed_triplets([[0, 1]], np.asarray([0, 1]))
+    assert [order.at(0, position) for position in range(3)] == [0, 1, 1]
+
+
+def test_whole_outfits():
+    order = samplers.whole_outfits(OUTFITS, 3)
+    assert order.epoch == 3 * 4
+    parts = set()
+    for start in range(0, 40 * order.epoch, 3):
+        rows, labels = zip(*(order.at(0, start + slot) for slot in range(3)))
+        inside = [bool(label["in_outfit"]) for label in labels]
+        (outfit,) = [o for o in OUTFITS if rows[0] in o and len(o) > 1 and set(rows) <= set(o)]
+        assert sum(inside) == min(3, len(outfit)) and inside == sorted(inside, reverse=True)
+        members = [row for row, known in zip(rows, inside) if known]
+        assert len(set(members)) == len(members)
+        assert all(row == rows[0] for row, known in zip(rows, inside) if not known)
+        parts |= {tuple(sorted(members))} if len(outfit) == 4 else set()
+    assert len(parts) == 4  # every part of the largest outfit comes
+
+
+@pytest.mark.parametrize("build", [samplers.typed_triplets, lambda rows, _: samplers.whole_outfits(rows, 4)])
+def test_outfits_of_one_item_are_none(build):
+    with pytest.raises(UserError, match="two items"):
+        build([[0], [1]], np.asarray([0, 1]))
