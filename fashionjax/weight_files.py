@@ -1,4 +1,4 @@
-"""Weight files and type-space files from strangers → arrays and text. Nothing in them is executed.
+"""Weight files from strangers → arrays. Nothing in them is executed.
 
 `read_tensors` knows a file by its content: PyTorch's two formats (`torch_files`), safetensors, and
 numpy's .npz (Google's ViT files). Sizes that a file declares are compared with the bytes it has before memory
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from fashionjax import safe_pickle, torch_files
+from fashionjax import torch_files
 from fashionjax.bounded import (
     BFLOAT16,
     Archive,
@@ -50,28 +50,6 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     'module.' off when every name has it; leaves out entries that are not tensors. Raises WeightFileError.
     """
     return _reading(path, lambda file, size: _strip_module(_by_content(file, size)))
-
-
-def read_typespaces(path: str | Path) -> list[tuple[str, str]]:
-    """The pickled list of category pairs of Polyvore Outfits (`typespaces.p`; Python 2's pickles too).
-
-    Position in the list = index of the type space. Raises WeightFileError.
-    """
-
-    def pairs(file: io.BufferedReader, size: int) -> list[tuple[str, str]]:
-        spaces = safe_pickle.load(file.read(1 << 20), allowed={})
-        if type(spaces) is not list or not spaces:
-            raise Refused("a list of category pairs is expected")
-        for position, pair in enumerate(spaces):
-            if (
-                type(pair) not in (tuple, list)
-                or len(pair) != 2
-                or not all(isinstance(name, str) for name in pair)
-            ):
-                raise Refused(f"entry {position} is not a pair of category names")
-        return [(first, second) for first, second in spaces]
-
-    return _reading(path, pairs)
 
 
 def _reading(path: str | Path, reader: Callable[[io.BufferedReader, int], Any]) -> Any:

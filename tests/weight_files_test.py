@@ -35,7 +35,7 @@ from torch_writers import (
 
 from fashionjax import safe_pickle
 from fashionjax.errors import UserError
-from fashionjax.weight_files import WeightFileError, read_tensors, read_typespaces
+from fashionjax.weight_files import WeightFileError, read_tensors
 
 FIXTURES = Path(__file__).parent / "fixtures" / "weights"
 _spec = importlib.util.spec_from_file_location("make_fixtures", FIXTURES / "make_fixtures.py")
@@ -157,25 +157,6 @@ def test_npz_orders(tmp_path):
     assert_same(read_tensors(tmp_path / "w.npz"), arrays)
     np.savez_compressed(tmp_path / "c.npz", **arrays)
     assert_same(read_tensors(tmp_path / "c.npz"), arrays)
-
-
-@pytest.mark.parametrize("protocol", range(5))
-def test_typespaces(protocol):
-    assert read_typespaces(FIXTURES / f"typespaces_{protocol}.p") == make_fixtures.SPACES
-
-
-def test_typespaces_of_python_2(tmp_path):
-    (tmp_path / "0.p").write_bytes(b"(lp0\n(S'bags'\np1\nS'shoes'\np2\ntp3\na(Vbags\np4\nVtops\np5\ntp6\na.")
-    (tmp_path / "2.p").write_bytes(b"\x80\x02]q\x00U\x04bagsq\x01U\x05shoesq\x02\x86q\x03a.")
-    assert read_typespaces(tmp_path / "0.p") == [("bags", "shoes"), ("bags", "tops")]
-    assert read_typespaces(tmp_path / "2.p") == [("bags", "shoes")]
-
-
-@pytest.mark.parametrize("value", [{}, [], [("a",)], [("a", 1)], "ab", [["a", "b", "c"]], np.float32(1)])
-def test_other_pickles_are_no_typespaces(tmp_path, value):
-    (tmp_path / "t.p").write_bytes(pickle.dumps(value))
-    with pytest.raises(WeightFileError, match=r"t\.p"):
-        read_typespaces(tmp_path / "t.p")
 
 
 # --- hostile files: each tries to run code, to read what is not there, or to exhaust the host ---
@@ -548,14 +529,11 @@ def test_the_canary_would_have_died(tmp_path):
     assert canary.exists()
 
 
-@pytest.mark.parametrize(
-    "name", ["bare_zip.pth", "wrapped_legacy.pth", "views_legacy.pth", "views.npz", "typespaces_2.p"]
-)
+@pytest.mark.parametrize("name", ["bare_zip.pth", "wrapped_legacy.pth", "views_legacy.pth", "views.npz"])
 def test_damaged_bytes_give_values_or_typed_errors(tmp_path, name):
     """Cut and flipped copies of honest files: an error is always typed, never anything else."""
     raw = (FIXTURES / name).read_bytes()
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    read = read_typespaces if name.endswith(".p") else read_tensors
     path, refused = tmp_path / "x", 0
     for trial in range(120):
         damaged = bytearray(raw)
@@ -566,7 +544,7 @@ def test_damaged_bytes_give_values_or_typed_errors(tmp_path, name):
                 damaged[at] = rng.integers(256)
         path.write_bytes(damaged)
         try:
-            read(path)
+            read_tensors(path)
         except WeightFileError:
             refused += 1
     assert refused > 20
