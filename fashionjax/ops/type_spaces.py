@@ -9,7 +9,6 @@ negative.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +18,8 @@ import numpy as np
 NORM_EPSILON = 1e-10  # added to a norm that divides
 PAIR_EPSILON = 1e-6  # added to every component of a difference, as torch's pairwise distance
 BLOCK = 256  # pairs of one space that are projected together
+RANKED = 2048  # candidates that meet every item of an outfit while they are in cache
+QUERIES = 8  # an outfit is filled up to a multiple of it: few traces
 
 
 class Spaces(NamedTuple):
@@ -124,27 +125,58 @@ def distances(spaces: Spaces, embedding, first, second, space) -> np.ndarray:
     return result
 
 
-@partial(jax.jit, static_argnames="k")
-def _rank(spaces: Spaces, query, candidate, space, k: int):
-    def one(total, item):
-        embedding, c = item
-        vector = project(spaces, embedding, c)
+class Blocks(NamedTuple):
+    """count rows on a device, in blocks f32 [RANKED d] of which the last is filled up with zero rows."""
+
+    rows: tuple[jax.Array, ...]
+    count: int
+
+
+def place(candidate) -> Blocks:
+    """candidate [n d], all of one type -> what `rank` reads; keep it to rank many times."""
+    candidate = np.asarray(candidate, np.float32)
+    starts = range(0, len(candidate), RANKED)
+    return Blocks(
+        tuple(jnp.asarray(_filled(candidate[i : i + RANKED], RANKED)) for i in starts), len(candidate)
+    )
+
+
+def _filled(rows: np.ndarray, size: int) -> np.ndarray:
+    return np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)])
+
+
+@jax.jit
+def _summed(spaces: Spaces, query, count, candidate):
+    """candidate [n d] -> summed distance [n] to the first `count` of query [m d], query i in the i-th space.
+
+    A block that stays in cache while it meets every query is ten times as fast as all rows at once.
+    """
+
+    def one(i, total):
+        vector = project(spaces, query[i], i)
         if spaces.metric is not None and spaces.mask is None:
             # w . (W e + b) p = e . (W (w p)) + b . (w p): the candidates are not projected at all
             weighted = spaces.metric * vector
-            return total + candidate @ (spaces.kernel[c] @ weighted) + spaces.bias[c] @ weighted, None
-        return total + distance(spaces, project(spaces, candidate, c), vector), None
+            return total + candidate @ (spaces.kernel[i] @ weighted) + spaces.bias[i] @ weighted
+        return total + distance(spaces, project(spaces, candidate, i), vector)
 
-    total, _ = jax.lax.scan(one, jnp.zeros(len(candidate)), (query, space))
-    score, index = jax.lax.top_k(-total, k)  # of equal values the lower row first
-    return -score, index
+    return jax.lax.fori_loop(0, count, one, jnp.zeros(len(candidate)))
 
 
 def rank(spaces: Spaces, query, candidate, space, k: int):
-    """The k of candidate [n d] (all of one type) nearest to query [m d] in sum, query i in space[i].
+    """The k of candidate [n d] (all of one type; or what `place` made of them) nearest to query [m d] in sum,
+    query i in space[i].
 
-    -> (sum of distances [k] ascending, row [k]); ties to the lower row.
+    -> (sum of distances [k] ascending, row [k]); ties to the lower row. One trace serves every n, and every m
+    up to a multiple of eight.
     """
-    query, candidate = (jnp.asarray(x, jnp.float32) for x in (query, candidate))
-    found = _rank(spaces, query, candidate, jnp.asarray(space, jnp.int32), min(k, len(candidate)))
-    return tuple(map(np.asarray, found))
+    blocks = candidate if isinstance(candidate, Blocks) else place(candidate)
+    query, space = np.asarray(query, np.float32), np.asarray(space, np.int32)
+    size = -(-len(query) // QUERIES) * QUERIES
+    rows = jnp.asarray(_filled(space, size))
+    own = Spaces(*(None if x is None else jnp.asarray(x)[rows] for x in spaces[:3]), spaces.metric)
+    query = jnp.asarray(_filled(query, size))
+    sums = [_summed(own, query, len(space), block) for block in blocks.rows]
+    total = np.concatenate([np.zeros(0, np.float32), *map(np.asarray, sums)])[: blocks.count]
+    row = np.argsort(total, kind="stable")[:k]
+    return total[row], row
