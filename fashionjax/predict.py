@@ -7,56 +7,29 @@ Needs neither annotations nor a config: the checkpoint carries the config and th
 
 from __future__ import annotations
 
-import functools
-import glob
 import io
-import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from absl import flags
 from PIL import Image
 
-from fashionjax import checkpoint, cli, draw, inference, parallel, progress
-from fashionjax.data import photo
+from fashionjax import checkpoint, cli, draw, inference, parallel, photos, progress
 from fashionjax.errors import UserError
+from fashionjax.photos import Photo, Predictor, expand, make_folder
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 ANNOTATED_SIDES = (480, 1280)  # longer side of an annotated picture, at least and at most
-READERS = min(4, os.cpu_count() or 1)  # each may hold a 100-megapixel photo
 OUTPUTS = ("category_logits", "attribute_logits", "landmark")
-
-
-class Predictor(NamedTuple):
-    """A restored model, ready for pictures of any size."""
-
-    preprocess: Callable[[dict, None], dict]  # {"image": uint8 [h w 3]} → example with image and frame
-    run: Callable[[dict], dict]  # batch of `batch_size` numpy examples → {name: numpy [b …]}
-    names: Mapping[str, Sequence[str]]  # "category", "attribute"
-    batch_size: int
-
-
-class Photo(NamedTuple):
-    """What is kept of a photo once it is read: not its pixels, which may be 300 MB."""
-
-    path: str
-    size: tuple[int, int]  # width, height as displayed
-    example: dict  # what the model gets
-    shown: np.ndarray  # uint8 [h w 3], at the size of the annotated picture
 
 
 def load(path: str | os.PathLike, batch_size: int = 16) -> Predictor:
     """The best (or else the last) checkpoint of a run. One trace serves every picture: batches are padded."""
-    model = inference.load(path)
-    whole = -(-batch_size // model.mesh.size) * model.mesh.size
-    names = {label: list(names) for label, names in model.config.get("labels", {}).items() if names}
-    return Predictor(model.task.preprocess, functools.partial(inference.run, model), names, whole)
+    return photos.predictor(inference.load(path), batch_size)
 
 
 def predict(
@@ -68,34 +41,12 @@ def predict(
     of {"x", "y", "visible"} in pixels of the photo as displayed. With `out`, "annotated" names the picture
     written there; nothing that exists is overwritten.
     """
-    with ThreadPoolExecutor(READERS) as pool:
-        for start in range(0, len(paths), predictor.batch_size):
-            chunk = paths[start : start + predictor.batch_size]
-            loaded = list(pool.map(lambda path: _read(path, predictor.preprocess), chunk))
-            outputs = iter(_outputs([item for item in loaded if isinstance(item, Photo)], predictor))
-            for path, item in zip(chunk, loaded, strict=True):
-                if isinstance(item, Photo):
-                    yield _finish(item, next(outputs), predictor.names, topk, out)
-                else:
-                    yield {"image": path, "error": str(item)}
-
-
-def expand(arguments: Sequence[str]) -> list[str]:
-    """Files, folders (the pictures directly in them) and glob patterns → paths, in the order given.
-
-    What matches nothing stays as it is, so that it is reported like any unreadable file.
-    """
-    paths: list[str] = []
-    for argument in arguments:
-        if os.path.isdir(argument):
-            inside = (entry for entry in Path(argument).iterdir() if entry.suffix.lower() in SUFFIXES)
-            paths += sorted(str(entry) for entry in inside if entry.is_file()) or [argument]
-        elif os.path.exists(argument):
-            paths.append(argument)
+    found = photos.outputs(paths, predictor, ANNOTATED_SIDES)
+    for path, (item, output) in zip(paths, found, strict=True):
+        if output is None:
+            yield {"image": path, "error": str(item)}
         else:
-            found = sorted(glob.glob(argument, recursive=True))
-            paths += expand(found) if found else [argument]
-    return paths
+            yield _finish(item, output, predictor.names, topk, out)
 
 
 def describe(
@@ -139,33 +90,12 @@ def annotate(shown: np.ndarray, record: Mapping) -> np.ndarray:
     return draw.caption(shown, lines, scores) if lines else shown
 
 
-def _read(path: str, preprocess: Callable) -> Photo | UserError:
-    try:
-        image = photo.read_photo(path)
-    except UserError as error:
-        return error
-    height, width = image.shape[:2]
-    side = int(np.clip(max(height, width), *ANNOTATED_SIDES))
-    return Photo(path, (width, height), preprocess({"image": image}, None), draw.display(image, side))
-
-
-def _outputs(photos: Sequence[Photo], predictor: Predictor) -> Iterator[dict]:
-    """One dict of arrays for each photo; the batch is filled up with copies of the first."""
-    if not photos:
-        return
-    rows = [item.example for item in photos]
-    rows += rows[:1] * (predictor.batch_size - len(rows))
-    outputs = predictor.run({name: np.stack([row[name] for row in rows]) for name in rows[0]})
-    if not any(name in outputs for name in OUTPUTS):
+def _finish(item: Photo, output: dict, names: Mapping, topk: int, out: Path | None) -> dict:
+    if not any(name in output for name in OUTPUTS):
         raise UserError(
-            f"this checkpoint's model gives {', '.join(outputs)}, and predict shows category, attribute and "
+            f"this checkpoint's model gives {', '.join(output)}, and predict shows category, attribute and "
             "landmark; use the command of its task"
         )
-    for index in range(len(photos)):
-        yield {name: value[index] for name, value in outputs.items()}
-
-
-def _finish(item: Photo, output: dict, names: Mapping, topk: int, out: Path | None) -> dict:
     broken = [name for name, value in output.items() if not np.isfinite(value).all()]
     if broken:
         why = f"the model's {', '.join(broken)} is not finite; use another checkpoint"
@@ -173,7 +103,8 @@ def _finish(item: Photo, output: dict, names: Mapping, topk: int, out: Path | No
     record: dict[str, Any] = {"image": item.path, "width": item.size[0], "height": item.size[1]}
     record |= describe(output, names, item.example["frame"], topk)
     if out is not None:
-        record["annotated"] = str(_write_new(annotate(item.shown, record), out, Path(item.path).stem))
+        picture = _jpeg(annotate(item.shown, record))
+        record["annotated"] = str(photos.write_new(picture, out, Path(item.path).stem, "jpg"))
     return record
 
 
@@ -182,29 +113,10 @@ def _best(scores: np.ndarray, names: Sequence[str], topk: int) -> list[dict]:
     return [{"name": names[i], "score": round(float(scores[i]), 6)} for i in order]
 
 
-def _write_new(picture: np.ndarray, folder: Path, stem: str) -> Path:
-    """The picture as FOLDER/STEM.jpg, or STEM-2.jpg …: the first name that is free."""
+def _jpeg(picture: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=92, subsampling=0)
-    for number in itertools.count(1):
-        path = folder / (f"{stem}.jpg" if number == 1 else f"{stem}-{number}.jpg")
-        try:
-            with path.open("xb") as file:  # fails where the name is taken, also by a run beside this one
-                file.write(buffer.getvalue())
-            return path
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror}); give another --out") from error
-    raise AssertionError("unreachable")
-
-
-def _make_folder(path: Path) -> Path:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be made ({error.strerror}); give another --out") from error
-    return path
+    return buffer.getvalue()
 
 
 def add_flags() -> None:
@@ -225,7 +137,7 @@ def main(argv: list[str]) -> int:
     folder, _ = checkpoint.locate(args.checkpoint)
     predictor = load(args.checkpoint, min(args.batch_size, len(paths)))
     run_folder = folder.parent if folder.name == checkpoint.FOLDER else folder
-    out = _make_folder(Path(args.out) if args.out else run_folder / "predictions")
+    out = make_folder(Path(args.out) if args.out else run_folder / "predictions")
     failed = 0
     for count, record in enumerate(predict(paths, predictor, topk=args.topk, out=out), 1):
         print(json.dumps(record), flush=True)
