@@ -38,9 +38,13 @@ class Placed(NamedTuple):
     origin: np.ndarray | None
 
 
-def _check(embedding, ids, metric, where):
+def _check_metric(metric, where):
     if metric not in METRICS:
         raise UserError(f"{where}: metric {metric!r} is unknown; use one of {', '.join(METRICS)}")
+
+
+def check_rows(embedding: np.ndarray, ids, where) -> None:
+    """A UserError unless there is a finite row for every id."""
     if embedding.ndim != 2 or 0 in embedding.shape:
         raise UserError(
             f"{where}: embeddings have shape {embedding.shape}; expected [g d], neither of them 0"
@@ -69,7 +73,8 @@ def build(batches: Iterable[tuple[np.ndarray, Iterable[str]]], metric: str = "co
     if not rows:
         raise UserError("a gallery needs at least one embedding; no batch was given")
     embedding = np.concatenate(rows)
-    _check(embedding, ids, metric, "gallery")
+    _check_metric(metric, "gallery")
+    check_rows(embedding, ids, "gallery")
     return Gallery(unit_rows(embedding) if metric == "cosine" else embedding, tuple(ids), metric)
 
 
@@ -84,31 +89,46 @@ def _replace(path: Path, write) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def save(gallery: Gallery, path) -> None:
-    """Write the gallery as one file, atomically."""
-    ids = np.frombuffer(json.dumps(gallery.id).encode(), np.uint8)
-    tensors = {"embedding": np.ascontiguousarray(gallery.embedding), "id": ids}
-    metadata = {"format": FORMAT, "metric": gallery.metric}
+def write_rows(path, embedding: np.ndarray, ids, metadata: dict[str, str], **tensors: np.ndarray) -> None:
+    """A file of embeddings [g d] with their ids, and what else belongs to it, written atomically."""
+    ids = np.frombuffer(json.dumps(ids).encode(), np.uint8)
+    tensors = {"embedding": np.ascontiguousarray(embedding), "id": ids, **tensors}
     _replace(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
 
 
-def load(path) -> Gallery:
-    """Read a gallery that `save` wrote; anything else is a UserError naming the file."""
+def read_rows(path, form: str, *names: str) -> tuple[dict, list[str], list[np.ndarray]]:
+    """(metadata, ids, [embedding, and the tensors of `names`]) of a file of the format `form`; anything else
+    is a UserError naming it."""
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise UserError(f"{path}: not a gallery of this program (format {metadata.get('format')!r})")
-            embedding, ids = file.get_tensor("embedding"), file.get_tensor("id")
-        names = json.loads(ids.tobytes())
+            if metadata.get("format") != form:
+                found = metadata.get("format")
+                raise UserError(f"{path}: not a gallery that is wanted here (format {found!r}, not {form!r})")
+            tensors = [file.get_tensor(name) for name in ("embedding", *names)]
+            ids = json.loads(file.get_tensor("id").tobytes())
     except FileNotFoundError:
         raise UserError(f"{path}: no such gallery; build it first") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path}: damaged gallery ({error}); build it again") from error
-    if embedding.dtype != np.float32 or not isinstance(names, list):
-        raise UserError(f"{path}: damaged gallery (embeddings {embedding.dtype}, ids {type(names).__name__})")
-    _check(embedding, names, metadata.get("metric"), path)
-    return Gallery(embedding, tuple(map(str, names)), metadata["metric"])
+    if tensors[0].dtype != np.float32 or not isinstance(ids, list):
+        kinds = f"embeddings {tensors[0].dtype}, ids {type(ids).__name__}"
+        raise UserError(f"{path}: damaged gallery ({kinds})")
+    return metadata, list(map(str, ids)), tensors
+
+
+def save(gallery: Gallery, path) -> None:
+    """Write the gallery as one file, atomically."""
+    metadata = {"format": FORMAT, "metric": gallery.metric}
+    write_rows(path, gallery.embedding, gallery.id, metadata)
+
+
+def load(path) -> Gallery:
+    """Read a gallery that `save` wrote; anything else is a UserError naming the file."""
+    metadata, names, (embedding,) = read_rows(path, FORMAT)
+    check_rows(embedding, names, path)
+    _check_metric(metadata.get("metric"), path)
+    return Gallery(embedding, tuple(names), metadata["metric"])
 
 
 def place(gallery: Gallery, devices=None, tile: int = topk.GALLERY_TILE) -> Placed:
