@@ -150,7 +150,7 @@ def _view(panel: Panel) -> dict:
         case Confusion():
             return view | {"svg": Markup(confusion_svg(panel)), "size": len(panel.names)}
         case Tiles():
-            return view | {"tiles": [(_data_uri(image), text) for image, text in panel.tiles]}
+            return view | {"tiles": [(data_uri(image), text) for image, text in panel.tiles]}
         case Table():
             return view | {"columns": panel.columns, "rows": panel.rows}
     raise TypeError(f"{type(panel).__name__} is not a panel")
@@ -253,7 +253,7 @@ def _cell(x: int, y: int, cell: int, count: int, share: float, *, right: bool) -
     )
 
 
-def _data_uri(image: np.ndarray) -> str:
+def data_uri(image: np.ndarray) -> str:
     """uint8 [h w 3] → a JPEG with full colour resolution (thin coloured marks survive) as a data URI."""
     buffer = io.BytesIO()
     Image.fromarray(np.asarray(image, np.uint8)).save(
