@@ -1,0 +1,610 @@
+"""polyvore_outfits: both configs equal the world they were written from; variants; broken, hostile files."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trees
+
+from fashionjax import prepare
+from fashionjax.data import source
+from fashionjax.errors import UserError
+from tfds_builders.polyvore_outfits import tables, texts, type_spaces
+from tfds_builders.release import ReleaseError, TextFile
+from tfds_builders.synthetic_fashion import outfit_release, release, wardrobe
+
+IMAGES, SEED = 150, 2
+SPLITS = ("train", "val", "test")
+FEATURES = "train_hglmm_pca6000.txt"
+
+
+@pytest.fixture(scope="session")
+def world() -> outfit_release.World:
+    return outfit_release.make_world(IMAGES, SEED)
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("polyvore") / "release"
+    outfit_release.write_outfits(root, IMAGES, SEED, 32, False, False, 1)
+    return root
+
+
+@pytest.fixture
+def tree(written: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change (a file is replaced, never written into)."""
+    shutil.copytree(written, tmp_path / "release", copy_function=os.link)
+    return tmp_path / "release"
+
+
+def build(tree: Path, config: str = "disjoint", **options) -> dict:
+    return prepare.prepare(
+        f"polyvore_outfits/{config}",
+        data_dir=tree.parent / "out",
+        manual_dir=tree,
+        progress=False,
+        **options,
+    )
+
+
+def opened(tree: Path, split: str, config: str = "disjoint") -> source.Split:
+    return source.open_split(f"polyvore_outfits/{config}", split, tree.parent / "out")
+
+
+def plain(column: np.ndarray) -> list:
+    return [row.tolist() if isinstance(row, np.ndarray) else row for row in column.tolist()]
+
+
+def replace(path: Path, data: bytes | str) -> None:
+    path.unlink()
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def edit_json(path: Path, change: Callable) -> None:
+    value = json.loads(path.read_text())
+    changed = change(value)
+    replace(path, json.dumps(value if changed is None else changed))
+
+
+def edit_line(path: Path, line: int, change: Callable[[str], str]) -> None:
+    lines = path.read_text().split("\n")
+    lines[line - 1] = change(lines[line - 1])
+    replace(path, "\n".join(lines))
+
+
+# ------------------------------------------------------------------------------ the truth
+@pytest.mark.parametrize("config", ["disjoint", "nondisjoint"])
+def test_equals_the_world(tree: Path, world: outfit_release.World, config: str, capsys) -> None:
+    result = build(tree, config)
+    part = world.parts[config]
+    assert result["splits"] == {split: len(part.pieces[split]) for split in SPLITS}
+    numbers = outfit_release.text_features(
+        piece for each in world.parts.values() for piece in each.pieces["train"]
+    )
+    for split in SPLITS:
+        found, pieces = opened(tree, split, config), part.pieces[split]
+        assert found.labels["category"] == list(wardrobe.TYPES)
+        assert found.labels["type_space"] == [list(pair) for pair in world.spaces[config]]
+        kinds = [wardrobe.TYPES[k] for k in found.column("category")]
+        assert kinds == [piece.kind for piece in pieces]
+        ids = [outfit_release.release_id(piece) for piece in pieces]
+        assert found.column("item_id").tolist() == ids
+        assert found.column("title").tolist() == [outfit_release.label(piece) for piece in pieces]
+        assert found.column("fine_category").tolist() == [
+            wardrobe.KINDS[piece.kind].shapes[piece.item.category] for piece in pieces
+        ]
+        text = found.column("text")
+        assert text.dtype == np.float32
+        has = [outfit_release.label(piece) in numbers for piece in pieces]
+        assert found.column("has_text").tolist() == has and 0 < sum(has) < len(has)
+        for row, piece in enumerate(pieces):
+            values = numbers.get(outfit_release.label(piece), ",".join(["0"] * 6000)).split(",")
+            np.testing.assert_array_equal(text[row], np.array(list(map(float, values)), np.float32))
+        for row in (0, len(pieces) - 1):
+            picture = (tree / "images" / f"{ids[row]}.jpg").read_bytes()
+            assert found[row]["image"] == picture and found[row]["image_id"] == f"images/{ids[row]}.jpg"
+        assert set(found.tables) == set(part.tables[split])
+        for name, rows in part.tables[split].items():
+            assert plain(found.column(name)) == rows
+    shown = capsys.readouterr().err
+    published = {"disjoint": "16,995", "nondisjoint": "53,306"}[config]
+    assert f"note: train: {len(part.tables['train']['outfit'])} outfits (published {published})" in shown
+
+
+def test_nondisjoint_splits_share_items(world: outfit_release.World) -> None:
+    for name, shares in (("disjoint", False), ("nondisjoint", True)):
+        train, _, test = (
+            {piece.item.number for piece in world.parts[name].pieces[split]} for split in SPLITS
+        )
+        assert bool(train & test) == shares
+    assert world.spaces["disjoint"] != sorted(world.spaces["disjoint"])
+
+
+def test_the_release_has_the_oddities_of_the_original(written: Path) -> None:
+    metadata = json.loads((written / "polyvore_item_metadata.json").read_text())
+    titles = [entry["title"] for entry in metadata.values()]
+    assert all("catgeories" in entry for entry in metadata.values())
+    assert any("," in title for title in titles) and any("\n" in title for title in titles)
+    assert any(not title.isascii() for title in titles)
+    assert any(not entry["title"] and entry["url_name"] for entry in metadata.values())
+    first = json.loads((written / "disjoint/valid.json").read_text())[0]
+    assert [item["index"] for item in first["items"]] == list(range(1, len(first["items"]) + 1))
+    labels = [line.rsplit(",", 6000)[0] for line in (written / FEATURES).read_text().splitlines()]
+    assert any("," in label for label in labels) and len(set(labels)) == len(labels)
+
+
+def test_release_command(written: Path, tmp_path: Path, capsys) -> None:
+    given = ["polyvore_outfits", str(tmp_path / "r"), f"--images={IMAGES}", f"--seed={SEED}", "--size=32"]
+    assert release.main([*given, "--zip", "--parquet"]) == 2
+    assert "error: --parquet: for polyvore_outfits without --zip only" in capsys.readouterr().err
+    assert release.main([*given, "--zip", "--processes=2"]) == 0
+    shown = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert shown["images"] == len(list((written / "images").iterdir()))
+    assert shown["splits"]["nondisjoint"].keys() == set(SPLITS)
+    with zipfile.ZipFile(tmp_path / "r/images.zip") as archive:
+        for name in archive.namelist():
+            assert archive.read(name) == (written / name).read_bytes()
+    for path in [path for path in written.rglob("*.*") if path.suffix != ".jpg"]:
+        assert (tmp_path / "r" / path.relative_to(written)).read_bytes() == path.read_bytes()
+    assert release.main(["polyvore_outfits", str(tmp_path / "s"), "--images=20"]) == 2
+    assert "error: --images=20: too few for questions of 4 answers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("title", "url_name", "text"),
+    [
+        ("Teal Bag", "other", "teal bag"),
+        ("", "teal-bag", "teal-bag"),
+        (" A,\nB \n", "", "a,b"),
+        ("Café – bag", "", "caf  bag"),
+        ("é", "url", ""),
+        ("", "", ""),
+    ],
+)
+def test_cleaning(title: str, url_name: str, text: str) -> None:
+    assert texts.clean(title, url_name) == text
+
+
+# ------------------------------------------------------------------------------ variants
+def same_records(one: Path, other: Path, split: str) -> None:
+    a, b = opened(one, split), opened(other, split)
+    assert len(a) == len(b)
+    for row in range(len(a)):
+        first, second = a[row], b[row]
+        np.testing.assert_array_equal(first.pop("text"), second.pop("text"))
+        assert first == second
+
+
+@pytest.mark.parametrize("variant", ["parquet", "zip", "all zipped"])
+def test_pictures_elsewhere(tree: Path, tmp_path: Path, variant: str) -> None:
+    build(tree)
+    other = tmp_path / "other" / "release"
+    outfit_release.write_outfits(other, IMAGES, SEED, 32, variant == "zip", variant == "parquet", 1)
+    if variant == "all zipped":
+        shutil.make_archive(str(other.parent / "polyvore_outfits"), "zip", other)
+        shutil.rmtree(other)
+        other.mkdir()
+        (other.parent / "polyvore_outfits.zip").rename(other / "polyvore_outfits.zip")
+    given = trees.all_files(other)
+    build(other)
+    same_records(tree, other, "test")
+    assert trees.all_files(other) == given
+    left = [name for name in os.listdir(other.parent / "out") if name != "polyvore_outfits"]
+    assert left == []  # what was unpacked is gone
+
+
+def parquet_tree(tmp_path: Path, change: Callable[[dict[str, list]], dict[str, list]]) -> Path:
+    """A parquet copy whose test file is changed: {item_id: […], image: […]}."""
+    import pyarrow
+    from pyarrow import parquet
+
+    root = tmp_path / "parquet" / "release"
+    outfit_release.write_outfits(root, IMAGES, SEED, 32, False, True, 1)
+    path = root / "test-00000-of-00001.parquet"
+    parquet.write_table(pyarrow.table(change(parquet.read_table(path).to_pydict())), path)
+    return root
+
+
+def test_parquet_of_picture_records_with_repeated_rows(tree: Path, tmp_path: Path, capsys) -> None:
+    def change(table: dict[str, list]) -> dict[str, list]:
+        pictures = [{"bytes": data, "path": "x.jpg"} for data in table["image"]]
+        ids = [int(item) for item in table["item_id"]]
+        return {"item_id": [*ids, ids[0]], "image": [*pictures, pictures[0]]}
+
+    build(tree)
+    other = parquet_tree(tmp_path, change)
+    build(other)
+    same_records(tree, other, "test")
+    assert "note: 1 rows of the parquet files repeat a picture and were merged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda t: {"item_id": t["item_id"] + t["item_id"][:1], "image": t["image"] + t["image"][1:2]},
+            r"test-00000-of-00001.parquet: row \d+: another picture of item \d+ than .*parquet row 0",
+        ),
+        (
+            lambda t: {"item_id": t["item_id"], "image": [None, *t["image"][1:]]},
+            r"test-00000-of-00001.parquet: row 0: holds no picture",
+        ),
+        (
+            lambda t: {"item_id": t["item_id"][1:], "image": t["image"][1:]},
+            r"disjoint/test.json: record 1: picture images/\d+.jpg is missing",
+        ),
+        (
+            lambda t: {"item_id": t["item_id"], "image": [t["image"][0][:-80], *t["image"][1:]]},
+            r"test-00000-of-00001.parquet row 0: damaged picture",
+        ),
+    ],
+)
+def test_broken_parquet(tmp_path: Path, change: Callable, message: str) -> None:
+    root = parquet_tree(tmp_path, change)
+    with pytest.raises(UserError, match=message):
+        build(root)
+    assert not trees.all_files(root.parent / "out")
+
+
+def test_not_a_parquet_file(tree: Path) -> None:
+    (tree / "images").rename(tree / "elsewhere")
+    (tree / "train.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(UserError, match=r"^train.parquet: not a readable parquet file"):
+        build(tree)
+
+
+def test_windows_line_ends_and_byte_order_marks(tree: Path, world: outfit_release.World) -> None:
+    for name in (FEATURES, "disjoint/compatibility_test.txt", "disjoint/test.json", "categories.csv"):
+        path = tree / name
+        replace(path, b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
+    build(tree)
+    found = opened(tree, "test")
+    assert plain(found.column("compatibility")) == world.parts["disjoint"].tables["test"]["compatibility"]
+    first = (tree / FEATURES).read_text("utf-8-sig").split("\n")[0].rsplit(",", 6000)[0]
+    train = opened(tree, "train")
+    assert first in train.column("title")[train.column("has_text") == 1]
+
+
+def test_without_categories_and_with_repeated_text(tree: Path, capsys) -> None:
+    (tree / "categories.csv").unlink()
+    lines = (tree / FEATURES).read_text().splitlines()
+    replace(tree / FEATURES, "\n".join([*lines, lines[4]]) + "\n")
+    build(tree)
+    assert set(opened(tree, "val").column("fine_category")) == {""}
+    shown = capsys.readouterr().err
+    assert "note: categories.csv is not there" in shown and "1 lines repeat earlier ones" in shown
+
+
+# ------------------------------------------------------------------------------ broken trees
+def set_at(*path) -> Callable:
+    """set_at(3, "items", 0, "index", 9) sets value[3]["items"][0]["index"] = 9."""
+
+    def change(value) -> None:
+        for key in path[:-2]:
+            value = value[key]
+        value[path[-2]] = path[-1]
+
+    return change
+
+
+def first_item(metadata: dict) -> dict:
+    return metadata[next(iter(metadata))]
+
+
+def without_the_right_answer(questions: list) -> None:
+    of = questions[0]["question"][0].split("_")[0]
+    others = [ref for q in questions for ref in q["answers"] if ref.split("_")[0] != of]
+    questions[0]["answers"] = others[:4]
+
+
+D = "disjoint/"
+BROKEN_JSON = {
+    "item unknown": (D + "test.json", set_at(1, "items", 0, "item_id", "77"),
+                     "test.json: record 2: item 77 is not in polyvore_item_metadata.json"),
+    "index from zero": (D + "train.json", set_at(2, "items", 0, "index", 0),
+                        "train.json: record 3 (set_id 210000014): index 0 of item"),
+    "index twice": (D + "train.json", set_at(2, "items", 0, "index", 2), "index 2 of item"),
+    "index text": (D + "train.json", set_at(2, "items", 0, "index", "1"), "index '1' of item"),
+    "no items": (D + "valid.json", set_at(0, "items", []), "valid.json: record 1 (set_id 211000000): items"),
+    "set twice": (D + "valid.json", set_at(1, "set_id", "211000000"),
+                  "record 2: set_id 211000000 is that of record 1 too"),
+    "set with a line": (D + "valid.json", set_at(1, "set_id", "2_1"), "record 2: set_id '2_1' holds a '_'"),
+    "no set": (D + "valid.json", lambda v: v[2].pop("set_id") and None, "record 3: set_id is missing"),
+    "outfit no object": (D + "valid.json", set_at(2, 5), "valid.json: record 3: set_id is missing"),
+    "empty split": (D + "valid.json", lambda v: [], "valid.json: must hold a list with at least one entry"),
+    "type unknown": ("polyvore_item_metadata.json", lambda v: first_item(v).update(semantic_category="socks"),
+                     "item 154000000: semantic_category is 'socks'; typespaces.p knows all-body, bags"),
+    "type missing": ("polyvore_item_metadata.json", lambda v: first_item(v).pop("semantic_category") and None,
+                     "item 154000000: semantic_category is missing"),
+    "title a list": ("polyvore_item_metadata.json", lambda v: first_item(v).update(title=[1]),
+                     "item 154000000: title is [1]; a text is needed"),
+    "no answers": (D + "fill_in_blank_test.json", set_at(1, "answers", []),
+                   "fill_in_blank_test.json: record 2: answers must be a list"),
+    "ragged answers": (D + "fill_in_blank_test.json", lambda v: v[3]["answers"].pop() and None,
+                       "fill_in_blank_test.json: record 4: 3 answers; every question must have 4"),
+    "answer unknown": (D + "fill_in_blank_test.json", set_at(1, "answers", 2, "1_1"),
+                       "record 2: answers: reference '1_1' is no item of disjoint/test.json"),
+    "question of another split": (D + "fill_in_blank_test.json", set_at(0, "question", 0, "210000000_1"),
+                                  "record 1: question: reference '210000000_1' is no item of"),
+    "no right answer": (D + "fill_in_blank_test.json", without_the_right_answer,
+                        "record 1: no answer is of the question's set"),
+    "blank": (D + "fill_in_blank_test.json", set_at(0, "blank_position", 40),
+              "record 1: blank_position is 40"),
+    "blank missing": (D + "fill_in_blank_test.json", lambda v: v[0].pop("blank_position") and None,
+                      "record 1: blank_position is missing"),
+}  # fmt: skip
+
+
+def refused(tree: Path, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build(tree)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert not trees.all_files(tree.parent / "out")
+
+
+@pytest.mark.parametrize("case", BROKEN_JSON)
+def test_broken_json(tree: Path, case: str) -> None:
+    file, change, message = BROKEN_JSON[case]
+    edit_json(tree / file, change)
+    refused(tree, message)
+
+
+COMPAT = D + "compatibility_test.txt"
+BROKEN_LINES = {
+    "label": (COMPAT, 3, lambda s: "2" + s[1:], f"{COMPAT}:3: label '2' must be 0 or 1"),
+    "reference": (COMPAT, 4, lambda s: s.strip() + " 9_1", f"{COMPAT}:4: reference 9_1 is no item of"),
+    "one item": (COMPAT, 2, lambda s: " ".join(s.split()[:2]), f"{COMPAT}:2: 1 items; a line is a label and"),
+    "empty line": (COMPAT, 2, lambda s: "", f"{COMPAT}:2: empty line inside the table"),
+    "feature short": (FEATURES, 5, lambda s: ",".join(s.split(",")[-6000:]), f"{FEATURES}:5: 5999 values;"),
+    "feature text": (FEATURES, 6, lambda s: s.replace(",0.0", ",O.0", 1), f"{FEATURES}:6: value"),
+    "feature empty": (FEATURES, 6, lambda s: s.rsplit(",", 1)[0] + ",", f"{FEATURES}:6: value 6000 ('')"),
+    "feature nan": (FEATURES, 7, lambda s: s.rsplit(",", 1)[0] + ",nan",
+                    f"{FEATURES}:7: value 6000 is not a finite number"),
+    "feature overflow": (FEATURES, 7, lambda s: s.rsplit(",", 1)[0] + ",1e39",
+                         f"{FEATURES}:7: value 6000 is not a finite number"),
+    "category fields": ("categories.csv", 2, lambda s: "3,x", "categories.csv:2: 2 fields;"),
+    "category id": ("categories.csv", 2, lambda s: "x,y,z", "categories.csv:2: category id 'x' is not a"),
+    "category twice": ("categories.csv", 2, lambda s: "2,y,z",
+                       "categories.csv:2: category 2 has another name"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN_LINES)
+def test_broken_lines(tree: Path, case: str) -> None:
+    file, line, change, message = BROKEN_LINES[case]
+    edit_line(tree / file, line, change)
+    refused(tree, message)
+
+
+def test_a_text_with_two_features(tree: Path) -> None:
+    lines = (tree / FEATURES).read_text().splitlines()
+    label = lines[0].rsplit(",", 6000)[0]
+    lines[3] = label + "," + ",".join(lines[3].split(",")[-6000:])
+    replace(tree / FEATURES, "\n".join(lines))
+    refused(tree, f"{FEATURES}:4: other values of {label!r} than on line 1")
+
+
+def test_not_json(tree: Path) -> None:
+    path = tree / D / "fill_in_blank_valid.json"
+    replace(path, '[{"question":\n [}')
+    refused(tree, f"{D}fill_in_blank_valid.json:2: not valid JSON")
+    replace(path, '[{"question": 1, "question": 2}]')
+    refused(tree, f"{D}fill_in_blank_valid.json: the key 'question' stands twice")
+    replace(path, b'["\xff"]')
+    refused(tree, f"{D}fill_in_blank_valid.json: not UTF-8 text")
+    replace(path, "[" * 200_000)
+    refused(tree, f"{D}fill_in_blank_valid.json: not valid JSON (nested too deeply)")
+
+
+@pytest.mark.parametrize(
+    "file", [D + "typespaces.p", D + "valid.json", COMPAT, D + "fill_in_blank_test.json", FEATURES,
+             "polyvore_item_metadata.json"]
+)  # fmt: skip
+def test_missing_file(tree: Path, file: str) -> None:
+    (tree / file).unlink()
+    refused(tree, f"{file}: not found below {tree}")
+
+
+def test_a_type_pair_without_a_space(tree: Path, world: outfit_release.World) -> None:
+    spaces = world.spaces["disjoint"]
+    replace(
+        tree / D / "typespaces.p", pickle.dumps([pair for pair in spaces if set(pair) != {"tops", "bottoms"}])
+    )
+    refused(tree, "typespaces.p has no space for bottoms and tops")
+    replace(tree / D / "typespaces.p", pickle.dumps([*spaces, spaces[3][::-1]]))
+    refused(
+        tree, f"{D}typespaces.p: entry {len(spaces)} ({spaces[3][1]}, {spaces[3][0]}) is the pair of entry 3"
+    )
+
+
+def test_missing_and_damaged_pictures(tree: Path, world: outfit_release.World, capsys) -> None:
+    part = world.parts["disjoint"]
+    ids = [outfit_release.release_id(piece) for piece in part.pieces["test"]]
+    truncated, none = tree / f"images/{ids[4]}.jpg", tree / f"images/{ids[9]}.jpg"
+    data = none.read_bytes()
+    none.unlink()
+    refused(tree, f"picture images/{ids[9]}.jpg is missing from {tree}")
+    none.write_bytes(b"<html>")
+    refused(tree, f"images/{ids[9]}.jpg: damaged picture (not a picture)")
+    replace(none, data)
+    replace(truncated, truncated.read_bytes()[:-60])
+    refused(tree, f"images/{ids[4]}.jpg: damaged picture (image file is truncated")
+    replace(none, b"<html>")
+    result = build(tree, skip_damaged=True)
+    assert sorted(entry["id"] for entry in result["skipped"]) == sorted(
+        f"images/{ids[row]}.jpg" for row in (4, 9)
+    )
+    split, truth, gone = opened(tree, "test"), part.tables["test"], {4, 9}
+    kept = [item for row, item in enumerate(ids) if row not in gone]
+    assert split.column("item_id").tolist() == kept
+
+    def named(rows: list[int]) -> list[str]:
+        return [ids[row] for row in rows if row not in gone]
+
+    assert [[kept[row] for row in rows] for rows in plain(split.column("outfit"))] == list(
+        map(named, truth["outfit"])
+    )
+    whole = [rows for rows in truth["compatibility"] if not gone & set(rows)]
+    assert [[kept[row] for row in rows] for rows in plain(split.column("compatibility"))] == list(
+        map(named, whole)
+    )
+    assert len(split.column("compatibility_label")) == len(whole) < len(truth["compatibility"])
+    asked = [q for q, a in zip(truth["question"], truth["answer"]) if not gone & {*q, *a}]
+    assert [[kept[row] for row in rows] for rows in plain(split.column("question"))] == list(
+        map(named, asked)
+    )
+    assert (
+        len(split.column("answer"))
+        == len(split.column("correct"))
+        == len(split.column("blank"))
+        == len(asked)
+    )
+    lost = len(truth["compatibility"]) - len(whole)
+    assert f"note: test: without 2 items of damaged pictures; with them went 0 outfits, {lost}" in (
+        capsys.readouterr().err
+    )
+
+
+def test_tables_without_rows() -> None:
+    given = {
+        "outfit": [[0, 1], [1, 2, 3], [4]],
+        "outfit_id": ["a", "b", "c"],
+        "compatibility": [[0, 1], [2, 3], [1, 3]],
+        "compatibility_label": [1, 0, 1],
+        "question": [[2], [0]],
+        "answer": [[1, 3], [3, 4]],
+        "correct": [[1, 0], [0, 1]],
+        "blank": [1, 2],
+    }
+    found, lost = tables.without(given, {1}, 5)
+    assert found == {
+        "outfit": [[1, 2], [3]],
+        "outfit_id": ["b", "c"],
+        "compatibility": [[1, 2]],
+        "compatibility_label": [0],
+        "question": [[0]],
+        "answer": [[2, 3]],
+        "correct": [[0, 1]],
+        "blank": [2],
+    }
+    assert lost == {"outfit": 1, "compatibility": 2, "question": 1}
+
+
+def test_without_manual_dir(tmp_path: Path, capsys) -> None:
+    with pytest.raises(UserError, match="--manual_dir is missing"):
+        prepare.prepare("polyvore_outfits/disjoint", data_dir=tmp_path, progress=False)
+    assert "train_hglmm_pca6000.txt" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------ typespaces.p
+SPACES = [("bags", "shoes"), ("bags", "jewellery"), ("tops", "tops")]
+
+
+def read_spaces(tmp_path: Path, data: bytes) -> list[tuple[str, str]]:
+    (tmp_path / "typespaces.p").write_bytes(data)
+    return type_spaces.read(TextFile("typespaces.p", str(tmp_path / "typespaces.p")))
+
+
+@pytest.mark.parametrize("protocol", range(5))
+def test_type_spaces(tmp_path: Path, protocol: int) -> None:
+    assert read_spaces(tmp_path, pickle.dumps(SPACES, protocol)) == SPACES
+    assert read_spaces(tmp_path, pickle.dumps([list(pair) for pair in SPACES], protocol)) == SPACES
+
+
+def test_type_spaces_of_python_2(tmp_path: Path) -> None:
+    text = b"(lp0\n(S'bags'\np1\nS'shoes'\np2\ntp3\na(Vbags\np4\nVtops\np5\ntp6\na."
+    assert read_spaces(tmp_path, text) == [("bags", "shoes"), ("bags", "tops")]
+    assert read_spaces(tmp_path, b"\x80\x02]q\x00U\x04bagsq\x01U\x05shoesq\x02\x86q\x03a.") == [
+        ("bags", "shoes")
+    ]
+    assert read_spaces(tmp_path, pickle.dumps([(b"bags", b"shoes")], 3)) == [("bags", "shoes")]
+
+
+def test_type_spaces_in_a_zip(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("disjoint/typespaces.p", pickle.dumps(SPACES, 2))
+    text = TextFile("all.zip/disjoint/typespaces.p", str(tmp_path / "all.zip"), "disjoint/typespaces.p")
+    assert type_spaces.read(text) == SPACES
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{}, [], [("a",)], [("a", 1)], "ab", [["a", "b", "c"]], [("a", None)], [("a", "")], [({"a"}, "b")],
+     ("a", "b"), [("a", "b"), ("b", "a")], [("a", "b")] * 5000, [("a", 2.5)], [("a", " b")]],
+)  # fmt: skip
+def test_other_pickles_are_no_type_spaces(tmp_path: Path, value: object) -> None:
+    with pytest.raises(ReleaseError, match=r"typespaces\.p"):
+        read_spaces(tmp_path, pickle.dumps(value))
+
+
+class Runs:
+    """Unpickled as a shell command."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def hostile(canary: Path) -> dict[str, bytes]:
+    command = f"touch {canary}".encode()
+    inst = b"(S'" + command + b"'\nios\nsystem\n."
+    found = {f"program, protocol {p}": pickle.dumps([("a", Runs(canary))], p) for p in range(5)}
+    return found | {
+        "program by INST": inst,
+        "program by name on the stack": b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c"
+        + bytes([len(command)]) + command + b"\x85R.",
+        "extension": b"\x80\x02\x82\x01.",
+        "place in memory that takes gigabytes": b"](lr\xff\xff\xff\x7f.",
+        "text that is not there": b"\x80\x04\x8d" + (1 << 40).to_bytes(8, "little") + b"a.",
+        "number that takes forever": b"\x80\x02\x8a\xff" + b"\x7f" * 255 + b".",
+        "list in itself": b"\x80\x02]q\x00h\x00a.",
+        "nested deeply": b"(" * 100_000 + b"l" * 100_000 + b".",
+        "doubling": b"\x80\x02]q\x00(" + b"h\x000" * 1000 + b"e.",
+        "reference out of the pickle": b"\x80\x02K\x01Q.",
+        "empty": b"",
+        "no end": b"(lp0\n",
+        "large": pickle.dumps([("a" * (1 << 20), "b")]),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", hostile(Path("x")))
+def test_hostile_type_spaces(tmp_path: Path, name: str) -> None:
+    canary = tmp_path / "canary"
+    with pytest.raises(ReleaseError, match=r"^typespaces\.p: ") as caught:
+        read_spaces(tmp_path, hostile(canary)[name])
+    assert not canary.exists() and "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_the_canary_would_have_died(tmp_path: Path) -> None:
+    pickle.loads(hostile(tmp_path / "canary")["program, protocol 2"])
+    assert (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("protocol", range(5))
+def test_damaged_type_spaces(tmp_path: Path, protocol: int) -> None:
+    """Cut and flipped copies: an error is always the release's, never anything else."""
+    honest = pickle.dumps(SPACES, protocol)
+    rng, refusals = np.random.default_rng(zlib.crc32(honest)), 0
+    for trial in range(150):
+        data = bytearray(honest)
+        if trial % 4 == 0:
+            data = data[: rng.integers(len(honest))]
+        else:
+            for at in rng.integers(0, len(honest), 1 + trial % 3):
+                data[at] = rng.integers(256)
+        try:
+            read_spaces(tmp_path, bytes(data))
+        except ReleaseError:
+            refusals += 1
+    assert refusals > 50
