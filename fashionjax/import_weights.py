@@ -2,6 +2,8 @@
 
     fashionjax import epoch_40.pth --config=experiments/attributes.py:backbone=vgg16 --workdir=runs/imported
     fashionjax import resnet50.pth --config=… --workdir=… --backbone_only
+    fashionjax import epoch_16.pth --config=experiments/compatibility.py:types=false --workdir=… \\
+        --type_spaces=disjoint/typespaces.p
 
 Reads .pth and .pt (both formats of torch.save), .safetensors and Google's ViT .npz without executing
 anything. The config says which model is built; the widths of its heads are taken from the file. Every
@@ -16,7 +18,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,30 +29,31 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from fashionjax import checkpoint, cli, datasets, optim, tasks, weight_families
-from fashionjax.data import source
+from fashionjax import checkpoint, cli, import_labels, optim, tasks, weight_families
 from fashionjax.errors import UserError
 from fashionjax.key_maps import Accounting, KeyMismatch, fill, torch_shapes, unfill
 from fashionjax.models import backbones, trunk, vit
+from fashionjax.models.compatibility import ORIGIN_PREFIX, Embedder
+from fashionjax.models.compatibility import torch_keys as outfit_keys
 from fashionjax.models.torch_keys import Rules, prefixed
 from fashionjax.state import TrainState
 from fashionjax.task import Batch, Task
-from fashionjax.tasks import attributes, landmarks, retrieval
+from fashionjax.tasks import attributes, compatibility, landmarks, retrieval
 from fashionjax.weight_files import read_tensors
 
 __all__ = ["fill", "import_backbone", "import_model", "key_rules", "main", "template", "unfill"]
 
 LANDMARKS = 8
+STAGES = (1, 2, 3, 4)  # of a ResNet
+BACKBONE_PREFIXES = ("backbone.", ORIGIN_PREFIX)
 
 # config.task → its flax module; every one of them has a `backbone`
 MODELS: dict[str, Callable[[ConfigDict], nn.Module]] = {
     "attributes": attributes.make_model,
+    "compatibility": compatibility.make_model,
     "landmarks": landmarks.make_model,
     "retrieval": retrieval.make_model,
 }
-
-# head → the label of the config whose names it scores
-LABEL_HEADS = {"attribute": "attribute", "category": "category", "id": "item_id"}
 
 
 def make_model(config: ConfigDict) -> nn.Module:
@@ -60,9 +63,13 @@ def make_model(config: ConfigDict) -> nn.Module:
     return MODELS[config.task](config)
 
 
-def key_rules(config: ConfigDict) -> Rules:
-    """The key rules of a config's model."""
-    return trunk.torch_keys(make_model(config))
+def key_rules(config: ConfigDict, keys: Iterable[str] | None = None) -> Rules:
+    """The key rules of a config's model; where there are two sets of names, `keys` of a file tell its own."""
+    model = make_model(config)
+    if isinstance(model, Embedder):
+        origin = None if keys is None else weight_families.names_of_origin(keys)
+        return outfit_keys(model, origin)
+    return trunk.torch_keys(model)
 
 
 def template(config: ConfigDict, task: Task) -> dict:
@@ -82,40 +89,11 @@ def example_batch(config: ConfigDict) -> Batch:
     }
 
 
-def fit_config(config: ConfigDict, tensors: Mapping[str, np.ndarray]) -> list[str]:
-    """Writes labels of the file's head widths into `config`; → remarks for the user.
-
-    Names come from the prepared dataset where it has as many; else they are numbered. A head that the file
-    lacks keeps the dataset's names, or one placeholder, so that the mismatch is told by keys.
-    """
-    widths = weight_families.head_widths({key: array.shape for key, array in tensors.items()})
-    known = _dataset_labels(config)
-    remarks, labels = [], dict(known)
-    for head, label in LABEL_HEADS.items():
-        width = widths.get(head, len(known.get(label, ())) or 1)
-        if len(known.get(label, ())) != width:
-            if head in widths:
-                have = f"has {len(known[label])}" if label in known else "is not prepared or has none"
-                remarks.append(f"{width} {label} outputs are named by number ({config.dataset} {have})")
-            labels[label] = [f"{label}_{i:0{len(str(width - 1))}d}" for i in range(width)]
-    with config.unlocked():
-        config.labels = ConfigDict(labels)
-    return remarks
-
-
-def _dataset_labels(config: ConfigDict) -> dict[str, list[str]]:
-    try:
-        split = source.open_split(datasets.dataset_name(config), config.train_split, config.data_dir)
-    except UserError:  # importing and predicting need no dataset
-        return {}
-    return datasets.labels_of(config, split)
-
-
 def import_model(
     config: ConfigDict, task: Task, tensors: Mapping[str, np.ndarray]
 ) -> tuple[dict, Accounting]:
     """A whole model's tensors → (variables, accounting). Raises KeyMismatch that says which config fits."""
-    shapes, rules = template(config, task), key_rules(config)
+    shapes, rules = template(config, task), key_rules(config, tensors)
     try:
         return fill(shapes, tensors, rules)
     except KeyMismatch as error:
@@ -123,8 +101,11 @@ def import_model(
 
 
 def _hint(tensors: Mapping[str, np.ndarray], wanted: Mapping[str, tuple]) -> str:
-    file = weight_families.describe({key: array.shape for key, array in tensors.items()})
-    model = weight_families.describe(wanted)
+    have = {key: array.shape for key, array in tensors.items()}
+    file, model = weight_families.describe(have), weight_families.describe(wanted)
+    spaces = [weight_families.outfit_sizes(shapes).spaces for shapes in (have, wanted)]
+    if file == model and spaces[0] != spaces[1]:
+        return f"The file has {spaces[0]} type spaces, the types make {spaces[1]} pairs"
     if file == model or not file.backbone:  # the same model with other sizes, or damage: the keys say it all
         return ""
     if file.imagenet:
@@ -142,7 +123,7 @@ def import_backbone(
     wanted = {path: leaf for path, leaf in shapes.items() if path.split("/")[1] == "backbone"}
     wanted = {"params": {}, "batch_stats": {}} | flax.traverse_util.unflatten_dict(wanted, sep="/")
     backbone = make_model(config).backbone
-    kept, dropped = _backbone_tensors(tensors)
+    kept, dropped = _backbone_tensors(tensors, len(getattr(backbone, "stage_strides", STAGES)))
     if isinstance(backbone, vit.ViT) and "cls" in kept:
         rules, kept = vit.NPZ_KEYS, _merged(kept)
     else:
@@ -171,15 +152,21 @@ def _fresh_heads(config: ConfigDict, task: Task) -> dict[str, jax.Array]:
     return init(jax.random.split(jax.random.PRNGKey(config.seed))[0])
 
 
-def _backbone_tensors(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """→ (the backbone's tensors without a prefix, names of the others)."""
-    if any(key.startswith("backbone.") for key in tensors):
-        kept = {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")}
-        return kept, [key for key in tensors if not key.startswith("backbone.")]
-    heads = re.compile(weight_families.IMAGENET_HEADS)
-    return {k: v for k, v in tensors.items() if not heads.fullmatch(k)}, [
-        k for k in tensors if heads.fullmatch(k)
-    ]
+def _backbone_tensors(
+    tensors: Mapping[str, np.ndarray], stages: int
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """→ (the tensors of a backbone of so many stages, without a prefix; names of the others)."""
+    prefix = next((p for p in BACKBONE_PREFIXES if any(key.startswith(p) for key in tensors)), "")
+    later = "".join(f"|layer{stage}[.].*" for stage in STAGES[stages:])
+    others = re.compile(weight_families.IMAGENET_HEADS + "|fc_embed[.].*" + later)
+    kept, dropped = {}, []
+    for key, tensor in tensors.items():
+        name = key.removeprefix(prefix)
+        if key.startswith(prefix) and not others.fullmatch(name):
+            kept[name] = tensor
+        else:
+            dropped.append(key)
+    return kept, dropped
 
 
 def _merged(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -207,21 +194,22 @@ def _refuse_used(workdir: str | Path) -> None:
         raise UserError(f"{workdir}: already holds a checkpoint; import into another --workdir")
 
 
-def run(file: str, config: ConfigDict, workdir: str, backbone_only: bool = False) -> Accounting:
+def run(
+    file: str, config: ConfigDict, workdir: str, backbone_only: bool = False, type_spaces: str | None = None
+) -> Accounting:
     """Import `file` as the command does; raises UserError (KeyMismatch when keys do not fit)."""
     _refuse_used(workdir)
     tensors = read_tensors(file)
     config = config.copy_and_resolve_references()
+    fit = import_labels.fit_backbone_config if backbone_only else import_labels.fit_config
+    for remark in fit(config, {key: array.shape for key, array in tensors.items()}, type_spaces):
+        print(f"note: {remark}", file=sys.stderr)
     if backbone_only:
-        with config.unlocked():
-            config.labels = ConfigDict(_dataset_labels(config))
         task = tasks.make(config)
         variables, accounting, dropped = import_backbone(config, task, tensors)
         if dropped:
             print(f"dropped {len(dropped)} tensors: {', '.join(dropped)}", file=sys.stderr)
     else:
-        for remark in fit_config(config, tensors):
-            print(f"note: {remark}", file=sys.stderr)
         variables, accounting = import_model(config, tasks.make(config), tensors)
     del tensors  # as large as the model, and saving needs memory of its own
     if accounting.ignored:
@@ -244,6 +232,9 @@ def add_flags() -> None:
     flags.DEFINE_bool(
         "backbone_only", False, "FILE holds ImageNet weights of the backbone; the rest starts fresh"
     )
+    flags.DEFINE_string(
+        "type_spaces", None, "compatibility models: the typespaces.p that FILE was trained with"
+    )
     flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -252,7 +243,7 @@ def main(argv: list[str]) -> int:
         raise UserError("one weight file is expected: fashionjax import FILE --config=… --workdir=…")
     args = flags.FLAGS
     try:
-        accounting = run(argv[1], args.config, args.workdir, args.backbone_only)
+        accounting = run(argv[1], args.config, args.workdir, args.backbone_only, args.type_spaces)
     except KeyMismatch as error:
         _print_line(error.accounting)
         raise UserError(f"{argv[1]}: {error}") from error

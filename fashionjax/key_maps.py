@@ -2,6 +2,8 @@
 
 `fill` reads: every tensor must be taken by one rule or ignored by name, every leaf must be filled once, in
 shape. `unfill` writes the torch names and layouts back through the same rules, so a round trip is bitwise.
+A stacked leaf, which rules fill row by row, is taken apart into leaves `path#0`, `path#1`, … before and put
+together after, so that everything between knows single tensors only.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import flax.traverse_util
+import jax
 import numpy as np
 
 from fashionjax.errors import UserError
@@ -22,7 +25,7 @@ SHOWN = 12  # names of each kind in a one-line error; the error object holds the
 class Accounting(NamedTuple):
     """What became of every tensor and leaf. Names are torch keys, or Flax paths where no rule has a key."""
 
-    leaves: int
+    leaves: int  # a stacked one counts by its rows
     tensors: int
     unread: list[str]  # tensors that no rule takes, or whose place the model does not have
     unfilled: list[str]  # leaves without a tensor
@@ -51,7 +54,8 @@ def fill(template: Mapping, tensors: Mapping[str, np.ndarray], rules: Rules) -> 
     Numbers are cast to the leaf's dtype within their kind (half and double to float). Raises KeyMismatch with
     everything that is wrong, or ValueError for rules that contradict each other.
     """
-    leaves = flax.traverse_util.flatten_dict(dict(template), sep="/")
+    whole = flax.traverse_util.flatten_dict(dict(template), sep="/")
+    leaves = _unstacked(whole, rules)
     taken, unread, ignored = _assign(leaves, tensors, rules)
     unfilled = [_name(path, rules) for path in leaves if path not in taken]
     misshapen, unusable, filled = [], [], {}
@@ -71,7 +75,7 @@ def fill(template: Mapping, tensors: Mapping[str, np.ndarray], rules: Rules) -> 
     if accounting.problems():
         raise KeyMismatch(accounting)
     empty = {collection: {} for collection in template}
-    return empty | flax.traverse_util.unflatten_dict(filled, sep="/"), accounting
+    return empty | flax.traverse_util.unflatten_dict(_stacked(filled, whole), sep="/"), accounting
 
 
 def unfill(variables: Mapping, rules: Rules) -> dict[str, np.ndarray]:
@@ -79,7 +83,7 @@ def unfill(variables: Mapping, rules: Rules) -> dict[str, np.ndarray]:
 
     Raises KeyMismatch for leaves that no rule names, ValueError for two leaves of one name.
     """
-    leaves = flax.traverse_util.flatten_dict(dict(variables), sep="/")
+    leaves = _unstacked(flax.traverse_util.flatten_dict(dict(variables), sep="/"), rules)
     names = {path: torch_names(path, rules) for path in leaves}
     nameless = [path for path, found in names.items() if not found]
     if nameless:
@@ -113,10 +117,34 @@ def _may_make(flax: str, path: str) -> bool:
 def torch_shapes(template: Mapping, rules: Rules) -> dict[str, tuple[int, ...]]:
     """The state dict that would fill `template`: torch key → shape; leaves without a torch name stay out."""
     shapes = {}
-    for path, leaf in flax.traverse_util.flatten_dict(dict(template), sep="/").items():
+    for path, leaf in _unstacked(flax.traverse_util.flatten_dict(dict(template), sep="/"), rules).items():
         for key, layout in torch_names(path, rules)[:1]:
             shapes[key] = _torch_shape(layout, leaf.shape)
     return shapes
+
+
+def _unstacked(leaves: Mapping, rules: Rules) -> dict:
+    """Leaves by path, stacked ones as their rows: arrays, or shapes with a dtype."""
+    out = {}
+    for path, leaf in leaves.items():
+        if not torch_names(f"{path}#0", rules):
+            out[path] = leaf
+        elif isinstance(leaf, jax.ShapeDtypeStruct):
+            row = jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+            out |= {f"{path}#{i}": row for i in range(leaf.shape[0])}
+        else:
+            out |= {f"{path}#{i}": row for i, row in enumerate(np.asarray(leaf))}
+    return out
+
+
+def _stacked(filled: dict[str, np.ndarray], whole: Mapping) -> dict[str, np.ndarray]:
+    """The inverse of `_unstacked`: arrays by the paths of `whole`."""
+    return {
+        path: filled[path]
+        if path in filled
+        else np.stack([filled[f"{path}#{i}"] for i in range(leaf.shape[0])])
+        for path, leaf in whole.items()
+    }
 
 
 def _assign(leaves: Mapping, tensors: Iterable[str], rules: Rules):

@@ -10,6 +10,7 @@ failed, 1 when something failed, 2 when a folder's model is unknown.
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -26,12 +27,12 @@ def check_model_folder(folder: Path) -> list[Result]:
     """Draw, import, run, compare one folder; UnknownModel when its keys belong to no model of the project."""
     manifest = read_manifest(folder)
     shapes = {key: tuple(shape) for key, shape, _ in manifest["state_dict"]}
-    found = parity_models.recognise(shapes)
+    found = parity_models.recognise(shapes, manifest.get("model_args"))
     try:
         arguments = found.arguments(parity_draws.inputs(manifest))
     except (KeyError, ValueError) as error:
         raise UserError(f"{folder / 'manifest.json'}: inputs do not fit the model: {error}") from error
-    template = jax.eval_shape(found.model.init, jax.random.key(0), *arguments)
+    template = jax.eval_shape(partial(found.init, found.model), *arguments)
     variables, _ = key_maps.fill(template, parity_draws.state_dict(manifest), found.rules)
     with jax.default_matmul_precision("highest"):
         computed = found.outputs(found.model, variables, arguments)

@@ -7,6 +7,7 @@ folder's names.
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
+from fashionjax import parity_outfits, weight_families
 from fashionjax.errors import UserError
-from fashionjax.models import backbones, resnet, trunk, vgg
+from fashionjax.models import backbones, compatibility, resnet, trunk, vgg
 from fashionjax.models.heads import FRAME
 from fashionjax.models.landmark_detector import LandmarkDetector
 from fashionjax.models.predictor import Predictor
@@ -34,16 +36,20 @@ class Recognised(NamedTuple):
     rules: Rules
     arguments: Callable[[dict], tuple]  # inputs of the folder -> positional arguments of the model
     outputs: Callable[[Any, dict, tuple], dict]  # (model, variables, arguments) -> jax arrays by output name
+    init: Callable = lambda model, *arguments: model.init(jax.random.key(0), *arguments)
 
 
 class UnknownModel(UserError):
     """No model of the project has these keys."""
 
 
-def recognise(shapes: Shapes) -> Recognised:
-    """State-dict keys with their shapes -> the model; UnknownModel when there is none that they fit."""
+def recognise(shapes: Shapes, model_args: dict | None = None) -> Recognised:
+    """State-dict keys with their shapes -> the model; UnknownModel when there is none that they fit.
+
+    `model_args` of the manifest, where it has them, say what keys cannot: the weights of losses.
+    """
     try:
-        found = _recognise(shapes)
+        found = _recognise(shapes, model_args or {})
     except (KeyError, IndexError, ValueError) as error:  # a part of a known model, or a shape of wrong rank
         raise UnknownModel(f"keys or shapes of a known model are missing or wrong: {error}") from error
     strangers = [key for key in shapes if not any(re.fullmatch(rule.torch, key) for rule in found.rules)]
@@ -52,7 +58,9 @@ def recognise(shapes: Shapes) -> Recognised:
     return found
 
 
-def _recognise(shapes: Shapes) -> Recognised:
+def _recognise(shapes: Shapes, model_args: dict) -> Recognised:
+    if parity_outfits.is_outfit_model(shapes):
+        return _outfit_model(shapes, model_args)
     inner = {key.removeprefix("backbone."): s for key, s in shapes.items() if key.startswith("backbone.")}
     if inner:
         model = _zoo_model(backbone_from(inner), shapes)
@@ -60,6 +68,16 @@ def _recognise(shapes: Shapes) -> Recognised:
     model = backbone_from(shapes)
     outputs = {ResNet: _resnet_outputs, VGG: _vgg_outputs, ViT: _vit_outputs}[type(model)]
     return Recognised(model, backbones.torch_keys(model), _image_argument, outputs)
+
+
+def _outfit_model(shapes: Shapes, model_args: dict) -> Recognised:
+    prefix = parity_outfits.backbone_prefix(shapes)
+    inner = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
+    model = parity_outfits.model_of(backbone_from(inner), shapes)
+    origin = weight_families.names_of_origin(shapes)
+    outputs = partial(parity_outfits.outputs, parity_outfits.config_of(shapes, model_args), origin)
+    rules = compatibility.torch_keys(model, origin)
+    return Recognised(model, rules, parity_outfits.arguments, outputs, parity_outfits.init)
 
 
 def backbone_from(shapes: Shapes):

@@ -373,7 +373,7 @@ def run_command(monkeypatch, capsys, *argv) -> tuple[int, dict | None, str]:
     from absl import flags
 
     flags.FLAGS.unparse_flags()
-    for name in [n for n in ("config", "workdir", "backbone_only") if n in flags.FLAGS]:
+    for name in [n for n in ("config", "workdir", "backbone_only", "type_spaces") if n in flags.FLAGS]:
         delattr(flags.FLAGS, name)
     monkeypatch.setattr(sys, "argv", ["fashionjax import", *map(str, argv)])
     with pytest.raises(SystemExit) as exit_:

@@ -11,11 +11,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 from einops import rearrange
 
-from fashionjax.models import layers, resnet
+from fashionjax.models import backbones, layers
 from fashionjax.models.heads import NORMAL, XAVIER, pooled_linear
 from fashionjax.models.torch_keys import (
+    BATCH_COUNTER,
     LINEAR,
     SAME,
+    Ignore,
     KeyRule,
     Layout,
     Rules,
@@ -33,6 +35,7 @@ TEXTS = ("none", "features", "words")
 VOCABULARY = 4096  # hash buckets of the "words" text encoder; 0 is padding
 SIDE = 7  # the plane that "flatten" reads
 
+ORIGIN_PREFIX = "embeddingnet.embeddingnet."  # of the original author's backbone
 ROW = Layout(lambda x: x[0], lambda x: x[None])  # [1 d] <-> [d]
 
 
@@ -41,6 +44,7 @@ def _head_rules(text: str, metric: str) -> Rules:
         *linear_rules(rf"{text}\.fc1\.0", "text_branch/fc1_0"),
         *batch_norm_rules(rf"{text}\.fc1\.1", "text_branch/fc1_1"),
         *linear_rules(rf"{text}\.fc2", "text_branch/fc2"),
+        Ignore(rf"{text}\.fc1\.1\.num_batches_tracked", BATCH_COUNTER.why),
         KeyRule(rf"{text}\.words\.weight", "params/text_branch/words/embedding", SAME),
         KeyRule(rf"{metric}\.weight", "params/metric_branch", ROW),
         *linear_rules(r"type_head", "type_head"),
@@ -56,9 +60,9 @@ def _space_rules(masks: str) -> Rules:
     )
 
 
-# MMFashion's names; a model of this project that has no counterpart there is written with them too
+# MMFashion's names of everything but the backbone; a model of this project without a counterpart there is
+# written with them too
 TORCH_KEYS = (
-    *prefixed(resnet.TORCH_KEYS, "backbone.", "backbone"),
     *linear_rules(r"global_pool\.global_layers", "global_pool/global_layers", chw_linear(SIDE, SIDE)),
     *linear_rules(r"global_pool\.fc_embed", "global_pool/fc_embed"),
     *_space_rules(r"type_specific_net\.masks"),
@@ -70,13 +74,23 @@ TORCH_KEYS = (
     KeyRule(r"set_scorer\.type\.weight", "params/set_scorer/type/embedding", SAME),
     KeyRule(r"set_scorer\.start", "params/set_scorer/start", SAME),
 )
-# the original author's names
+# the original author's, who averages
 ORIGIN_KEYS = (
-    *prefixed(resnet.TORCH_KEYS, "embeddingnet.embeddingnet.", "backbone"),
     *linear_rules(r"embeddingnet\.embeddingnet\.fc_embed", "global_pool/fc_embed"),
     *_space_rules(r"embeddingnet\.masks"),
     *_head_rules("text_branch", "metric_branch"),
 )
+
+
+def torch_keys(model: nn.Module, origin: bool | None = None) -> Rules:
+    """Key rules of a whole model, with the original author's names or MMFashion's. None: the names of the
+    code that has this model, the original author's for type spaces behind an average.
+    """
+    if origin is None:
+        origin = isinstance(model, TypeAware) and model.pool == "average"
+    backbone = backbones.torch_keys(model.backbone)
+    prefix, keys = (ORIGIN_PREFIX, ORIGIN_KEYS) if origin else ("backbone.", TORCH_KEYS)
+    return prefixed(backbone, prefix, "backbone") + keys
 
 
 class GeneralEmbedding(nn.Module):

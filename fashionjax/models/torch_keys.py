@@ -8,6 +8,10 @@ rules (`torch_key_of`), so there is one table per model and no second direction 
 Shape of the regular expressions: literal text with escaped dots and unnested groups `(...)`, nothing else
 outside the groups. That is what makes a rule reversible. Rule order is irrelevant: at most one rule may match
 a key.
+
+A template that ends in `#` and a group stacks: `params/net/kernel#\\1` sends the tensor whose group 1 is "12"
+to row 12 of the leaf `params/net/kernel`, whose first axis numbers such tensors. The layout is that of one
+row.
 """
 
 import re
@@ -27,7 +31,7 @@ class Layout(NamedTuple):
 
 class KeyRule(NamedTuple):
     torch: str  # regular expression, matched against the whole key
-    flax: str  # template for re.Match.expand, collection first: r'params/layer\1_\2/conv\3/kernel'
+    flax: str  # template for re.Match.expand, collection first: r'params/layer\1_\2/conv\3/kernel'; see #
     layout: Layout
 
 
