@@ -414,6 +414,19 @@ def test_missing_file(tree: Path, file: str) -> None:
     refused(tree, f"{file}: not found below {tree}")
 
 
+@pytest.mark.parametrize("file", [D + "test.json", FEATURES, COMPAT, "categories.csv", D + "typespaces.p"])
+def test_damaged_archive(tree: Path, file: str) -> None:
+    """Bytes of a member that its checksum contradicts."""
+    with zipfile.ZipFile(tree / "part.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tree / file, file)
+        offset = len(file) + 30
+    (tree / file).unlink()
+    data = bytearray((tree / "part.zip").read_bytes())
+    data[offset + 20 : offset + 30] = bytes(10)
+    (tree / "part.zip").write_bytes(data)
+    refused(tree, f"part.zip/{file}: cannot be read")
+
+
 def test_a_type_pair_without_a_space(tree: Path, world: outfit_release.World) -> None:
     spaces = world.spaces["disjoint"]
     replace(

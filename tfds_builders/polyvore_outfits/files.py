@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import zipfile
+import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -106,7 +107,7 @@ def unpacked(text: TextFile, folder: Path) -> TextFile:
     with open_text(text) as source, target.open("wb") as copy:
         try:
             shutil.copyfileobj(source, copy, 1 << 20)
-        except (zipfile.BadZipFile, EOFError, ValueError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise text.error(None, f"cannot be read to its end ({error})") from error
     return TextFile(text.label, str(target))
 

@@ -11,6 +11,8 @@ import csv
 import io
 import itertools
 import json
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -51,12 +53,9 @@ class Record(NamedTuple):
 def read_json(text: TextFile, kind: type) -> Any:
     """The file's value, which must be of type `kind` (dict or list)."""
     try:
-        with open_text(text) as file:
-            value = json.loads(file.read().decode("utf-8-sig"), object_pairs_hook=_unique)
+        value = json.loads(_content(text), object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         raise text.error(error.lineno, f"not valid JSON ({error.msg})") from error
-    except UnicodeDecodeError as error:
-        raise text.error(None, f"not UTF-8 text ({error.reason} at byte {error.start})") from error
     except RecursionError as error:
         raise text.error(None, "not valid JSON (nested too deeply)") from error
     except KeyError as error:
@@ -64,6 +63,17 @@ def read_json(text: TextFile, kind: type) -> Any:
     if type(value) is not kind or not value:
         raise text.error(None, f"must hold a {'list' if kind is list else 'object'} with at least one entry")
     return value
+
+
+def _content(text: TextFile) -> str:
+    """The whole file."""
+    try:
+        with open_text(text) as file:
+            return file.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise text.error(None, f"not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise text.error(None, f"cannot be read to its end ({error})") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -111,14 +121,9 @@ def _item(record: Record, entry: Any, kinds: Sequence[str]) -> Item:
 
 def read_fine_categories(text: TextFile) -> dict[str, str]:
     """`categories.csv`: category id → its fine-grained name."""
-    with open_text(text) as file:
-        try:
-            lines = file.read().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise text.error(None, f"not UTF-8 text ({error.reason} at byte {error.start})") from error
     found: dict[str, str] = {}
-    rows = csv.reader(io.StringIO(lines, newline=""))
-    for row in rows:
+    rows = csv.reader(io.StringIO(_content(text), newline=""))
+    for row in _checked(text, rows):
         fields = [field.strip() for field in row]
         if not any(fields):
             continue
@@ -131,6 +136,13 @@ def read_fine_categories(text: TextFile) -> dict[str, str]:
         if found.setdefault(fields[0], fields[1]) != fields[1]:
             raise text.error(rows.line_num, f"category {fields[0]} has another name than before")
     return found
+
+
+def _checked(text: TextFile, rows: Any) -> Iterator[list[str]]:
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise text.error(rows.line_num, f"not a CSV row ({error})") from error
 
 
 # ------------------------------------------------------------------------------ outfits
