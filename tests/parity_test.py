@@ -1,5 +1,6 @@
 """The parity command: recorded outputs are reached, wrong ones noticed, models known by their contents."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -17,7 +18,13 @@ from fashionjax.parity_results import array_difference, dense_difference, relati
 
 FOLDERS = Path(__file__).parent / "fixtures" / "parity"
 METRICS = Path(__file__).parent / "fixtures" / "metrics"
-QUICK = ("plain_resnet18_features", "mmf_attr_roi_vgg16_lite", "mmf_landmark_resnet50_lite")
+QUICK = (
+    "plain_resnet18_features",
+    "mmf_attr_roi_vgg16_lite",
+    "mmf_landmark_resnet50_lite",
+    "fc_typeaware_mask_l2_resnet18",
+    "fc_typeaware_fc_resnet18",
+)
 BOUND = 1e-5  # the command's is 1e-4; this is what float32 on a CPU reaches with room to spare
 
 
@@ -130,9 +137,24 @@ def test_metric_folders_with_other_numbers_are_compared(capsys, tmp_path):
 def test_metrics_of_systems_to_come_are_named_and_do_not_fail(capsys, tmp_path):
     folder = tmp_path / "metrics"
     write_category_golden(folder, 50 / 3)
-    np.savez(folder / "polyvore.npz", embed=np.zeros(3), auc_euclidean=0.5)
+    np.savez(folder / "rpf_crop.npz", attention=np.zeros(3), crop_xyxy=np.zeros(4))
     assert parity.main(["parity", str(folder)]) == 0
-    assert "metrics polyvore/auc_euclidean diff=nan later" in capsys.readouterr().out.splitlines()
+    assert "metrics rpf_crop/crop_xyxy diff=nan later" in capsys.readouterr().out.splitlines()
+
+
+def test_outfit_goldens_are_compared(tmp_path):
+    """The stored figures of compatibility, and others, which fail."""
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    shutil.copy(METRICS / "polyvore.npz", folder)
+    results = {result.output: result.state for result in parity.check(folder)}
+    names = ("auc_euclidean", "fitb_acc_euclidean", "auc_metric", "fitb_acc_metric")
+    assert results == {f"polyvore/{name}": "ok" for name in names}
+    stored = dict(np.load(METRICS / "polyvore.npz"))
+    stored["comp_label"] = 1 - stored["comp_label"]
+    stored["fitb_correct"] = np.roll(stored["fitb_correct"], 1, axis=1)
+    np.savez(folder / "polyvore.npz", **stored)
+    assert all(result.state == "FAIL" for result in parity.check(folder))
 
 
 def shapes_of(name):
@@ -152,6 +174,12 @@ def test_models_are_told_from_their_keys():
     assert (model.pooling, model.attributes, model.categories) == ("global", 26, 50)
     model = parity_models.recognise(shapes_of("plain_resnet50_timm")).model
     assert model == resnet.ResNet(depth=50, num_classes=1000)
+    model = parity_models.recognise(shapes_of("mmf_typeaware_fc_resnet18")).model
+    assert (model.pool, model.projection, model.metric, model.types) == ("flatten", "fc", True, None)
+    assert (model.spaces, model.embedding, model.backbone) == (66, 256, resnet.ResNet(depth=18))
+    model = parity_models.recognise(shapes_of("fc_typeaware_mask_l2_resnet18")).model
+    assert (model.pool, model.projection, model.metric, model.spaces) == ("average", "mask", False, 66)
+    assert model.embedding == 64 and model.backbone == resnet.ResNet(depth=18, stage_strides=(1, 2, 2))
     model = parity_models.recognise(shapes_of("plain_vit_base_patch16_224")).model
     assert (model.width, model.depth, model.heads, model.grid, model.num_classes) == (768, 12, 12, 14, 1000)
 
@@ -165,6 +193,45 @@ def test_depths_and_normalisation_are_told_from_the_numbers():
     assert parity_models.backbone_from(vgg_shapes(11)) == vgg.VGG(depth=11, batch_norm=True)
     shapes = {key: s for key, s in shapes_of("plain_resnet50_features").items() if "layer4" not in key}
     assert parity_models.backbone_from(shapes) == resnet.ResNet(depth=50, stage_strides=(1, 2, 2))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("mmf_typeaware_mask_l2_resnet18", marks=pytest.mark.full),
+        pytest.param("mmf_typeaware_fc_resnet18", marks=pytest.mark.full),
+        "fc_typeaware_mask_l2_resnet18",
+        "fc_typeaware_fc_resnet18",
+    ],
+)
+def test_every_single_loss_is_reached(name):
+    """The small terms too, which the norm of all does not see."""
+    manifest = parity.read_manifest(FOLDERS / name)
+    stored = np.load(FOLDERS / name / "outputs.npz")
+    computed = outputs_of(name, manifest.get("model_args"))
+    for output in {"losses", "triplet_parts"} & set(stored.files):
+        np.testing.assert_allclose(computed[output], stored[output], rtol=1e-4)
+
+
+@pytest.mark.full
+def test_weights_of_losses_are_the_folders_own():
+    """Disjoint and nondisjoint rows have the same keys."""
+    name = "mmf_typeaware_fc_resnet18"
+    arguments = parity.read_manifest(FOLDERS / name)["model_args"]
+    arguments["triplet_net"]["loss_triplet"]["loss_weight"] = 5e-5  # the nondisjoint row's
+    stored = np.load(FOLDERS / name / "outputs.npz")["losses"]
+    np.testing.assert_allclose(outputs_of(name, arguments)["losses"], stored * [5e-5, 1, 1, 1], rtol=1e-4)
+
+
+def outputs_of(name, model_args) -> dict:
+    """Everything that is computed for a folder, as the command does it."""
+    manifest = parity.read_manifest(FOLDERS / name)
+    found = parity_models.recognise(shapes_of(name), model_args)
+    arguments = found.arguments(parity_draws.inputs(manifest))
+    template = jax.eval_shape(functools.partial(found.init, found.model), *arguments)
+    variables, _ = key_maps.fill(template, parity_draws.state_dict(manifest), found.rules)
+    with jax.default_matmul_precision("highest"):
+        return found.outputs(found.model, variables, arguments)
 
 
 def copied(tmp_path, name="mmf_cateattr_global_vgg16_lite"):

@@ -3,7 +3,8 @@
 References: tests/fixtures/training, written out in PyTorch from the formulas.
 """
 
-import importlib.util
+import importlib
+import itertools
 from pathlib import Path
 
 import flax.linen as nn
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import category_attributes, inshop, landmarks, retrieval
+from experiments import category_attributes, compatibility, inshop, landmarks, retrieval
 from fashionjax import optim, parallel, state, tasks
 from fashionjax.import_weights import key_rules
 from fashionjax.key_maps import fill
@@ -26,6 +27,7 @@ LABELS = {
     "category": [f"c{i}" for i in range(5)],
     "item_id": [f"i{i}" for i in range(4)],
 }
+TYPES = ["bags", "shoes", "tops"]
 
 
 def shrunk(config, *, rate: float, backbone: str = "vgg11"):
@@ -68,7 +70,35 @@ def detector():
     return config
 
 
-CASES = {"predictor": predictor, "retriever": retriever, "metric": metric, "detector": detector}
+def type_aware_mask():
+    return type_aware(compatibility.get_config("projection=mask"))
+
+
+def type_aware_fc():
+    """With MMFashion's inverted image similarity (C4) and its VSE term weighted twice (C5)."""
+    config = compatibility.get_config("projection=fc,types=false")
+    config.faithful.c4_same_type_apart = config.faithful.c5_vse_weighted_twice = True
+    return type_aware(config)
+
+
+def type_aware(config):
+    config = shrunk(config, rate=5e-5, backbone="resnet18")
+    config.labels = {
+        "category": TYPES,
+        "type_space": [list(pair) for pair in itertools.combinations_with_replacement(TYPES, 2)],
+    }
+    config.model.embedding, config.model.text_features = 6, 10
+    return config
+
+
+CASES = {
+    "predictor": predictor,
+    "retriever": retriever,
+    "metric": metric,
+    "detector": detector,
+    "type_aware_mask": type_aware_mask,
+    "type_aware_fc": type_aware_fc,
+}
 
 
 class Reference:
@@ -77,10 +107,9 @@ class Reference:
     def __init__(self, name, config, task):
         with np.load(FIXTURES / f"{name}.npz") as file:
             self.stored = dict(file)
-        self.batch = self.tensors("batch/") | {
-            "example_valid": np.ones(6, bool),
-            "index": np.arange(6, dtype=np.int32),
-        }
+        self.batch = self.tensors("batch/")
+        n = len(self.batch["image"])
+        self.batch |= {"example_valid": np.ones(n, bool), "index": np.arange(n, dtype=np.int32)}
         self.rules = key_rules(config)
         params, self.model_state = task.init(jax.random.PRNGKey(0), self.batch)
         self.shapes = {"params": jax.eval_shape(lambda: params)}
@@ -117,9 +146,10 @@ def relative(got, want) -> float:
 
 def terms_and_gradients(task, reference):
     """({term: value}, {term: gradient}) at the stored weights, one device."""
+    n = len(reference.batch["image"])
     batch = reference.batch | {
-        "example_weight": np.ones(6, np.float32),
-        "slot": np.arange(6, dtype=np.int32),
+        "example_weight": np.ones(n, np.float32),
+        "slot": np.arange(n, dtype=np.int32),
     }
     one_device = jax.tree.map(lambda x: jnp.asarray(x)[None], batch)
 
@@ -171,11 +201,11 @@ def test_five_steps_change_the_parameters_alike(case):
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", CASES)
-def test_fixtures_are_what_pytorch_says(name):
+def test_fixtures_are_what_pytorch_says(name, monkeypatch):
     pytest.importorskip("torch", reason="make test-full installs it")
-    spec = importlib.util.spec_from_file_location("make", FIXTURES / "make_training_fixtures.py")
-    make = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make)
+    monkeypatch.syspath_prepend(FIXTURES)
+    kind = "type_aware" if name.startswith("type_aware") else "training"
+    make = importlib.import_module(f"make_{kind}_fixtures")
     with np.load(FIXTURES / f"{name}.npz") as stored:
         derived = make.derive(name)
         assert set(derived) == set(stored.files)
