@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ("fashionjax.train", "train an experiment, or resume it"),
     "evaluate": ("fashionjax.evaluate", "metrics and report of a checkpoint on a split"),
     "predict": ("fashionjax.predict", "photos to JSON lines and annotated pictures"),
+    "outfit": ("fashionjax.outfit", "score: how photos go together; complete: what of a gallery fits"),
     "compare": ("fashionjax.compare", "reports beside the published numbers, and what is missing"),
     "import": ("fashionjax.import_weights", "published PyTorch weights to a checkpoint"),
     "export": ("fashionjax.export", "a checkpoint to safetensors with PyTorch names"),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fashionjax import draw, inference
+from fashionjax import checkpoint, draw, inference
 from fashionjax.data import photo
 from fashionjax.errors import UserError
 
@@ -97,8 +97,11 @@ def write_new(data: bytes, folder: Path, stem: str, suffix: str) -> Path:
     raise AssertionError("unreachable")
 
 
-def make_folder(path: Path) -> Path:
-    """The folder of --out."""
+def out_folder(out: str | None, run: str, name: str) -> Path:
+    """The folder of --out, by default NAME beside the checkpoints of `run`; made where it is missing."""
+    checkpoints, _ = checkpoint.locate(run)
+    beside = checkpoints.parent if checkpoints.name == checkpoint.FOLDER else checkpoints
+    path = Path(out) if out else beside / name
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -19,9 +19,9 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from fashionjax import checkpoint, cli, draw, inference, parallel, photos, progress
+from fashionjax import cli, draw, inference, parallel, photos, progress
 from fashionjax.errors import UserError
-from fashionjax.photos import Photo, Predictor, expand, make_folder
+from fashionjax.photos import Photo, Predictor, expand
 
 ANNOTATED_SIDES = (480, 1280)  # longer side of an annotated picture, at least and at most
 OUTPUTS = ("category_logits", "attribute_logits", "landmark")
@@ -134,10 +134,8 @@ def main(argv: list[str]) -> int:
     if not paths:
         raise UserError("no photo given; name files, folders or patterns: predict IMG… --checkpoint=DIR")
     parallel.use_compilation_cache()
-    folder, _ = checkpoint.locate(args.checkpoint)
     predictor = load(args.checkpoint, min(args.batch_size, len(paths)))
-    run_folder = folder.parent if folder.name == checkpoint.FOLDER else folder
-    out = make_folder(Path(args.out) if args.out else run_folder / "predictions")
+    out = photos.out_folder(args.out, args.checkpoint, "predictions")
     failed = 0
     for count, record in enumerate(predict(paths, predictor, topk=args.topk, out=out), 1):
         print(json.dumps(record), flush=True)
