@@ -36,7 +36,7 @@ VOCABULARY = 4096  # hash buckets of the "words" text encoder; 0 is padding
 SIDE = 7  # the plane that "flatten" reads
 
 ORIGIN_PREFIX = "embeddingnet.embeddingnet."  # of the original author's backbone
-ROW = Layout(lambda x: x[0], lambda x: x[None])  # [1 d] <-> [d]
+ROW = Layout(lambda x: rearrange(x, "1 d -> d"), lambda x: rearrange(x, "d -> 1 d"))
 
 
 def _head_rules(text: str, metric: str) -> Rules:
