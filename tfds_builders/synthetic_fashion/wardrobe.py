@@ -14,20 +14,21 @@ import numpy as np
 
 from tfds_builders.synthetic_fashion.world import Item, luminance, make_item, pick, rng_of
 
-HUES = {
+HUES = {  # the first BASIC of them are the easiest to tell apart
     "red": (196, 38, 44),
     "orange": (234, 124, 40),
     "mustard": (224, 182, 52),
-    "olive": (112, 118, 48),
     "green": (46, 142, 76),
-    "teal": (30, 148, 150),
     "sky": (118, 180, 228),
     "cobalt": (40, 82, 184),
-    "navy": (30, 40, 92),
     "purple": (122, 64, 158),
     "pink": (238, 142, 178),
     "brown": (122, 76, 46),
+    "teal": (30, 148, 150),
+    "navy": (30, 40, 92),
+    "olive": (112, 118, 48),
 }
+BASIC = 8
 ACCENTS = ((242.0, 240.0, 234.0), (34.0, 33.0, 38.0), (150.0, 150.0, 152.0), (226.0, 212.0, 184.0))
 PATTERNS = ("solid", "stripe", "check", "dot", "floral")
 ADJECTIVE = {"solid": "plain", "stripe": "striped", "check": "checked", "dot": "dotted", "floral": "floral"}
@@ -66,7 +67,7 @@ KINDS = {
         True,
     ),
     "outerwear": Kind(
-        {"jacket": "jacket", "blazer": "blazer", "coat": "coat", "hoodie": "hoodie", "robe": "kimono"}, True
+        {"jacket": "jacket", "blazer": "blazer", "coat": "coat", "hoodie": "hoodie", "robe": "kimono"}, False
     ),
     "scarves": Kind({"shawl": "shawl", "scarf": "scarf", "bandana": "bandana"}, False),
     "shoes": Kind(
@@ -97,19 +98,20 @@ VOCABULARY = tuple(
 )
 
 
-def _assignment(kind: str, count: int, stream: int) -> tuple[int, ...]:
-    return tuple(rng_of(20170, stream, TYPES.index(kind)).permutation(count).tolist())
+def _shuffled(names: tuple[str, ...], kind: str, stream: int) -> tuple[str, ...]:
+    order = rng_of(20170, stream, TYPES.index(kind)).permutation(len(names))
+    return tuple(names[i] for i in order)
+
+
+def _cues(kind: str) -> tuple[str, ...]:
+    return tuple(KINDS[kind].shapes) if KINDS[kind].shape_is_style else PATTERNS
 
 
 # type → its hue for each palette, and its shape or pattern for each style: the same in every seed
-PALETTE_HUES = {kind: tuple(tuple(HUES)[i] for i in _assignment(kind, len(HUES), 1)) for kind in TYPES}
-STYLE_CUES = {
-    kind: tuple(
-        (tuple(KINDS[kind].shapes) if KINDS[kind].shape_is_style else PATTERNS)[i]
-        for i in _assignment(kind, MAX_STYLES, 2)
-    )
-    for kind in TYPES
+PALETTE_HUES = {
+    kind: _shuffled(tuple(HUES)[:BASIC], kind, 1) + _shuffled(tuple(HUES)[BASIC:], kind, 4) for kind in TYPES
 }
+STYLE_CUES = {kind: _shuffled(_cues(kind), kind, 2) for kind in TYPES}
 
 
 class Taste(NamedTuple):
@@ -157,7 +159,8 @@ def make_piece(seed: int, number: int, kind: str, palette: int, style: int, tast
         shape, pattern = pick(rng, tuple(rules.shapes)), cue
     hue = PALETTE_HUES[kind][palette]
     if rng.random() < taste.off_palette:
-        hue = pick(rng, [other for other in HUES if other != hue])
+        used = tuple(HUES)[: max(BASIC, taste.palettes)]
+        hue = pick(rng, [other for other in used if other != hue])
     drift = rng.normal(0, taste.jitter, 3) + rng.normal(0, taste.jitter)
     base = tuple(float(v) for v in np.clip(np.asarray(HUES[hue]) + drift, 12, 246))
     dark = luminance(base) > 0.45
