@@ -60,13 +60,18 @@ def matrix(items: Sequence[Item], distance: np.ndarray, weakest: tuple[int, int]
             x, y = (j + 1) * cell, (i - 1) * cell
             pen.rectangle((x + 1, y + 1, x + cell - 2, y + cell - 2), fill=colour, outline=(200, 204, 208))
             ink = draw.PAPER if share > 0.5 else draw.INK
-            pen.text((x + cell / 2, y + cell / 2), f"{distance[i, j]:.3g}", ink, face, anchor="mm")
+            pen.text((x + cell / 2, y + cell / 2), _short(distance[i, j]), ink, face, anchor="mm")
             if weakest in ((i, j), (j, i)):
                 width = max(3, cell // 20)
                 pen.rectangle((x + 1, y + 1, x + cell - 2, y + cell - 2), outline=draw.WRONG, width=width)
     for j in range(count - 1):
         _thumbnail(sheet, items[j].shown, ((j + 1) * cell, (count - 1) * cell), cell)
     return np.array(sheet)
+
+
+def _short(value: float) -> str:
+    """0.437, -12.3, 1.23e+04: what fits into the smallest cell."""
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.3g}"
 
 
 def _thumbnail(sheet: Image.Image, picture: np.ndarray, corner: tuple[int, int], cell: int) -> None:
