@@ -87,7 +87,8 @@ def set_ranker(model, params) -> Ranker:
     def rank(embedding, category, kind, candidates, k):
         blocks = candidates.blocks
         given = (jnp.asarray(embedding), jnp.asarray(category), jnp.asarray(kind, category.dtype))
-        found = [logits(own, *given, block) for block in blocks.rows]
+        with jax.default_matmul_precision(type_spaces.EXACT):
+            found = [logits(own, *given, block) for block in blocks.rows]
         logit = np.concatenate([np.asarray(x, np.float64) for x in found])[: blocks.count]
         row = np.argsort(-logit, kind="stable")[:k]
         return probability(logit[row]), candidates.number[row]

@@ -19,6 +19,7 @@ NORM_EPSILON = 1e-10  # added to a norm that divides
 PAIR_EPSILON = 1e-6  # added to every component of a difference, as torch's pairwise distance
 BLOCK = 256  # pairs of one space that are projected together
 RANKED = 2048  # candidates that meet every item of an outfit while they are in cache
+EXACT = "highest"  # accelerators multiply float32 in fewer bits by default, which would reorder candidates
 QUERIES = 8  # an outfit is filled up to a multiple of it: few traces
 
 
@@ -119,7 +120,8 @@ def distances(spaces: Spaces, embedding, first, second, space) -> np.ndarray:
     rows[:, place] = first[order], second[order]
     of_block = np.zeros(total, np.int32)
     of_block[: blocks.sum()] = np.repeat(np.arange(len(blocks)), blocks)
-    found = _block_distances(spaces, embedding, *rows.reshape(2, total, BLOCK), of_block)
+    with jax.default_matmul_precision(EXACT):
+        found = _block_distances(spaces, embedding, *rows.reshape(2, total, BLOCK), of_block)
     result = np.empty(len(first), np.float32)
     result[order] = np.asarray(found).reshape(-1)[place]
     return result
@@ -176,7 +178,8 @@ def rank(spaces: Spaces, query, candidate, space, k: int):
     rows = jnp.asarray(_filled(space, size))
     own = Spaces(*(None if x is None else jnp.asarray(x)[rows] for x in spaces[:3]), spaces.metric)
     query = jnp.asarray(_filled(query, size))
-    sums = [_summed(own, query, len(space), block) for block in blocks.rows]
+    with jax.default_matmul_precision(EXACT):
+        sums = [_summed(own, query, len(space), block) for block in blocks.rows]
     total = np.concatenate([np.zeros(0, np.float32), *map(np.asarray, sums)])[: blocks.count]
     row = np.argsort(total, kind="stable")[:k]
     return total[row], row
