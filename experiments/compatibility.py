@@ -26,7 +26,12 @@ too; see docs/faithful.md. Constants: configs/fashion_recommendation/*.py and lo
 
 `text` is features (the released vectors), words (a learned encoder of the title's words) or none.
 `types=false` leaves the type head away, as the published files have none. `small=true` is a narrow network and a
-short schedule for synthetic outfits on a laptop; `tiny=true` a few steps of it for tests.
+short schedule for synthetic outfits on a laptop, in two stages: `stage=texts` learns types and texts of pictures, in
+place of ImageNet weights, and `stage=outfits`, the default, starts from it; `tiny=true` is a few steps for tests.
+
+    fashionjax train --config=experiments/compatibility.py:small=true,stage=texts --workdir=runs/texts
+    fashionjax train --config=experiments/compatibility.py:small=true,projection=fc --workdir=runs/outfits \\
+        --config.init_from=runs/texts
 """  # noqa: E501
 
 from experiments import common
@@ -42,6 +47,7 @@ ROWS = {
     ("nondisjoint", "mask"): (5e-4, 5e-4, 32, 16),  # no row: the disjoint one's
 }
 RECIPES = ("zoo", "origin", "set")
+STAGES = {"texts": "texts", "outfits": "outfits"}  # of small=true
 ARGUMENTS = {
     "split": tuple(SPLITS),
     "projection": tuple(PROJECTIONS),
@@ -62,6 +68,7 @@ def get_config(arg: str | None = None):
         types=True,
         faithful="none",
         small=False,
+        stage="outfits",
         tiny=False,
     )
     split = common.choose("split", args["split"], SPLITS)
@@ -92,8 +99,9 @@ def get_config(arg: str | None = None):
         common.switch_on(config, "s1", "c1", "c2", "c3", "c4", "c5")
         if split == "nondisjoint":
             common.switch_on(config, "c6")
+    stage = common.choose("stage", args["stage"], STAGES)
     if args["small"] or args["tiny"]:
-        small(config)
+        small(config, stage)
     if args["tiny"]:
         tiny(config)
     return config
@@ -139,23 +147,25 @@ def sets(config) -> None:
     config.eval_every, config.best = 1000, "standard/fill_in_blank"
 
 
-def small(config) -> None:
+def small(config, stage: str) -> None:
     """For synthetic outfits: 64 px, width 16, weights that train in minutes. Not a row."""
     config.dataset = "synthetic"
     config.image_size, config.canvas_size = 64, 72
     config.model.backbone_fields.width = 16
     config.model.update({"pool": "average", "statistics": "batch", "embedding": 64, "width": 64})
     config.augment.update({"scale": (0.7, 1.0), "brightness": 0.0, "contrast": 0.0, "saturation": 0.0})
-    config.epochs, config.steps, config.save_every = 0, 800, 400
+    config.epochs, config.steps, config.save_every = 0, 1000, 500
     config.optim.update({"optimizer": "adam", "lr": 2e-3, "schedule": "cosine", "warmup_steps": 50})
     config.optim.clip_norm = 5.0
-    if config.model.kind == "set_transformer":
-        config.batch_size = 6 * 16
-        config.eval_every = 0
-    else:
-        config.batch_size = 3 * 32
+    config.eval_every, config.best = 0, ""
+    config.init_skip = ("type_specific_net", "metric_branch", "set_scorer", "text_branch")
+    config.batch_size = 96  # 32 triplets or 16 outfits
+    if stage == "texts":
+        config.model.update({"kind": "type_aware", "projection": "mask", "metric": False, "text": "features"})
+        config.loss = {"category": 1.0, "vse": 1.0, "embedding_norm": 5e-4}
+        config.steps, config.optim.lr, config.init_skip = 500, 3e-3, ()
+    elif config.model.kind == "type_aware":
         config.loss.triplet = 1.0
-        config.loss.text_similarity = config.loss.get("text_similarity", 0.0) and 5e-5
 
 
 def tiny(config) -> None:

@@ -23,7 +23,8 @@ DEFINITIONS = {
     "strength chosen on a fifth of them",
     "mean_landmark": "the mean position of each slot's visible training landmarks",
     "colour_histogram": f"cosine of the square roots of {BINS}×{BINS}×{BINS} RGB histograms of the pictures "
-    "that the model is given",
+    "that the model is given (outfits: their Euclidean distance, which orders alike)",
+    "untrained": "Euclidean distance of the same network's embeddings before training",
 }
 
 

@@ -23,6 +23,7 @@ from fashionjax import (
     matches,
     panels,
     parallel,
+    questions,
     report,
     scalars,
 )
@@ -48,9 +49,9 @@ def evaluate(
     """Evaluate a checkpoint and write OUT/report.json and OUT/report.html; → the report.
 
     `split_name` is a split, several joined by "+" (query+gallery), or "" for the config's `test_split`;
-    retrieval also writes OUT/matches.json. `which` is best, last or a step; `overrides` replaces config
-    fields (dataset, data_dir). `started` (time.monotonic()) is where `seconds_total` counts from, by default
-    this call.
+    retrieval also writes OUT/matches.json, outfits OUT/questions.json. `which` is best, last or a step;
+    `overrides` replaces config fields (dataset, data_dir). `started` (time.monotonic()) is where
+    `seconds_total` counts from, by default this call.
     """
     started = time.monotonic() if started is None else started
     model = inference.load(path, which, overrides)
@@ -107,10 +108,11 @@ def _check_labels(config: ConfigDict, split: Split) -> None:
 
 
 def _watched(pairs: Iterator[tuple[dict, dict]], seen: list[np.ndarray]) -> Iterator[tuple[dict, dict]]:
-    """The pairs unchanged; `seen` gets of every readable picture its colours (retrieval), or itself small."""
+    """The pairs unchanged; `seen` gets of every readable picture its colours (where pictures are embedded),
+    or itself small."""
     for predicted, truth in pairs:
         pictures = truth["image"][np.asarray(truth["example_valid"], bool)]
-        if len(pictures) and matches.is_retrieval(predicted, truth):
+        if len(pictures) and "embedding" in predicted:
             seen.extend(baselines.colour_histograms(pictures))
         else:
             seen.extend(map(baselines.shrink, pictures))
@@ -123,6 +125,8 @@ def _baselines(model: inference.Model, split: Split, predicted: dict, truth: dic
     if matches.is_retrieval(predicted, truth):
         colours = {"embedding": np.stack(seen)}
         return {"colour_histogram": task.metrics([(colours, truth)], inference.given(model, split))}
+    if questions.is_outfits(split, predicted):
+        return questions.baselines(model, split, truth, np.stack(seen))
     try:
         train = datasets.open_split(config, config.train_split)
     except UserError as error:
@@ -154,7 +158,13 @@ def _panels(model: inference.Model, split: Split, predicted: dict, truth: dict, 
         found = matches.find(predicted, truth)
         print(f"matches: {matches.write(out, found, truth, ids)}", file=sys.stderr)
         return matches.panels(found, truth, names["category"], images, ids) + curves
-    return panels.panels_from(predicted, truth, names, images, ids) + curves
+    shown = panels.panels_from(predicted, truth, names, images, ids)
+    if questions.is_outfits(split, predicted):
+        found = questions.find(model, split, predicted, truth)
+        print(f"questions: {questions.write(out, found, split.column('image_id'))}", file=sys.stderr)
+        stored = lambda row: pipeline.read(split, preprocess, row)["image"]  # noqa: E731
+        return questions.panels(config, found, split, stored) + shown + curves
+    return shown + curves
 
 
 def add_flags() -> None:

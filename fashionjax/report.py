@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fashionjax import baselines
-from fashionjax.metrics import classification, landmarks, retrieval
+from fashionjax.metrics.definitions import definition
 from fashionjax.panels import Bars, Confusion, Curve, Panel, Table, Tiles
 
 LABELS = {
@@ -29,9 +29,6 @@ LABELS = {
     "reproduced-forward": "Published weights, imported and measured here on the benchmark's own data.",
 }
 REQUIRED = ("label", "dataset", "split", "n", "metrics")
-DEFINITIONS = (
-    classification.DEFINITIONS | landmarks.DEFINITIONS | retrieval.DEFINITIONS | baselines.DEFINITIONS
-)
 BARS_SHOWN = 40  # further ones are folded away
 
 # matplotlib draws with these; the page swaps them for its own variables, which follow light and dark
@@ -77,7 +74,7 @@ def write_report(out_dir: str | os.PathLike, report: Mapping[str, Any], panels: 
 
 def definitions_of(names: Iterable[str]) -> dict[str, str]:
     """One line for each known metric and baseline; `@5` is looked up as `@k`."""
-    found = {name: DEFINITIONS.get(name) or DEFINITIONS.get(re.sub(r"@\d+$", "@k", name)) for name in names}
+    found = {name: definition(name) or baselines.DEFINITIONS.get(name) for name in names}
     return {name: line for name, line in found.items() if line}
 
 

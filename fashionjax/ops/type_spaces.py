@@ -24,7 +24,10 @@ QUERIES = 8  # an outfit is filled up to a multiple of it: few traces
 
 
 class Spaces(NamedTuple):
-    """The arrays of c spaces. mask [c d], or kernel [c d d] and bias [c d]; metric [d] or None: Euclidean."""
+    """The arrays of c spaces. mask [c d], or kernel [c d d] and bias [c d]; metric [d] or None: Euclidean.
+
+    Without any array every space is the general embedding itself.
+    """
 
     mask: Any = None
     kernel: Any = None
@@ -56,6 +59,8 @@ def project(spaces: Spaces, embedding, space):
 
     Masked vectors are divided by their norm; linear ones are not.
     """
+    if spaces.mask is None and spaces.kernel is None:
+        return embedding
     if spaces.mask is None:
         kernel = spaces.kernel[space]
         product = "...d,de->...e" if kernel.ndim == 2 else "...d,...de->...e"

@@ -1,8 +1,9 @@
 """What goes together: pieces of nine semantic types whose palette and style an outfit shares.
 
-A palette gives every type a hue of its own, and a style gives every type its own pattern or shape, so pieces
-that go together do not look alike: a bag of one palette may be teal where its shoes are mustard. The
-assignments are fixed tables of this world; everything else about a piece is drawn at random.
+A palette gives every part of an outfit (`PARTS`) a hue of its own, so pieces that go together seldom have one
+colour: shoes of one palette may be teal where its trousers are mustard. A style shows in the pattern of some
+types, alike for all of them, and in the shape of the others, a shape of its own for each. The assignments are
+fixed tables of this world; everything else about a piece is drawn at random.
 """
 
 from __future__ import annotations
@@ -98,20 +99,33 @@ VOCABULARY = tuple(
 )
 
 
-def _shuffled(names: tuple[str, ...], kind: str, stream: int) -> tuple[str, ...]:
-    order = rng_of(20170, stream, TYPES.index(kind)).permutation(len(names))
+# types whose hue a palette chooses together
+PARTS = (
+    ("tops", "all-body"),
+    ("bottoms", "scarves"),
+    ("outerwear",),
+    ("shoes", "bags"),
+    ("hats", "sunglasses"),
+)
+
+
+def _shuffled(names: tuple[str, ...], key: int, stream: int) -> tuple[str, ...]:
+    order = rng_of(20170, stream, key).permutation(len(names))
     return tuple(names[i] for i in order)
 
 
+def _hues(part: int) -> tuple[str, ...]:
+    return _shuffled(tuple(HUES)[:BASIC], part, 1) + _shuffled(tuple(HUES)[BASIC:], part, 4)
+
+
 def _cues(kind: str) -> tuple[str, ...]:
-    return tuple(KINDS[kind].shapes) if KINDS[kind].shape_is_style else PATTERNS
+    rules = KINDS[kind]
+    return _shuffled(tuple(rules.shapes), TYPES.index(kind), 2) if rules.shape_is_style else PATTERNS
 
 
 # type → its hue for each palette, and its shape or pattern for each style: the same in every seed
-PALETTE_HUES = {
-    kind: _shuffled(tuple(HUES)[:BASIC], kind, 1) + _shuffled(tuple(HUES)[BASIC:], kind, 4) for kind in TYPES
-}
-STYLE_CUES = {kind: _shuffled(_cues(kind), kind, 2) for kind in TYPES}
+PALETTE_HUES = {kind: _hues(part) for part, kinds in enumerate(PARTS) for kind in kinds}
+STYLE_CUES = {kind: _cues(kind) for kind in TYPES}
 
 
 class Taste(NamedTuple):
