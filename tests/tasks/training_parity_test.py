@@ -111,8 +111,10 @@ class Reference:
         n = len(self.batch["image"])
         self.batch |= {"example_valid": np.ones(n, bool), "index": np.arange(n, dtype=np.int32)}
         self.rules = key_rules(config)
-        params, self.model_state = task.init(jax.random.PRNGKey(0), self.batch)
-        self.shapes = {"params": jax.eval_shape(lambda: params)}
+        params, statistics = jax.eval_shape(task.init, jax.random.PRNGKey(0), self.batch)
+        self.shapes = {"params": params}
+        # running statistics, which training only writes
+        self.model_state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), statistics)
 
     def tensors(self, prefix) -> dict:
         return {key.removeprefix(prefix): v for key, v in self.stored.items() if key.startswith(prefix)}
@@ -159,10 +161,16 @@ def terms_and_gradients(task, reference):
 
         return jax.tree.map(lambda x: x[0], jax.vmap(loss, axis_name=AXIS)(one_device))
 
-    def both(params):
-        return terms(params), jax.jacrev(terms)(params)
+    def weighed(params, weight):
+        values = terms(params)
+        return sum(weight[name] * value for name, value in values.items()), values
 
-    return jax.device_get(jax.jit(both)(reference.flax("weight/")))
+    params = reference.flax("weight/")
+    names = list(jax.eval_shape(terms, params))
+    run = jax.jit(jax.value_and_grad(weighed, has_aux=True))  # one program; a term at a time has weight 1
+    found = {name: run(params, {other: float(other == name) for other in names}) for name in names}
+    values = next(iter(found.values()))[0][1]
+    return jax.device_get((values, {name: gradient for name, (_, gradient) in found.items()}))
 
 
 def test_gradient_of_every_loss(case):
