@@ -44,19 +44,23 @@ def backbone_prefix(shapes: dict) -> str:
 
 
 def model_of(backbone, shapes: dict) -> TypeAware:
-    """The model around `backbone`, every width read from the shapes; KeyError for a missing part."""
+    """The model around `backbone`, every width read from the shapes; KeyError or ValueError for a missing
+    part.
+    """
     shapes = weight_families.in_zoo_names(shapes)
     masks = weight_families.OUTFIT_PARTS["type masks"]
     layers = weight_families.OUTFIT_PARTS["type layers"]
     sizes = weight_families.outfit_sizes(shapes)
     if not sizes.spaces:
         raise ValueError("the type spaces are neither masks nor layers")
+    if sizes.text is None:
+        raise ValueError("there is no text branch beside the type spaces")
     return TypeAware(
         backbone,
         embedding=shapes[masks if masks in shapes else layers][-1],
         pool="average" if "global_pool.fc_embed.weight" in shapes else "flatten",
         types=sizes.types,
-        text="none" if sizes.text is None else "features",
+        text="features",
         spaces=sizes.spaces,
         projection="mask" if masks in shapes else "fc",
         metric="triplet_net.metric_branch.weight" in shapes,

@@ -259,6 +259,17 @@ def test_a_folder_without_a_part_exits_2(tmp_path, capsys, part):
     assert str(folder) in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "part", ["embeddingnet.masks", "embeddingnet.masks.7.weight", "text_branch", "embeddingnet.embeddingnet"]
+)
+def test_a_compatibility_folder_without_a_part_exits_2(tmp_path, capsys, part):
+    folder, manifest = copied(tmp_path, "fc_typeaware_fc_resnet18")
+    manifest["state_dict"] = [entry for entry in manifest["state_dict"] if not entry[0].startswith(part)]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert parity.main(["parity", str(folder)]) == 2
+    assert str(folder) in capsys.readouterr().err
+
+
 def test_unreadable_folders_are_user_errors(tmp_path):
     for argv in ([], [str(tmp_path / "absent")]):
         with pytest.raises(UserError):
