@@ -10,8 +10,10 @@ from ml_collections import ConfigDict
 from fashionjax import parallel, prepare
 from fashionjax.data import source
 from fashionjax.errors import UserError
+from fashionjax.tasks import faithful
 
 SYNTHETIC = "synthetic"
+NONDISJOINT, DISJOINT = "polyvore_outfits/nondisjoint", "polyvore_outfits/disjoint"
 
 
 def dataset_name(config: ConfigDict) -> str:
@@ -25,12 +27,25 @@ def is_synthetic(config: ConfigDict) -> bool:
     return dataset_name(config).startswith("synthetic_fashion")
 
 
+def tested_name(config: ConfigDict) -> str:
+    """The dataset that a run is evaluated on, as `config.dataset`: its own, but for switch C6."""
+    swapped = config.dataset == NONDISJOINT and faithful.on(config, "c6_tested_on_disjoint")
+    return DISJOINT if swapped else config.dataset
+
+
 def open_split(config: ConfigDict, split: str) -> source.Split:
     """A split of the config's dataset. Synthetic data is rendered first where it is missing."""
     name = dataset_name(config)
     if config.dataset == SYNTHETIC:
         _render_missing(config, name)
     return source.open_split(name, split, config.data_dir)
+
+
+def open_tested(config: ConfigDict, split: str) -> source.Split:
+    """A split of the dataset that a run is evaluated on."""
+    if tested_name(config) == config.dataset:
+        return open_split(config, split)
+    return source.open_split(tested_name(config), split, config.data_dir)
 
 
 def attach_labels(config: ConfigDict, split: source.Split) -> None:
@@ -40,8 +55,14 @@ def attach_labels(config: ConfigDict, split: source.Split) -> None:
 
 
 def labels_of(config: ConfigDict, split: source.Split) -> dict[str, list]:
-    """The split's label names, and with `config.item_labels` the items of all splits as `item_id`."""
+    """The split's label names, and with `config.item_labels` the items of all splits as `item_id`.
+
+    Under switch C6 the type spaces are those of the dataset that is tested.
+    """
     labels = dict(split.labels)
+    if tested_name(config) != config.dataset:
+        tested = source.open_split(tested_name(config), config.test_split, config.data_dir)
+        labels["type_space"] = tested.labels["type_space"]
     if config.get("item_labels", False):
         labels["item_id"] = source.item_names(split.folder)
     return labels

@@ -57,7 +57,8 @@ def evaluate(
     model = inference.load(path, which, overrides)
     config = model.config
     split_name = split_name or config.get("test_split", "test")
-    split = datasets.open_split(config, split_name)
+    chosen = (overrides or {}).get("dataset")
+    split = (datasets.open_split if chosen else datasets.open_tested)(config, split_name)
     _check_labels(config, split)
     pairs = inference.predictions(model, split, allow_missing=allow_missing)
     seen: list[np.ndarray] = []  # of each picture what the baselines need

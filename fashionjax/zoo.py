@@ -3,7 +3,8 @@
 A report belongs to a row when its label is not synthetic and
 
 - task, every field of `config.model` and, for retrained results, of `config.loss` equal the row's experiment,
-- the dataset is the row's, or one that the row lists as the same benchmark, and the split is the row's,
+- the datasets of test and training are the row's, or ones that the row lists as the same benchmark, and the
+  split is the row's,
 - no other row fits as well.
 
 Anything else that could change the number (records left out, picture size, optimiser …) keeps it in the row
@@ -43,6 +44,7 @@ ROW_FIELDS: dict[str, Any] = {
     "metrics": list,
     "dataset": (str, None),  # NAME/CONFIG for `fashionjax prepare`
     "same_benchmark": list,  # other configs that hold the same records
+    "trained_on": (str, None),  # the dataset of training, where it is another one
     "split": (str, None),
     "config": (str, None),  # experiments/NAME.py:arguments, null where the system is not built yet
     "initial_weights": (str, None),  # what the backbone started from, a key of the file's initial_weights
@@ -219,6 +221,11 @@ def _setting(row: Mapping, report: Mapping) -> list[str]:
         found.append(f"dataset {report['dataset']} ({row['dataset']})")
     if report["split"] != row["split"]:
         found.append(f"split {report['split']} ({row['split']})")
+    trained = str(report["config"].get("dataset"))
+    here = [row["trained_on"]] if row["trained_on"] else [row["dataset"], *row["same_benchmark"]]
+    # a config may leave away which of a benchmark's readings it is trained on
+    if trained not in here and trained not in {name.partition("/")[0] for name in here}:
+        found.append(f"trained on {trained} ({here[0]})")
     return found
 
 

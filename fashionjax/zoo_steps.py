@@ -54,7 +54,7 @@ def _column_steps(zoo: Zoo, row, column: str, have: Path | None, dataset: str, d
 
     def command(name: str, folder: Path, *words: str) -> list[str]:
         chosen = [f"--config={config}", f"--workdir={folder}"]
-        if published.experiment(config)["dataset"] != dataset:
+        if published.experiment(config)["dataset"] not in (dataset, row["trained_on"]):
             chosen.append(f"--config.dataset={dataset}")
         if str(data_dir) != "data":
             chosen.append(f"--config.data_dir={data_dir}")
@@ -72,6 +72,9 @@ def _column_steps(zoo: Zoo, row, column: str, have: Path | None, dataset: str, d
             file = weights["url"].rpartition("/")[2]
             steps.append(_step("import", command("import", root / "start", file, "--backbone_only")))
             start = [f"--config.init_from={root / 'start'}"]
+        if row["trained_on"]:
+            words = ["prepare", row["trained_on"], "--manual_dir=DIR", f"--data_dir={data_dir}"]
+            steps.append(_step("dataset of training", ["fashionjax", *words]))
         steps.append(_step("train", [*command("train", workdir), *start]))
     evaluate = [f"--checkpoint={workdir}", f"--split={row['split']}", f"--out={workdir / row['split']}"]
     evaluate += [f"--data_dir={data_dir}"] if str(data_dir) != "data" else []

@@ -195,8 +195,17 @@ def test_rows_that_cannot_be_filled_say_why():
     shared = entry(result, "category_attributes-resnet50-global")["missing"]["reproduced-forward"]
     assert [step["command"] for step in shared] == [None]
     assert "category_attributes-resnet50-landmark" in shared[0]["what"]
-    for name in ("compatibility-disjoint-fc", "segmentation-resnet50"):
-        assert entry(result, name)["missing"]["why"] == "this system is not built yet"
+    assert entry(result, "segmentation-resnet50")["missing"]["why"] == "this system is not built yet"
+
+
+def test_a_row_tested_on_another_dataset_needs_both(monkeypatch):
+    monkeypatch.undo()  # the project's own configs
+    missing = entry(compared(), "compatibility-nondisjoint-fc")["missing"]
+    assert "polyvore_outfits/disjoint" in missing["dataset"]["command"]
+    *_, data, train, evaluate = missing["retrained"]
+    assert data["command"][2] == "polyvore_outfits/nondisjoint"
+    assert not any(word.startswith("--config.dataset") for word in train["command"])
+    assert evaluate["command"][1] == "evaluate"
 
 
 # ------------------------------------------------------------------------------ text

@@ -12,20 +12,23 @@ def experiment(config: str) -> dict:
     file, _, argument = config.partition(":")
     name = Path(file).stem
     args = dict(part.split("=") for part in argument.split(",") if part)
-    task = {"inshop": "retrieval", "consumer2shop": "retrieval", "landmarks": "landmarks"}
+    task = {"inshop": "retrieval", "consumer2shop": "retrieval"} | {
+        name: name for name in ("landmarks", "compatibility")
+    }
     learns = {"attributes": ["attribute"], "category_attributes": ["attribute", "category"]}
     on = (
         {"random_crop_at_test": True, "roi_scramble_group": 32} if args.get("faithful") == "zoo" else SWITCHES
     )
     return {
         "task": task.get(name, "attributes"),
-        "dataset": f"of_{name}",
+        "dataset": f"of_{name}" + (f"/{args['split']}" if "split" in args else ""),
         "data_dir": "data",
         "seed": 0,
         "image_size": 224,
         "batch_size": 16,
         "model": {
-            "backbone": args["backbone"],
+            "backbone": args.get("backbone", "resnet18"),
+            "projection": args.get("projection"),
             "pooling": {"landmark": "roi"}.get(args.get("pool"), "global"),
             "learns": learns.get(name, [name]),
         },
@@ -48,7 +51,7 @@ def report_of(row: dict, *, faithful: bool = True, label: str = "reproduced-forw
         "step": 0,
         "metrics": {metric["name"]: metric["value"] + 1.0 for metric in row["metrics"]},
         "switches": sorted(name for name, on in config["faithful"].items() if on),
-        "config": config | {"labels": {}},
+        "config": config | {"labels": {}, "dataset": row["trained_on"] or row["dataset"]},
     } | copy.deepcopy(changes)
 
 

@@ -14,12 +14,12 @@ import numpy as np
 
 DEFINITIONS = {
     "zoo/compatibility_auc": (
-        "area under the ROC curve of 1 - mean distance over an outfit's pairs, real outfits against "
-        "artificial ones, in single precision; ties count one half"
+        "area under the ROC curve of 1 - mean pairwise distance over outfits, real against artificial, in "
+        "single precision; ties count one half"
     ),
     "zoo/fill_in_blank": (
-        "share of questions whose answer of the smallest summed distance to the question's items is the "
-        "right one, the first of equal answers, in percent"
+        "share of questions whose answer with the smallest summed distance to the question's items (the "
+        "first of equal ones) is the outfit's own, in percent"
     ),
     "standard/compatibility_auc": (
         "area under the ROC curve of the outfits' compatibility, real against artificial; ties count one half"
