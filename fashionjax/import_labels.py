@@ -64,7 +64,7 @@ def _fit_outfits(config: ConfigDict, sizes: OutfitSizes, type_spaces: str | None
         known = _dataset_labels(config)
         if {"category", "type_space"} <= set(known):
             labels = known
-            if "nondisjoint" in config.dataset:
+            if datasets.tested_name(config) == datasets.NONDISJOINT:
                 remarks.append(
                     f"type spaces are named as in {config.dataset}; MMFashion's configs read those of the "
                     "disjoint release: pass --type_spaces=disjoint/typespaces.p for its files"
@@ -120,8 +120,19 @@ def _dataset_labels(config: ConfigDict) -> dict[str, list]:
     try:
         split = source.open_split(datasets.dataset_name(config), config.train_split, config.data_dir)
     except UserError:  # importing and predicting need no dataset
-        return {}
+        return _tested_labels(config)
     return datasets.labels_of(config, split)
+
+
+def _tested_labels(config: ConfigDict) -> dict[str, list]:
+    """Labels of the dataset that switch C6 tests on, where it is prepared."""
+    name = datasets.tested_name(config)
+    if name == config.dataset:
+        return {}
+    try:
+        return dict(source.open_split(name, config.test_split, config.data_dir).labels)
+    except UserError:
+        return {}
 
 
 def _write(config: ConfigDict, labels: dict[str, list]) -> None:

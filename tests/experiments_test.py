@@ -1,5 +1,5 @@
 """Every combination of arguments of every system builds, with the published parameter counts; each family
-trains, and retrieval is evaluated with its grids and matches."""
+trains, and retrieval and outfits are evaluated with their grids, matches and questions."""
 
 import importlib
 import itertools
@@ -13,7 +13,15 @@ from experiments import common
 from fashionjax import evaluate, prepare, tasks, train
 from fashionjax.task import AXIS
 
-SYSTEMS = ("attributes", "category_attributes", "inshop", "consumer2shop", "landmarks", "retrieval")
+SYSTEMS = (
+    "attributes",
+    "category_attributes",
+    "inshop",
+    "consumer2shop",
+    "landmarks",
+    "retrieval",
+    "compatibility",
+)
 # labels of the benchmarks
 COARSE, FINE = {"attribute": 1000}, {"attribute": 26, "category": 50}
 IN_SHOP, CONSUMER = {"attribute": 463, "item_id": 7982}, {"attribute": 303, "item_id": 33881}
@@ -24,6 +32,8 @@ LABELS = {
     "deepfashion_consumer2shop": CONSUMER,
     "deepfashion_consumer2shop/val_test": CONSUMER,
     "deepfashion_landmarks": {},
+    "polyvore_outfits/disjoint": {"category": 11, "type_space": 66},
+    "polyvore_outfits/nondisjoint": {"category": 11, "type_space": 66},
 }
 # millions of parameters of the published models, by what the config names
 PUBLISHED = {
@@ -46,6 +56,9 @@ PUBLISHED = {
     "consumer2shop:backbone=vgg16,pool=landmark": 195.60,
     "landmarks:backbone=vgg16": 142.65,
     "landmarks:backbone=resnet50": 459.73,
+    "compatibility:projection=fc,types=false": 23.544384,
+    "compatibility:projection=mask,types=false": 19.218752,
+    "compatibility:projection=mask,types=false,recipe=origin": 3.191808,
 }
 
 
@@ -61,8 +74,11 @@ def combinations(name) -> list[str]:
 
 def with_labels(config):
     config.labels = {
-        name: [f"{name}_{i}" for i in range(count)] for name, count in LABELS[config.dataset].items()
+        name: [f"{name}_{i:02d}" for i in range(count)] for name, count in LABELS[config.dataset].items()
     }
+    if "type_space" in config.labels:
+        pairs = itertools.combinations_with_replacement(config.labels.category, 2)
+        config.labels.type_space = [list(pair) for pair in pairs]
     return config
 
 
@@ -76,7 +92,12 @@ def batch_of(config, size: int, count: int = 3) -> dict:
         "item_id": np.zeros(count, np.int32),
         "index": np.arange(count, dtype=np.int32),
         "example_valid": np.ones(count, bool),
+        "has_text": np.ones(count, np.float32),
+        "in_outfit": np.ones(count, bool),
     }
+    if config.model.get("text", "none") != "none":
+        words = config.model.text == "words"
+        batch["text"] = np.zeros((count, 16), np.int32) if words else np.zeros((count, 6000), np.float32)
     if "attribute" in config.labels:
         batch["attribute"] = np.zeros((count, len(config.labels["attribute"])), np.uint8)
     return batch
@@ -89,8 +110,9 @@ def shapes(config) -> tuple:
         task.init, jax.random.PRNGKey(0), batch_of(config, config.image_size)
     )
     random_crop = config.faithful.s1_random_crop_at_test
-    batch = batch_of(config, config.image_size if random_crop else config.canvas_size)
-    batch |= {"example_weight": np.ones(3, np.float32), "slot": np.arange(3, dtype=np.int32)}
+    count = config.outfit.slots if config.task == "compatibility" else 3
+    batch = batch_of(config, config.image_size if random_crop else config.canvas_size, count)
+    batch |= {"example_weight": np.ones(count, np.float32), "slot": np.arange(count, dtype=np.int32)}
     per_device = jax.vmap(task.loss, in_axes=(None, None, 0, None), axis_name=AXIS)
     one_device = jax.tree.map(lambda x: x[None], batch)
     loss, (state, scalars) = jax.eval_shape(
@@ -104,6 +126,9 @@ def shapes(config) -> tuple:
 def expected_outputs(config) -> dict:
     if config.task == "retrieval":
         return {"embedding": (3, config.model.embedding)}
+    if config.task == "compatibility":
+        types = {"category_logits": (3, 11)} if "category" in config.loss else {}
+        return {"embedding": (3, config.model.embedding)} | types
     if config.task == "landmarks":
         return {"landmark": (3, 8, 2), "visibility": (3, 8)}
     return {f"{name}_logits": (3, len(config.labels[name])) for name in config.model.learns}
@@ -127,7 +152,9 @@ def check_combinations(name, change=lambda config: None):
 
 def shallow(config):
     """The same wiring around a backbone of few layers, which is what tracing time is spent on."""
-    if config.model.backbone.startswith("vit"):
+    if config.task == "compatibility":
+        config.model.backbone, config.model.backbone_fields = "vgg11", {}
+    elif config.model.backbone.startswith("vit"):
         config.model.backbone, config.model.backbone_fields = "vit_s16", {"depth": 2}
     else:
         config.model.backbone = {"vgg16": "vgg11", "resnet50": "resnet18"}[config.model.backbone]
@@ -184,6 +211,9 @@ def test_faithful_sets_what_the_rows_used():
     assert on("inshop", landmark) == flags(["s1", "s2", "s4", "s5", "s6", "s13"], True) | {"s3": 16}
     pairs = flags(["s1", "s2", "s4", "s7", "s8", "s13", "s15"], True)
     assert on("consumer2shop") == pairs | {"s3": 8}
+    outfits = flags(["s1", "c1", "c2", "c3", "c4", "c5"], True)
+    assert on("compatibility") == outfits
+    assert on("compatibility", ",split=nondisjoint") == outfits | {"c6": True}
 
 
 # ------------------------------------------------------------------------------ two steps of each family
@@ -194,12 +224,13 @@ ARGUMENTS = {
     "inshop": "pool=landmark,loss=full",
     "consumer2shop": "faithful=zoo",
     "retrieval": "loss=proxy_anchor,benchmark=consumer2shop",
+    "compatibility": "projection=fc",
 }
 
 
 @pytest.fixture(scope="module")
 def data_dir(synthetic_dir):
-    """The shared folder with the two retrieval sets beside the attributes."""
+    """The shared folder with the two retrieval sets and outfits beside the attributes."""
     small = {"test_items": "4", "size": "48"}
     prepare.prepare(
         "synthetic_fashion/in_shop",
@@ -211,6 +242,12 @@ def data_dir(synthetic_dir):
         "synthetic_fashion/consumer_to_shop",
         data_dir=synthetic_dir,
         overrides=small | {"train_items": "8", "val_items": "3"},
+        progress=False,
+    )
+    prepare.prepare(
+        "synthetic_fashion/outfits",
+        data_dir=synthetic_dir,
+        overrides={"train": "16", "val": "8", "test": "8", "size": "48"},
         progress=False,
     )
     return synthetic_dir
@@ -239,6 +276,8 @@ def test_two_steps_and_an_evaluation(name, data_dir, tmp_path):
     assert all(np.isfinite(line["loss"]) for line in lines)
     evaluated = json.loads((tmp_path / "evaluations.jsonl").read_text().splitlines()[-1])
     assert any(key.startswith("standard/") for key in evaluated)
+    if name == "compatibility":
+        check_outfits(evaluate.evaluate(tmp_path, "", tmp_path / "test"), tmp_path / "test")
     if name not in ("inshop", "consumer2shop"):
         return
     result = evaluate.evaluate(tmp_path, "", tmp_path / "test")
@@ -251,6 +290,22 @@ def test_two_steps_and_an_evaluation(name, data_dir, tmp_path):
     assert "Retrieval per category" in page["tables"] and "zoo/recall@k" not in page["metrics"]
     assert page["definitions"]["zoo/recall@5"].startswith("mean over queries of the share")
     check_matches(json.loads((tmp_path / "test" / "matches.json").read_text()), result)
+
+
+def check_outfits(result, out):
+    """The questions file holds what the metrics count, and the page has its panels."""
+    assert result["split"] == "test" and set(result["baselines"]) == {"colour_histogram", "untrained"}
+    written = json.loads((out / "questions.json").read_text())
+    questions, outfits = written["questions"], written["outfits"]
+    assert len(questions) == 8 and len(outfits) == 16
+    right = [q["chosen"] in q["correct"] for q in questions]
+    assert result["metrics"]["zoo/fill_in_blank"] == pytest.approx(100 * np.mean(right))
+    good, bad = ([o["score"] for o in outfits if o["label"] == label] for label in (1, 0))
+    auc = np.mean([(a > b) + 0.5 * (a == b) for a in good for b in bad])
+    assert result["metrics"]["standard/compatibility_auc"] == pytest.approx(auc, abs=0.02)
+    page = json.loads((out / "report.json").read_text())
+    assert {"Model", "Pairs of types"} <= set(page["tables"])
+    assert page["tables"]["Model"]["rows"][0][1] == "type spaces by linear maps, learned metric"
 
 
 def check_matches(matches, result):
