@@ -102,7 +102,7 @@ def test_kills_at_random_instants(uninterrupted, synthetic_dir, tmp_path, kills)
     rng = random.Random(kills)
     for _ in range(kills):
         before = saved_steps(tmp_path)
-        process = start(tmp_path, synthetic_dir, "--config.workers=1", "--config.save_every=4")
+        process = start(tmp_path, synthetic_dir, "--config.workers=1", "--config.save_every=5")
         wait_for(lambda b=before: len(logged(tmp_path)) > 0 or saved_steps(tmp_path) != b, process)
         time.sleep(rng.uniform(0, 1.0))
         if process.poll() is None:
