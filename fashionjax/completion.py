@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fashionjax.ops import type_spaces
-from fashionjax.tasks import compatibility, faithful
+from fashionjax.tasks import compatibility
 
 STANDS_FOR = {"all-body": ("tops", "bottoms")}  # a dress is worn instead of these, these instead of a dress
 
@@ -57,9 +57,7 @@ def make_ranker(config: ConfigDict, params: Mapping[str, Any]) -> Ranker:
     """The ranking of a trained model; `params` on one device or in numpy."""
     if config.model.kind == "set_transformer":
         return set_ranker(compatibility.make_model(config), params)
-    rectify = not faithful.on(config, "c2_raw_masks")
-    spaces = compatibility.make_model(config).apply({"params": params}, rectify, method="scoring")
-    return pair_ranker(spaces, compatibility.space_table(config))
+    return pair_ranker(compatibility.make_spaces(config, params), compatibility.space_table(config))
 
 
 def pair_ranker(spaces: type_spaces.Spaces, table: np.ndarray) -> Ranker:

@@ -267,15 +267,19 @@ class SetScorer(nn.Module):
         x = jnp.concatenate([jnp.broadcast_to(start, (len(x), 1, self.width)), x], axis=1)
         seen = jnp.concatenate([jnp.ones((len(x), 1), bool), valid], axis=1)
         for i in range(self.depth):
-            x = x + self._attend(f"layer{i}", nn.LayerNorm(name=f"layer{i}_norm1")(x), seen)
+            y = nn.LayerNorm(name=f"layer{i}_norm1")(x)
+            if i == self.depth - 1:
+                x = x[:, :1]  # the logit is read off the start token alone
+            x = x + self._attend(f"layer{i}", y[:, : x.shape[1]], y, seen)
             y = layers.linear(2 * self.width, f"layer{i}_up")(nn.LayerNorm(name=f"layer{i}_norm2")(x))
             x = x + layers.linear(self.width, f"layer{i}_down")(nn.gelu(y))
         return layers.linear(1, "logit")(nn.LayerNorm(name="output_norm")(x[:, 0]))[:, 0]
 
-    def _attend(self, name: str, x, seen):
+    def _attend(self, name: str, asking, x, seen):
+        """asking [s m d] reads from x [s n d] where seen [s n] -> [s m d]."""
         query, key, value = (
-            rearrange(layers.linear(self.width, f"{name}_{part}")(x), "s m (h e) -> s h m e", h=self.heads)
-            for part in ("query", "key", "value")
+            rearrange(layers.linear(self.width, f"{name}_{part}")(y), "s m (h e) -> s h m e", h=self.heads)
+            for part, y in (("query", asking), ("key", x), ("value", x))
         )
         weight = jnp.einsum("shme,shne->shmn", query, key) / (self.width // self.heads) ** 0.5
         weight = nn.softmax(jnp.where(seen[:, None, None], weight, -1e9))

@@ -161,7 +161,7 @@ def _summed(spaces: Spaces, query, count, candidate):
 
     def one(i, total):
         vector = project(spaces, query[i], i)
-        if spaces.metric is not None and spaces.mask is None:
+        if spaces.metric is not None and spaces.kernel is not None:
             # w . (W e + b) p = e . (W (w p)) + b . (w p): the candidates are not projected at all
             weighted = spaces.metric * vector
             return total + candidate @ (spaces.kernel[i] @ weighted) + spaces.bias[i] @ weighted

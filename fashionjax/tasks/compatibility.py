@@ -158,12 +158,15 @@ def coefficient(config: ConfigDict, term: str) -> float:
 # ------------------------------------------------------------------------------ evaluation
 def make_scorer(config: ConfigDict, params) -> scorers.Scorer:
     """The comparisons of a trained model."""
-    model = make_model(config)
     if config.model.kind == "set_transformer":
-        return scorers.set_scorer(model, params)
+        return scorers.set_scorer(make_model(config), params)
+    return scorers.pair_scorer(make_spaces(config, params), space_table(config))
+
+
+def make_spaces(config: ConfigDict, params) -> type_spaces.Spaces:
+    """The spaces of a trained type-aware model as evaluation uses them; under switch C2 with raw masks."""
     rectify = not faithful.on(config, "c2_raw_masks")
-    spaces = model.apply({"params": params}, rectify, method="scoring")
-    return scorers.pair_scorer(spaces, space_table(config))
+    return make_model(config).apply({"params": params}, rectify, method="scoring")
 
 
 def space_table(config: ConfigDict) -> np.ndarray:

@@ -104,3 +104,15 @@ def test_gradient_of_a_zero_row_is_finite():
     spaces = random_spaces("mask")
     grad = jax.grad(lambda e: type_spaces.project(spaces, e, 0).sum())(jnp.zeros(8))
     assert np.isfinite(grad).all()
+
+
+def test_a_metric_without_spaces_ranks_by_it():
+    """Neither masks nor maps: the learned metric on general embeddings."""
+    rng = np.random.default_rng(5)
+    query, candidate, metric = (
+        rng.normal(size=shape).astype(np.float32) for shape in ((3, 4), (20, 4), (4,))
+    )
+    total, row = type_spaces.rank(Spaces(metric=metric), query, candidate, np.zeros(3, int), 6)
+    want = np.einsum("d,qd,nd->n", metric.astype(np.float64), query, candidate)
+    np.testing.assert_array_equal(row, np.argsort(want, kind="stable")[:6])
+    np.testing.assert_allclose(total, want[row], rtol=1e-5, atol=1e-5)
