@@ -140,13 +140,28 @@ def contact_sheet(
     `captions` (one for the query, then one a result) stand below.
     """
     captions = captions or ["query", *(str(rank + 1) for rank in range(len(results)))]
-    marks: list[bool | None] = [None, *correct]
-    cells = [
-        _cell(picture, text, mark, side, bold=index == 0)
-        for index, (picture, text, mark) in enumerate(zip([query, *results], captions, marks, strict=True))
-    ]
-    gap = np.full((cells[0].shape[0], side // 8, 3), 255, np.uint8)
-    return np.concatenate([cells[0], gap, *cells[1:]], axis=1)
+    head = _cell(query, captions[0], None, side, bold=True)
+    gap = np.full((head.shape[0], side // 8, 3), 255, np.uint8)
+    if not len(results):
+        return np.concatenate([head, gap], axis=1)
+    return np.concatenate([head, gap, picture_row(results, correct, captions[1:], side)], axis=1)
+
+
+def picture_row(
+    pictures: Sequence[np.ndarray], correct: Sequence[bool | None], captions: Sequence[str], side: int = 160
+) -> np.ndarray:
+    """Pictures, uint8 [h w 3] each of any size, side by side, framed and captioned as in `contact_sheet`."""
+    rows = zip(pictures, captions, correct, strict=True)
+    return np.concatenate(
+        [_cell(picture, text, mark, side, bold=False) for picture, text, mark in rows], axis=1
+    )
+
+
+def stacked(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures, uint8 [h w 3], below each other on white."""
+    width = max(row.shape[1] for row in rows)
+    padded = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    return np.concatenate(padded)
 
 
 def shorten(text: str, face: ImageFont.FreeTypeFont, room: float) -> str:

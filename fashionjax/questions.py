@@ -156,18 +156,18 @@ def _grid(title: str, chosen: np.ndarray, judged: scorers.Judged, images: Images
         marks = [
             True if right[i] and i == best else False if i == best else None for i in range(len(answers))
         ]
-        captions = [
-            f"{score:.3f}" + (" right" if right[i] else "") + (" chosen" if i == best else "")
-            for i, score in enumerate(scores)
-        ]
-        # the question's items stand before the answers; the first is the sheet's head
-        head, *others = (draw.display(images(int(row))) for row in question)
-        pictures = [*others, *(draw.display(images(int(row))) for row in answers)]
-        texts = ["outfit", *([""] * len(others)), *captions]
-        sheet = draw.contact_sheet(head, pictures, [*([None] * len(others)), *marks], texts, side=120)
+        captions = [f"{score:.2f}" + (" right" if right[i] else "") for i, score in enumerate(scores)]
+        shown = [[draw.display(images(int(row))) for row in rows] for rows in (question, answers)]
+        none = [None] * len(question)
+        sheet = draw.stacked(
+            [
+                draw.picture_row(shown[0], none, [""] * len(question), side=150),
+                draw.picture_row(shown[1], marks, captions, side=150),
+            ]
+        )
         tiles.append((sheet, f"question {q}: {'right' if right[best] else 'wrong'}"))
     caption = (
-        "The outfit's items, then the answers with their score (higher is better); ticked: chosen and right."
+        "The outfit's items; below, the answers with their score, higher is better; the chosen one is framed."
     )
     return Tiles(title, caption, tiles)
 
@@ -207,6 +207,7 @@ def _type_pairs(found: Found, names: Sequence[str]) -> Table:
         ]
         for row in table
     ]
-    columns = ["types", "real pairs", "artificial", "mean distance, real", "artificial", "AUC"]
-    caption = "AUC: how often the distance of a real pair is below that of an artificial one."
+    columns = ["types", "n", "n artificial", "distance", "artificial", "AUC"]
+    caption = "Pairs of real outfits and of artificial ones, and their mean distances. AUC: how often the "
+    caption += "distance of a real pair is the smaller one."
     return Table("Pairs of types", columns, rows, caption)
