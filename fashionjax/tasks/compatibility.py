@@ -80,6 +80,11 @@ def _check(config: ConfigDict) -> None:
         )
     if wanted & type_aware.TEXT_TERMS and spec.text == "none":
         raise UserError("config.loss has terms of texts; set config.model.text to features or words")
+    if faithful.on(config, "c5_vse_weighted_twice") and "vse" in wanted and "text_similarity" not in wanted:
+        raise UserError(
+            "config.faithful.c5_vse_weighted_twice multiplies vse by the weight of text_similarity, which "
+            "config.loss has not; add it, or turn the switch off"
+        )
     if config.accumulate > 1:
         raise UserError("config.accumulate cuts batches whose order matters; set it to 1 for this task")
 

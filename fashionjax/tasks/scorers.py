@@ -45,12 +45,16 @@ def pair_scorer(spaces: type_spaces.Spaces, table: np.ndarray) -> Scorer:
 
     def answers(embedding, category, questions, choices):
         found = compatibility.pairs_across(questions, choices)
-        sizes = [len(rows) for rows in choices]
         distance = pairs(embedding, category, found.first, found.second)
-        total = compatibility.summed_distance(distance, found.group, sum(sizes))
-        return np.split(-total, np.cumsum(sizes)[:-1])
+        total = compatibility.summed_distance(distance, found.group, sum(map(len, choices)))
+        return _by_question(-total, choices)
 
     return Scorer(pairs, outfits, answers)
+
+
+def _by_question(values: np.ndarray, choices: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """values of all answers in a row → an array per question."""
+    return np.split(values, np.cumsum([len(rows) for rows in choices], dtype=int))[:-1]
 
 
 def set_scorer(model: SetTransformer, params) -> Scorer:
@@ -62,7 +66,9 @@ def set_scorer(model: SetTransformer, params) -> Scorer:
         return model.apply({"params": params}, embedding[rows], category[rows], valid, method="score_sets")
 
     def outfits(embedding, category, sets):
-        longest = max(map(len, sets), default=1)
+        if not len(sets):
+            return np.zeros(0)
+        longest = max(map(len, sets))
         rows = np.full((-(-len(sets) // SETS) * SETS, longest), -1, np.int32)
         for number, members in enumerate(sets):
             rows[number, : len(members)] = members
@@ -77,7 +83,7 @@ def set_scorer(model: SetTransformer, params) -> Scorer:
             for question, rows in zip(questions, choices, strict=True)
             for choice in rows
         ]
-        return np.split(outfits(embedding, category, sets), np.cumsum([len(rows) for rows in choices])[:-1])
+        return _by_question(outfits(embedding, category, sets), choices)
 
     def pairs(embedding, category, first, second):
         logits = outfits(embedding, category, np.stack([first, second], 1))

@@ -273,6 +273,25 @@ def test_metrics_leave_out_what_was_not_read():
     assert metrics["standard/compatibility_auc"] in (0.0, 1.0)
 
 
+@pytest.mark.parametrize("argument", ["projection=mask", "recipe=set"])
+def test_nothing_left_to_ask_is_no_number(argument):
+    """Every outfit and question names the one record that could not be read."""
+    config, (embedding, category) = tiny(argument), items()
+    kept = np.arange(1, 12)
+    truth = {"index": kept, "category": category[kept], "example_valid": np.ones(11, bool)}
+    tables = {
+        "category": category,
+        "compatibility": [np.asarray([0, 1])],
+        "compatibility_label": np.asarray([1]),
+        "question": [np.asarray([0, 1])],
+        "answer": [np.asarray([4, 5])],
+        "correct": [np.asarray([0, 1])],
+    }
+    given = Given(params_of(config), {}, tables.__getitem__)
+    metrics = tasks.make(config).metrics([({"embedding": embedding[kept]}, truth)], given)
+    assert len(metrics) == 4 and np.isnan(list(metrics.values())).all()
+
+
 def test_diverged_embeddings_are_told():
     embedding, category = items()
     embedding[4, 0] = np.nan
@@ -288,10 +307,11 @@ def test_diverged_embeddings_are_told():
         ("model.statistics", "none", "role"),
         ("model.text", "none", "terms of texts"),
         ("accumulate", 2, "order matters"),
+        ("loss", {"vse": 1.0}, "weight of text_similarity"),
     ],
 )
 def test_impossible_configs_are_refused(path, new, told):
-    config = tiny()
+    config = tiny("faithful=zoo")
     config.update_from_flattened_dict({path: new})
     with pytest.raises(UserError, match=told):
         tasks.make(config)
