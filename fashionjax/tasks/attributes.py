@@ -72,7 +72,7 @@ def trunk_fields(config: ConfigDict, *, landmark_head: bool) -> dict:
 
 def make_backbone(config: ConfigDict):
     """`config.model.backbone` with its overrides (width and the like) and the run's dtype and batch-norm."""
-    fields = dict(config.model.backbone_fields)
+    fields = {name: value for name, value in config.model.backbone_fields.items() if value is not None}
     if "resnet" in config.model.backbone or config.model.backbone.endswith("_bn"):
         fields["bn_axis_name"] = AXIS if config.model.sync_bn else None
     try:
