@@ -12,11 +12,12 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
 PICTURE_FOLDERS = ("img", "img_highres")  # never walked: hundreds of thousands of files
+TABLE_SUFFIXES = (".txt", ".json")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 STORED, DEFLATED = 0, 8  # the zip methods that are read without the zipfile module
 ENCRYPTED = 0x1
@@ -72,17 +73,26 @@ class Release(NamedTuple):
 
 
 # ------------------------------------------------------------------------------ finding files
-def open_release(manual_dir: str | os.PathLike[str]) -> Release:
-    """List the text files and zip members below `manual_dir`; pictures in plain folders are looked up by
-    name later.
+def open_release(
+    manual_dir: str | os.PathLike[str],
+    *,
+    tables: tuple[str, ...] = TABLE_SUFFIXES,
+    folders: tuple[str, ...] = PICTURE_FOLDERS,
+    has_pictures: Callable[[str], bool] = os.path.isdir,
+) -> Release:
+    """List the tables and zip members below `manual_dir`; pictures in plain folders are looked up by name
+    later.
 
-    Raises ReleaseError when the folder is missing or an archive cannot be read.
+    `tables` are the suffixes of tables, `folders` what picture names begin with; such a folder is walked like
+    any other where `has_pictures` denies it. Raises ReleaseError when the folder is missing or an archive
+    cannot be read.
     """
     root = os.fspath(manual_dir)
     if not os.path.isdir(root):
         raise ReleaseError(f"{root}: no such folder; give the folder that holds the benchmark's own files")
     texts: list[TextFile] = []
     archived: dict[str, Location] = {}
+    bases: list[str] = []
     seen: set[tuple[int, int]] = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         status = os.stat(folder)
@@ -90,57 +100,58 @@ def open_release(manual_dir: str | os.PathLike[str]) -> Release:
             subfolders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        subfolders[:] = sorted(s for s in subfolders if s not in PICTURE_FOLDERS and not s.startswith("."))
+        left = {s for s in subfolders if s in folders and has_pictures(os.path.join(folder, s))}
+        if left:
+            bases.append(folder)
+        subfolders[:] = sorted(s for s in subfolders if s not in left and not s.startswith("."))
         for name in sorted(names):
             path = os.path.join(folder, name)
             label = os.path.relpath(path, root).replace(os.sep, "/")
-            if name.lower().endswith((".txt", ".json")):
+            if name.lower().endswith(tables):
                 texts.append(TextFile(label, path))
             elif name.lower().endswith(".zip"):
-                _list_archive(path, label, texts, archived)
-    bases = tuple(
-        base
-        for base in (os.path.join(root, "Img"), root)
-        if any(os.path.isdir(os.path.join(base, sub)) for sub in PICTURE_FOLDERS)
-    )
-    return Release(root, tuple(texts), archived, bases)
+                for member in _members(path, label):
+                    inside = f"{label}/{member.filename}"
+                    if member.filename.lower().endswith(tables):
+                        texts.append(TextFile(inside, path, member.filename))
+                    elif (key := _listed_name(path, member.filename, folders)) is not None:
+                        archived.setdefault(key, _place(inside, path, member))
+    return Release(root, tuple(texts), archived, tuple(bases))
 
 
-def _list_archive(path: str, label: str, texts: list[TextFile], archived: dict[str, Location]) -> None:
+def _members(path: str, label: str) -> list[zipfile.ZipInfo]:
+    """The files of an archive that stay inside it."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError) as error:
         raise ReleaseError(f"{label}: not a readable zip archive ({error}); fetch it again") from error
-    stem = os.path.splitext(os.path.basename(path))[0]
-    for member in members:
-        parts = PurePosixPath(member.filename).parts
-        if member.is_dir() or not _is_inside(member.filename) or parts[0] == "__MACOSX":
-            continue
-        name = f"{label}/{member.filename}"
-        if member.filename.lower().endswith((".txt", ".json")):
-            texts.append(TextFile(name, path, member.filename))
-        elif member.filename.lower().endswith(PICTURE_SUFFIXES):
-            start = next((i for i, part in enumerate(parts) if part in PICTURE_FOLDERS), None)
-            if start is not None:
-                key = "/".join(parts[start:])
-            elif stem in PICTURE_FOLDERS:
-                key = "/".join((stem, *parts))
-            else:
-                continue
-            method = -1 if member.flag_bits & ENCRYPTED else member.compress_type
-            archived.setdefault(
-                key,
-                Location(
-                    name,
-                    path,
-                    member.header_offset,
-                    member.compress_size,
-                    method,
-                    member.CRC,
-                    member.file_size,
-                ),
-            )
+    return [
+        member
+        for member in members
+        if not member.is_dir()
+        and _is_inside(member.filename)
+        and PurePosixPath(member.filename).parts[0] != "__MACOSX"
+    ]
+
+
+def _listed_name(archive: str, member: str, folders: Sequence[str]) -> str | None:
+    """What lists call a picture of an archive: its path from one of `folders` on, which may be the archive's
+    own name; None for other files."""
+    if not member.lower().endswith(PICTURE_SUFFIXES):
+        return None
+    parts = PurePosixPath(member).parts
+    start = next((i for i, part in enumerate(parts[:-1]) if part in folders), None)
+    if start is not None:
+        return "/".join(parts[start:])
+    stem = PurePosixPath(archive).stem
+    return "/".join((stem, *parts)) if stem in folders else None
+
+
+def _place(label: str, path: str, member: zipfile.ZipInfo) -> Location:
+    method = -1 if member.flag_bits & ENCRYPTED else member.compress_type
+    place = (member.header_offset, member.compress_size, method, member.CRC, member.file_size)
+    return Location(label, path, *place)
 
 
 def _is_inside(name: str) -> bool:

@@ -86,6 +86,22 @@ def test_picture_names_cannot_leave_the_release(tmp_path: Path) -> None:
         assert release.picture_location(found, name) is None
 
 
+def test_what_is_listed_is_the_callers_choice(tmp_path: Path) -> None:
+    """Other tables and picture folders, at any depth; one that holds no pictures is walked."""
+    first = trees.picture(tmp_path / "deep/images/a.jpg", 0)
+    trees.plain(tmp_path / "images/b.csv", [("x",)])
+    trees.plain(tmp_path / "deep/images/c.csv", [("x",)])
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for name in ("d.jpg", "images/e.jpg", "d.csv", "__MACOSX/images/f.jpg"):
+            archive.writestr(name, "x")
+    found = release.open_release(
+        tmp_path, tables=(".csv",), folders=("images",), has_pictures=lambda path: "deep" in path
+    )
+    assert [text.label for text in found.texts] == ["images.zip/d.csv", "images/b.csv"]
+    assert set(found.archived) == {"images/d.jpg", "images/e.jpg"}
+    assert release.picture_location(found, "images/a.jpg").path == str(first)
+
+
 def test_archive_members_equal_plain_files(tmp_path: Path) -> None:
     """Stored and deflated, behind a prefix of other bytes, whole and for the header alone."""
     path = trees.picture(tmp_path / "a.jpg", 3, size=(300, 200))

@@ -10,16 +10,16 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from tfds_builders.release import (
-    ENCRYPTED,
     Location,
     Release,
     ReleaseError,
     TextFile,
     find_text,
+    open_release,
     open_text,
     picture_location,
 )
@@ -33,58 +33,15 @@ def open_outfits(manual_dir: str | os.PathLike[str]) -> Release:
 
     Raises ReleaseError when the folder is missing or an archive cannot be read.
     """
-    root = os.fspath(manual_dir)
-    if not os.path.isdir(root):
-        raise ReleaseError(f"{root}: no such folder; give the folder that holds the benchmark's own files")
-    texts: list[TextFile] = []
-    archived: dict[str, Location] = {}
-    bases: list[str] = []
-    seen: set[tuple[int, int]] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:  # links may lead back
-            subfolders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        packed = FOLDER in subfolders and _holds_parquet(os.path.join(folder, FOLDER))
-        if FOLDER in subfolders and not packed:
-            bases.append(folder)
-        subfolders[:] = sorted(s for s in subfolders if not s.startswith(".") and (s != FOLDER or packed))
-        for name in sorted(names):
-            path = os.path.join(folder, name)
-            label = os.path.relpath(path, root).replace(os.sep, "/")
-            if name.lower().endswith(TABLES):
-                texts.append(TextFile(label, path))
-            elif name.lower().endswith(".zip"):
-                _list_archive(path, label, texts, archived)
-    return Release(root, tuple(texts), archived, tuple(bases))
+    return open_release(
+        manual_dir, tables=TABLES, folders=(FOLDER,), has_pictures=lambda folder: not _holds_parquet(folder)
+    )
 
 
 def _holds_parquet(folder: str) -> bool:
     with os.scandir(folder) as entries:
         first = next((entry.name for entry in entries if not entry.name.startswith(".")), "")
     return first.lower().endswith(".parquet")
-
-
-def _list_archive(path: str, label: str, texts: list[TextFile], archived: dict[str, Location]) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, OSError) as error:
-        raise ReleaseError(f"{label}: not a readable zip archive ({error}); fetch it again") from error
-    stem = PurePosixPath(label).stem
-    for member in members:
-        parts = PurePosixPath(member.filename).parts
-        outside = member.filename.startswith("/") or ".." in parts or "\\" in member.filename
-        if member.is_dir() or not parts or outside or parts[0] == "__MACOSX":
-            continue
-        name = f"{label}/{member.filename}"
-        if member.filename.lower().endswith(TABLES):
-            texts.append(TextFile(name, path, member.filename))
-        elif member.filename.lower().endswith(".jpg") and (FOLDER in parts[:-1] or stem == FOLDER):
-            method = -1 if member.flag_bits & ENCRYPTED else member.compress_type
-            place = (member.header_offset, member.compress_size, method, member.CRC, member.file_size)
-            archived.setdefault(f"{FOLDER}/{parts[-1]}", Location(name, path, *place))
 
 
 def table(release: Release, name: str, folder: str | None = None) -> TextFile:
