@@ -190,11 +190,13 @@ class Outfits(NamedTuple):
 
 
 def outfits_of(outfits: np.ndarray, category: np.ndarray) -> Outfits:
-    """outfits: records of each outfit in file order; category [n] of every record."""
+    """outfits: records of each outfit in file order; category [n] of every record, -1 of one that cannot be
+    read and is left out."""
     first, second = [], []
     by_category: dict[int, list[list[int]]] = {}
     for rows in outfits:
         rows = np.asarray(rows)
+        rows = rows[category[rows] >= 0]
         i, j = np.triu_indices(len(rows), 1)
         first.append(rows[i])
         second.append(rows[j])

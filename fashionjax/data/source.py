@@ -60,8 +60,9 @@ class Split:
             raise DamagedRecord(f"{self.dataset}/{self.name}[{index}]", reason[0][:200]) from error
 
     def column(self, name: str) -> np.ndarray:
-        """One feature of every record, in order; a damaged record raises. Lists of different lengths come as
-        an array of objects. Texts, numbers and lists of numbers are read together and kept.
+        """One feature of every record, in order. Lists of different lengths come as an array of objects.
+        Texts, numbers and lists of numbers are read together and kept; a damaged record has "", -1 (NaN, or 0
+        of an unsigned type) or an empty list. Of larger features a damaged record raises.
 
         Or a table of the split, what the dataset says of its records beyond each of them (the outfits and the
         questions of a compatibility benchmark): the builder's `metadata["tables"][split][name]`, a list with
@@ -128,7 +129,7 @@ def item_names(folder: Path) -> list[str]:
     names: set[str] = set()
     for split in _builder(Path(folder)).info.splits:
         names |= set(Split(folder, split).column("item_id").tolist())
-    return sorted(names)
+    return sorted(names - {""})  # of records that cannot be read
 
 
 def find(dataset: str, data_dir: str | Path) -> Path:
@@ -163,8 +164,31 @@ def _is_small(feature) -> bool:
 def _small_columns(folder: Path, split: str) -> dict[str, np.ndarray]:
     """Every small feature of a split in one pass over its records."""
     records, names = Split(folder, split), _small_features(folder)
-    rows = [[record[name] for name in names] for record in (records[i] for i in range(len(records)))]
-    return {name: _column(list(values)) for name, values in zip(names, zip(*rows))}
+    rows: list[list | None] = []
+    for i in range(len(records)):
+        try:
+            record = records[i]
+            rows.append([record[name] for name in names])
+        except DamagedRecord:  # named where the record itself is wanted
+            rows.append(None)
+    whole = next((row for row in rows if row is not None), None)
+    if whole is None:
+        raise UserError(f"{records.dataset}/{split}: no record can be read; prepare the dataset again")
+    nothing = [_nothing(value) for value in whole]
+    return {
+        name: _column(list(values))
+        for name, values in zip(names, zip(*(nothing if row is None else row for row in rows)))
+    }
+
+
+def _nothing(value: Any) -> Any:
+    """What stands for a value like this one in a record that cannot be read."""
+    if isinstance(value, (str, bytes)):
+        return type(value)()
+    if isinstance(value, list) or np.ndim(value):
+        return np.asarray(value)[:0]
+    kind = np.asarray(value).dtype
+    return kind.type({"i": -1, "f": np.nan}.get(kind.kind, 0))
 
 
 def _column(values: list) -> np.ndarray:

@@ -131,6 +131,13 @@ def test_typed_triplets():
     assert share[5] == pytest.approx(1 / 2, abs=0.08) and share[9] == pytest.approx(1 / 4, abs=0.08)
 
 
+def test_records_without_a_type_are_in_no_triplet():
+    category = np.asarray([0, 1, -1, 1, 0, 1])
+    order = samplers.typed_triplets([[0, 1, 2], [2, 3], [4, 5, 2]], category)
+    assert order.epoch == 3 * 2
+    assert {order.at(0, position) for position in range(600)} == {0, 1, 3, 4, 5}
+
+
 def test_a_type_of_one_item_is_its_own_negative():
     order = samplers.typed_triplets([[0, 1]], np.asarray([0, 1]))
     assert [order.at(0, position) for position in range(3)] == [0, 1, 1]

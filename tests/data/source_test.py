@@ -53,6 +53,32 @@ def test_columns_are_the_records_values(data_dir):
         split.column("colour")
 
 
+def test_columns_pass_over_a_damaged_record(data_dir, tmp_path):
+    """The others keep their values and places, and the items of all splits are still those."""
+    before = source.open_split(NAME, "train", data_dir)
+    copy = tmp_path / "data"
+    shutil.copytree(data_dir, copy)
+    (file,) = copy.glob("**/*train.array_record*")
+    raw = bytearray(file.read_bytes())
+    at = next(at for at in (raw.find(before[i]["image"][40:60]) for i in range(12)) if at >= 0)
+    raw[at : at + 30] = bytes(30)
+    file.write_bytes(raw)
+    split, broken = source.open_split(NAME, "train", copy), []
+    for i in range(len(split)):
+        try:
+            split[i]
+        except source.DamagedRecord:
+            broken.append(i)
+    assert broken
+    whole = [i for i in range(12) if i not in broken]
+    for name in ("item_id", "view", "pair_id"):
+        there, here = before.column(name), split.column(name)
+        assert [np.array_equal(there[i], here[i]) for i in range(12)] == [i in whole for i in range(12)]
+    assert {split.column("item_id")[i] for i in broken} == {""}
+    assert {int(split.column("view")[i]) for i in broken} == {-1}
+    assert "" not in source.item_names(source.find(NAME, copy))
+
+
 def test_items_are_those_of_all_splits_in_order(data_dir):
     names = source.item_names(source.find(NAME, data_dir))
     assert names == sorted(names) and len(names) == 3 + 1 + 2
@@ -110,7 +136,7 @@ def test_a_table_belongs_to_one_split(told):
 def test_type_spaces_survive_the_checkpoint_config(told):
     split = source.open_split(NAME, "train", told)
     assert split.labels["type_space"] == [["top", "shoe"], ["bag", "top"]]
-    config = ConfigDict({"labels": {}})
+    config = ConfigDict({"labels": {}, "dataset": NAME})
     datasets.attach_labels(config, split)
     again = ConfigDict(json.loads(config.to_json()))
     assert [list(pair) for pair in again.labels.type_space] == split.labels["type_space"]
