@@ -26,12 +26,15 @@ too; see docs/faithful.md. Constants: configs/fashion_recommendation/*.py and lo
 
 `text` is features (the released vectors), words (a learned encoder of the title's words) or none.
 `types=false` leaves the type head away, as the published files have none. `small=true` is a narrow network and a
-short schedule for synthetic outfits on a laptop, in two stages: `stage=texts` learns types and texts of pictures, in
-place of ImageNet weights, and `stage=outfits`, the default, starts from it; `tiny=true` is a few steps for tests.
+short schedule for synthetic outfits on a laptop, in stages: `stage=texts` learns types and texts of pictures, in place
+of ImageNet weights; masks start from it, and `fc` and `set`, which learn slowly from there, from the network that the
+masks trained (docs/outfits.md has the figures). `tiny=true` is a few steps for tests.
 
     fashionjax train --config=experiments/compatibility.py:small=true,stage=texts --workdir=runs/texts
-    fashionjax train --config=experiments/compatibility.py:small=true,projection=fc --workdir=runs/outfits \\
+    fashionjax train --config=experiments/compatibility.py:small=true,projection=mask --workdir=runs/outfits \\
         --config.init_from=runs/texts
+    fashionjax train --config=experiments/compatibility.py:small=true,projection=fc --workdir=runs/linear \\
+        --config.init_from=runs/outfits
 """  # noqa: E501
 
 from experiments import common
@@ -166,6 +169,10 @@ def small(config, stage: str) -> None:
         config.steps, config.optim.lr, config.init_skip = 500, 3e-3, ()
     elif config.model.kind == "type_aware":
         config.loss.triplet = 1.0
+        if config.model.projection == "fc":
+            config.loss.space_norm = 1e-5  # upstream's 5e-4 outweighs the triplets of a small embedding
+    else:
+        config.steps, config.optim.lr = 500, 1e-3
 
 
 def tiny(config) -> None:

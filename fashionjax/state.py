@@ -55,7 +55,7 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
         rng = jax.random.fold_in(state.rng, state.step)
         loss, grads, model_state, scalars = _accumulated(task, state, _weigh(batch), rng, accumulate)
-        loss, grads, model_state, scalars = jax.lax.pmean((loss, grads, model_state, scalars), AXIS)
+        loss, grads, model_state, scalars = _mean_over_devices((loss, grads, model_state, scalars))
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         grad_norm = optax.global_norm(grads)
         if frozen is not None:
@@ -74,6 +74,11 @@ def make_train_step(
 def make_predict_step(task: Task) -> Callable:
     """The per-device (params, model_state, batch) → {name: array [b …]}."""
     return task.predict
+
+
+def _mean_over_devices(tree: Any) -> Any:
+    """`pmean`; on a single device it would only copy every gradient."""
+    return tree if jax.lax.axis_size(AXIS) == 1 else jax.lax.pmean(tree, AXIS)
 
 
 def _weigh(batch: Batch) -> Batch:
