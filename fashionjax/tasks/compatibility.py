@@ -103,8 +103,9 @@ def make_preprocess(config: ConfigDict, base: Callable) -> Callable:
             has = bool(example["text"].any())
         else:
             example["text"], has = np.asarray(record["text"], np.float32), bool(record["has_text"])
-        example["has_text"] = np.float32(has and not silent)
-        return example
+        has = has and not silent
+        # a text that is not there reaches the branch as zeros, as upstream
+        return example | {"text": example["text"] * has, "has_text": np.float32(has)}
 
     return run
 

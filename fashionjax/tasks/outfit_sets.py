@@ -40,7 +40,8 @@ def terms(config: ConfigDict, model, params, model_state, batch: Batch, rng):
     complete = valid.sum(axis=1) > 1
     replaced, can = others[own][..., 0], exists[own][..., 0] & valid
     pair = (complete & (can.sum(axis=1) > 1)).astype(jnp.float32)
-    real, fake = score(own, valid), score(replaced, can)
+    # both without the slots that nothing can replace: neither size nor types tell which one is real
+    real, fake = score(own, can), score(replaced, can)
     values = {"outfit": 0.5 * supervised.selected_mean(jax.nn.softplus(-real) + jax.nn.softplus(fake), pair)}
 
     # one blank a set: a random slot that has another item of its type in the batch
@@ -49,7 +50,10 @@ def terms(config: ConfigDict, model, params, model_state, batch: Batch, rng):
     at = jnp.arange(spec.slots) == blank[:, None]
     chosen = others[own][jnp.arange(len(own)), blank]  # [o k]
     known = exists[own][jnp.arange(len(own)), blank]
-    logits = [real, *(score(jnp.where(at, chosen[:, k, None], own), valid) for k in range(spec.candidates))]
+    logits = [
+        score(own, valid),
+        *(score(jnp.where(at, chosen[:, k, None], own), valid) for k in range(spec.candidates)),
+    ]
     seen = jnp.concatenate([jnp.ones_like(known[:, :1]), known], axis=1)
     logits = jnp.where(seen, jnp.stack(logits, axis=1), -1e9)
     asked = (complete & known.any(axis=1)).astype(jnp.float32)

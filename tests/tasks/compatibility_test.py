@@ -13,7 +13,7 @@ from fashionjax import optim, parallel, state, tasks
 from fashionjax.errors import UserError
 from fashionjax.ops.type_spaces import Spaces
 from fashionjax.task import AXIS, Given
-from fashionjax.tasks import compatibility, scorers, type_aware
+from fashionjax.tasks import compatibility, outfit_sets, scorers, type_aware
 
 TYPES = ["bags", "shoes", "tops"]
 SPACES = [list(pair) for pair in itertools.combinations_with_replacement(TYPES, 2)]
@@ -63,7 +63,9 @@ def test_texts_are_read_in_training_only():
 def test_c3_silences_every_text():
     config = tiny()
     config.faithful.c3_no_text = True
-    assert tasks.make(config).preprocess(record(), np.random.default_rng(0))["has_text"] == 0
+    silent = tasks.make(config).preprocess(record(), np.random.default_rng(0))
+    assert silent["has_text"] == 0 and not silent["text"].any()
+    assert silent["text"].dtype == np.float32
 
 
 def test_words_of_a_title():
@@ -179,7 +181,8 @@ def test_losses_do_not_depend_on_the_number_of_devices():
 
 @pytest.mark.parametrize("argument", ["projection=mask", "projection=fc", "recipe=set"])
 def test_one_batch_is_overfitted(argument):
-    """Below one per cent of the first loss, of the terms that can vanish."""
+    """Below one per cent of the first loss, of the terms that can vanish; the median, for the artificial outfits
+    of a batch are drawn anew at every step."""
     config = tiny(argument)
     examples = batch(config)
     if argument == "recipe=set":
@@ -188,7 +191,32 @@ def test_one_batch_is_overfitted(argument):
     config.loss = {n: w for n, w in config.loss.items() if n in ("triplet", "outfit", "blank", "category")}
     config.optim.update({"optimizer": "adam", "lr": 3e-3, "schedule": "constant", "warmup_steps": 0})
     losses = fit(config, examples, 300)
-    assert np.mean(losses[-5:]) < 0.01 * losses[0], (losses[0], losses[-5:])
+    assert np.median(losses[-50:]) < 0.01 * losses[0], (losses[0], losses[-50:])
+
+
+def test_real_and_artificial_outfits_differ_in_items_alone(monkeypatch):
+    """Where a type has no other piece in the batch, the slot is left out of both."""
+    config = tiny("recipe=set")
+    examples = batch(config) | {"example_weight": np.ones(24, np.float32)}
+    examples["category"][:] = np.arange(24) % 6
+    examples["category"][2] = 6  # alone of its type
+    examples["in_outfit"][:] = True
+    seen = []
+
+    class Recorder:
+        def apply(self, variables, *arguments, method=None, **_):
+            if method is None:
+                return {"embedding": np.zeros((24, 4)), "category_logits": np.zeros((24, 9))}, {}
+            seen.append([np.asarray(x) for x in arguments])
+            return jnp.zeros(len(arguments[0]))
+
+    # on one device without a device axis
+    monkeypatch.setattr(outfit_sets.supervised, "selected_mean", lambda value, own: (value * own).mean())
+    outfit_sets.terms(config, Recorder(), {}, {}, examples, jax.random.PRNGKey(0))
+    (_, own, there), (_, replaced, kept) = seen[:2]
+    np.testing.assert_array_equal(there, kept)
+    np.testing.assert_array_equal(own[there], replaced[kept])
+    assert there[0].tolist() == [True, True, False, True, True, True]
 
 
 def test_roles_have_statistics_of_their_own():
