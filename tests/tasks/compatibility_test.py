@@ -181,8 +181,10 @@ def test_losses_do_not_depend_on_the_number_of_devices():
 
 @pytest.mark.parametrize("argument", ["projection=mask", "projection=fc", "recipe=set"])
 def test_one_batch_is_overfitted(argument):
-    """Below one per cent of the first loss, of the terms that can vanish; the median, for the artificial outfits
-    of a batch are drawn anew at every step."""
+    """Below one per cent of the first loss, of the terms that can vanish.
+
+    The median of the end: the artificial outfits of a batch are drawn anew at every step.
+    """
     config = tiny(argument)
     examples = batch(config)
     if argument == "recipe=set":
