@@ -17,10 +17,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 from PIL import Image
 
 from tfds_builders.release import Location, read_picture
 
+# Only decoders of photos: Pillow's full list also starts external programs (EPS) and parses rare formats.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 HEADER_BYTES = 1 << 16  # enough for the size of nearly every JPEG and PNG; the rest is read whole
 CHUNK = 32  # pictures per message to a worker
 PARALLEL_FROM = 2048  # below this many pictures, starting processes costs more than it saves
@@ -50,7 +53,7 @@ def probe(location: Location) -> Probe:
     reason = ""
     for limit in (HEADER_BYTES, None):
         try:
-            with Image.open(io.BytesIO(read_picture(location, limit))) as image:
+            with Image.open(io.BytesIO(read_picture(location, limit)), formats=FORMATS) as image:
                 return Probe(*image.size)
         except Exception as error:  # whatever a decoder throws at damaged bytes
             reason = _reason(error)
@@ -60,25 +63,52 @@ def probe(location: Location) -> Probe:
 def load_rgb(location: Location) -> Picture:
     """Decode the picture to its end. RGB JPEG and PNG bytes come back unchanged, all else as an RGB PNG.
 
-    Grayscale, CMYK, palette and 16-bit pictures are converted; stored pixels keep their orientation (EXIF
-    rotation is not applied), because boxes and landmarks refer to them.
+    Colours are those that predict reads from the same file (`read_photo` of fashionjax/data/photo.py): a
+    model must meet the pictures that it was trained on. Stored pixels keep their orientation (EXIF rotation
+    is not applied), because boxes and landmarks refer to them.
     """
     try:
         data = read_picture(location)
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             warnings.simplefilter("ignore")  # large pictures and odd metadata are no damage
             image.load()
             if image.format in ("JPEG", "PNG") and image.mode == "RGB":
                 return Picture(data)
-            if image.mode.startswith("I"):  # 16-bit gray, which `convert` would clip at 255
-                image = image.point(lambda value: value / 256).convert("L")
             out = io.BytesIO()
-            image.convert("RGB").save(out, "PNG")
+            _eight_bit_rgb(image).save(out, "PNG")
             return Picture(out.getvalue())
     except MemoryError:
         raise
     except Exception as error:  # whatever a decoder throws at damaged bytes
         return Picture(b"", _reason(error))
+
+
+def _eight_bit_rgb(image: Image.Image) -> Image.Image:
+    """The rules of `read_photo`: CMYK by Adobe's marker, transparency on white, deep grayscale scaled."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_gray_levels(image)).convert("RGB")
+    if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
+        # Pillow inverts every CMYK JPEG, which is right for files with Adobe's marker alone
+        image = Image.eval(image, lambda level: 255 - level)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        ground = Image.new("RGB", layer.size, "white")
+        ground.paste(layer, mask=layer.getchannel("A"))
+        return ground
+    return image.convert("RGB")
+
+
+def _gray_levels(image: Image.Image) -> np.ndarray:
+    """Deep grayscale → uint8 [h w]: 16-bit by its full range, 32-bit and float by the range that they use."""
+    if image.mode.startswith("I;16"):
+        levels = np.asarray(image).astype(np.float32) / 257.0
+    else:
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
+        low, high = values.min(), values.max()
+        levels = (values - low) * (255.0 / (high - low)) if high > low else np.zeros_like(values)
+    if image.format == "TIFF" and image.tag_v2.get(262) == 0:  # PhotometricInterpretation: white is zero
+        levels = 255.0 - levels
+    return np.rint(levels).astype(np.uint8)
 
 
 def _reason(error: Exception) -> str:
