@@ -67,9 +67,8 @@ and put its files, unpacked or as the zip archives, into manual_dir:
   configs fine and fine_mmfashion, in Anno_fine/:
     list_attr_cloth.txt list_category_cloth.txt
     {train,val,test}.txt and {train,val,test}_{attr,cate,bbox,landmarks}.txt
-  config coarse_mmfashion: the same split lists as written by MMFashion, in Anno_coarse/ or Anno/, and the
-  two name lists
-  """
+  config coarse_mmfashion, in Anno_coarse/ or Anno/:
+    the two name lists, and the same split lists as written by MMFashion"""
 
     @property
     def fine(self) -> bool:

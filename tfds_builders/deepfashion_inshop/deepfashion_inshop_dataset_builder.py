@@ -61,7 +61,8 @@ https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html (non-comm
 put its files, unpacked or as the zip archives, into manual_dir:
   Img/img/…                          the 256-pixel pictures (or Img/img.zip), and/or
   Img/img_highres/…                  the large ones; their archive has a password that comes with the
-  agreement: unpack it Eval/list_eval_partition.txt       picture, item, train / query / gallery
+                                     agreement: unpack it
+  Eval/list_eval_partition.txt       picture, item, train / query / gallery
   Anno/list_item_inshop.txt          item ids
   Anno/list_bbox_inshop.txt Anno/list_landmarks_inshop.txt
   Anno/list_attr_cloth.txt Anno/list_attr_items.txt     optional: 463 attributes per item

@@ -40,8 +40,9 @@ class Builder(BenchmarkBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
 Ask for the Fashion Landmark Detection Benchmark at
 https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/LandmarkDetection.html (non-commercial research only) and
-put its files, unpacked or as the zip archives, into manual_dir: Anno/list_landmarks.txt          landmarks
-with visibility Anno/list_bbox.txt               boxes
+put its files, unpacked or as the zip archives, into manual_dir:
+  Anno/list_landmarks.txt          landmarks with visibility
+  Anno/list_bbox.txt               boxes
   Eval/list_eval_partition.txt     train / val / test
   Img/img/…                        the pictures (or Img/img.zip)
 list_joints.txt is not used. The config mmfashion reads instead of the three lists
