@@ -179,7 +179,16 @@ def read_partition(
         split.append(fields[-1])
         lines.append(row.line)
         item.append(identity)
+    check_splits(text, split, splits)
     return Partition(text, image, split, lines, item, merged)
+
+
+def check_splits(text: TextFile, found: Sequence[str], splits: Sequence[str]) -> None:
+    """Every split has rows: a list without one is cut off, and the set would lack what it is measured on."""
+    there = set(found)
+    missing = next((split for split in splits if split not in there), None)
+    if missing is not None:
+        raise text.error(None, f"no row of split {missing}; the list must hold {', '.join(splits)}")
 
 
 def read_boxes(text: TextFile, placed: Placed, *, extra: int = 0) -> Boxes:

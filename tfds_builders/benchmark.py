@@ -326,6 +326,6 @@ def _total_bytes(located: dict[str, Location], records: Records, rows: np.ndarra
 
 
 def rows_by_split(split: list[str], order: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Split name → rows, for the splits that occur, in the benchmark's order."""
+    """Split name → rows, in the benchmark's order."""
     names = np.asarray(split)
-    return {name: np.flatnonzero(names == name) for name in order if (names == name).any()}
+    return {name: np.flatnonzero(names == name) for name in order}

@@ -24,7 +24,7 @@ from tfds_builders.benchmark import (
     image_features,
     rows_by_split,
 )
-from tfds_builders.release import Release, ReleaseError, TextFile, find_text, read_table, require_text
+from tfds_builders.release import Release, TextFile, read_table, require_text
 
 SPLITS = ("train", "val", "test")
 SIZES = {"train": 209_222, "val": 40_000, "test": 40_000}
@@ -131,14 +131,9 @@ and put its files, unpacked or as the zip archives, into manual_dir:
         names_text = self.text(release, "list_category_cloth.txt")
         _, kinds = labels.read_names(names_text, typed=True)
         labels.type_names(names_text, kinds, annotations.GARMENT_TYPES)
-        where = {"folders": ("Anno_fine",), "only": True}
-        if not self.fine:
-            where = {"folders": COARSE_FOLDERS, "never": ("Anno_fine",)}
         parts = []
         for split in SPLITS:
-            text = find_text(release, f"{split}.txt", **where)
-            if text is None:
-                continue
+            text = self.text(release, f"{split}.txt")
             image, lines = derived.read_pictures(text)
             n = len(image)
             files = {
@@ -157,6 +152,4 @@ and put its files, unpacked or as the zip archives, into manual_dir:
             }
             boxes = derived.read_aligned_boxes(files["bbox"], text, n)
             parts.append(derived.Part(split, annotations.lines_of(text, lines), image, boxes, columns))
-        if not parts:
-            raise ReleaseError(f"{where['folders'][0]}/train.txt: not found below {release.root}")
         return derived.join(parts)

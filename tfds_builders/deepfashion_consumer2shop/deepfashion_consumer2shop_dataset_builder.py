@@ -164,7 +164,6 @@ The config mmfashion reads instead of the partition, boxes and landmarks
         else:
             splits["query"] = paired_entries(pairs, rows_of(pairs, "val", "test"), CONSUMER)
             splits["gallery"] = paired_entries(pairs, rows_of(pairs, "val", "test"), SHOP)
-        splits = {split: entries for split, entries in splits.items() if len(entries)}
         parts = [make_part(split, entries, pictures, boxes, columns) for split, entries in splits.items()]
         notes = box_rows.notes() + mark_rows.notes() + _source_notes(boxes, pictures, splits)
         if pairs.merged:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfds_builders.annotations import Lines, Partition, fields_of, lines_of, picture_name
+from tfds_builders.annotations import Lines, Partition, check_splits, fields_of, lines_of, picture_name
 from tfds_builders.derived import ItemNames, parse_item, read_aligned_items, read_pictures, read_plain
-from tfds_builders.release import Release, ReleaseError, TextFile, find_text, read_table, require_text
+from tfds_builders.release import Release, TextFile, read_table, require_text
 
 SHOP, CONSUMER = 0, 1
 SPLITS = ("train", "val", "test")
@@ -67,49 +67,42 @@ def read_pairs(text: TextFile) -> Pairs:
         item.append(fields[2])
         split.append(fields[3])
         line.append(row.line)
+    check_splits(text, split, SPLITS)
     return Pairs(lines_of(text, line), consumer, shop, item, item, split, merged)
 
 
 def read_derived_pairs(release: Release, items: ItemNames | None) -> dict[str, Pairs]:
-    """MMFashion's lists → pairs of "train" and of "test" (its val and test merged), those that are there."""
-    found = {}
-    text = find_text(release, "train_consumer2shop.txt", ("Anno",))
-    if text is not None:
-        rows = read_plain(text)
-        names = [
-            [picture_name(text, row, n) for n in fields_of(text, row, 2, "two pictures")] for row in rows
-        ]
-        ids_text = require_text(release, "train_id.txt", ("Anno",))
-        ids = read_plain(ids_text)
-        if len(ids) != 2 * len(rows):
-            raise ids_text.error(
-                min(len(ids), 2 * len(rows)) + 1, f"{len(ids)} rows for the {len(rows)} pairs of {text.label}"
-            )
-        item = [parse_item(ids_text, row, fields_of(ids_text, row, 1, "item")[0], items) for row in ids]
-        lines = lines_of(text, [row.line for row in rows])
-        found["train"] = Pairs(
-            lines, *(list(side) for side in zip(*names)), item[0::2], item[1::2], ["train"] * len(rows)
+    """MMFashion's lists → pairs of "train" and of "test" (its val and test merged)."""
+    return {"train": _derived_train(release, items), "test": _derived_test(release, items)}
+
+
+def _derived_train(release: Release, items: ItemNames | None) -> Pairs:
+    text = require_text(release, "train_consumer2shop.txt", ("Anno",))
+    rows = read_plain(text)
+    names = [[picture_name(text, row, n) for n in fields_of(text, row, 2, "two pictures")] for row in rows]
+    ids_text = require_text(release, "train_id.txt", ("Anno",))
+    ids = read_plain(ids_text)
+    if len(ids) != 2 * len(rows):
+        raise ids_text.error(
+            min(len(ids), 2 * len(rows)) + 1, f"{len(ids)} rows for the {len(rows)} pairs of {text.label}"
         )
-    sides = {side: find_text(release, f"{side}.txt", ("Anno",)) for side in ("consumer", "shop")}
-    if all(sides.values()):
-        consumer, lines = read_pictures(sides["consumer"], unique=False)
-        shop, _ = read_pictures(sides["shop"], unique=False)
-        if len(shop) != len(consumer):
-            message = f"{len(shop)} rows for the {len(consumer)} rows of {sides['consumer'].label}"
-            raise sides["shop"].error(min(len(shop), len(consumer)) + 1, message)
-        ids = [
-            read_aligned_items(
-                require_text(release, f"{side}_id.txt", ("Anno",)), sides[side], len(consumer), items
-            )
-            for side in ("consumer", "shop")
-        ]
-        where = lines_of(sides["consumer"], lines)
-        found["test"] = Pairs(where, consumer, shop, *ids, ["test"] * len(consumer))
-    if not found:
-        raise ReleaseError(
-            f"train_consumer2shop.txt: not found below {release.root}; the mmfashion config reads it"
-        )
-    return found
+    item = [parse_item(ids_text, row, fields_of(ids_text, row, 1, "item")[0], items) for row in ids]
+    lines = lines_of(text, [row.line for row in rows])
+    return Pairs(lines, *(list(side) for side in zip(*names)), item[0::2], item[1::2], ["train"] * len(rows))
+
+
+def _derived_test(release: Release, items: ItemNames | None) -> Pairs:
+    sides = {side: require_text(release, f"{side}.txt", ("Anno",)) for side in ("consumer", "shop")}
+    consumer, lines = read_pictures(sides["consumer"], unique=False)
+    shop, _ = read_pictures(sides["shop"], unique=False)
+    if len(shop) != len(consumer):
+        message = f"{len(shop)} rows for the {len(consumer)} rows of {sides['consumer'].label}"
+        raise sides["shop"].error(min(len(shop), len(consumer)) + 1, message)
+    ids = [
+        read_aligned_items(require_text(release, f"{side}_id.txt", ("Anno",)), text, len(consumer), items)
+        for side, text in sides.items()
+    ]
+    return Pairs(lines_of(sides["consumer"], lines), consumer, shop, *ids, ["test"] * len(consumer))
 
 
 # ------------------------------------------------------------------------------ records

@@ -82,13 +82,8 @@ are there, Anno/list_item_inshop.txt and Anno/list_attr_cloth.txt for the names"
     @functools.cached_property
     def lists(self) -> dict[str, tuple[TextFile, list[str], list[int]]]:
         """MMFashion's picture lists: split → (file, pictures, lines)."""
-        found = {split: find_text(self.release, f"{split}_img.txt", ("Anno",)) for split in SPLITS}
-        lists = {s: (text, *derived.read_pictures(text, unique=False)) for s, text in found.items() if text}
-        if not lists:
-            raise ReleaseError(
-                f"train_img.txt: not found below {self.release.root}; the mmfashion config reads it"
-            )
-        return lists
+        found = {split: require_text(self.release, f"{split}_img.txt", ("Anno",)) for split in SPLITS}
+        return {s: (text, *derived.read_pictures(text, unique=False)) for s, text in found.items()}
 
     def vocabulary(self, release: Release) -> Vocabulary:
         if self.derived_lists:
