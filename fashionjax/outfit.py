@@ -47,7 +47,7 @@ def score(outfit: Outfit, config: ConfigDict, params: Any) -> dict:
     distance = np.zeros((count, count))
     value, pairs = None, []
     if count > 1:
-        (value,) = scorer.outfits(outfit.embedding, outfit.category, [np.arange(count)])
+        (value,) = scorer.outfits(outfit.embedding, outfit.category, [np.arange(count)]).double
         value = completion.probability(value) if config.model.kind == "set_transformer" else value
         found = scorer.pairs(outfit.embedding, outfit.category, first, second)
         distance[first, second] = distance[second, first] = found
@@ -189,7 +189,8 @@ def _meaning(config: ConfigDict) -> str:
 
 
 def _write_page(page: str, out: Path, stem: str) -> None:
-    print(f"page: {photos.write_new(page.encode(), out, stem, 'html')}", file=sys.stderr)
+    text = page.encode("utf-8", "backslashreplace")  # names of files need not be UTF-8
+    print(f"page: {photos.write_new(text, out, stem, 'html')}", file=sys.stderr)
 
 
 def add_flags() -> None:

@@ -6,6 +6,7 @@ a system that is not built yet and is reported as such.
 """
 
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +16,10 @@ import numpy as np
 from einops import rearrange
 
 from fashionjax import gallery, losses
+from fashionjax.errors import UserError
 from fashionjax.metrics import classification, compatibility, landmarks, retrieval
 from fashionjax.ops import type_spaces
-from fashionjax.parity_results import Result, array_difference
+from fashionjax.parity_results import Result, array_difference, load_arrays
 
 FRAME = 224.0
 EXACT, METRIC, LOSS = 0.0, 1e-9, 1e-5
@@ -30,21 +32,33 @@ class Golden(NamedTuple):
 
 
 def check_folder(folder: Path) -> list[Result]:
-    """Every stored quantity of every .npz and .json file in `folder`, in the order of file and quantity."""
+    """Every stored quantity of every .npz and .json file in `folder`, in the order of file and quantity.
+
+    A file that cannot be read fails as one quantity of its own name, one whose inputs cannot be used with all
+    its quantities; why is printed, and the other files are compared.
+    """
     results = []
     for path in sorted([*folder.glob("*.npz"), *folder.glob("*.json")]):
-        results += _check_file(path)
+        try:
+            results += _check_file(path)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            results.append(Result("metrics", path.stem, "diff", math.nan, "FAIL"))
     return results
 
 
 def _check_file(path: Path) -> list[Result]:
     golden = GOLDENS.get(path.stem)
     if golden is None:
-        names = LATER.get(path.stem) or (np.load(path).files if path.suffix == ".npz" else ["stats"])
+        names = LATER.get(path.stem) or (load_arrays(path) if path.suffix == ".npz" else ["stats"])
         return [Result("metrics", f"{path.stem}/{name}", "diff", math.nan, "later") for name in names]
-    with np.load(path) as stored:
-        arrays = dict(stored)
-    computed = golden.compute(arrays)
+    arrays = load_arrays(path)
+    try:
+        computed = golden.compute(arrays)
+    except (UserError, KeyError, IndexError, TypeError, ValueError) as error:  # of the file's own arrays
+        what = f"has no array {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+        print(f"error: {path}: {what}", file=sys.stderr)
+        computed = {}
     results = []
     for name in arrays:
         if golden.inputs(name):
@@ -127,9 +141,11 @@ def _outfits(a: dict) -> dict:
     result = {}
     for name, metric in (("euclidean", None), ("metric", a["metric_weight"][0])):
         pairs = compatibility.pairs_within(outfit)
-        score = 1 - compatibility.mean_distance(distances(metric, pairs), pairs.group, len(outfit))
+        between = distances(metric, pairs)
+        score = 1 - compatibility.mean_distance(between, pairs.group, len(outfit), np.float32)
         pairs = compatibility.pairs_across(question, answer)
-        total = compatibility.summed_distance(distances(metric, pairs), pairs.group, answer.size)
+        between = distances(metric, pairs)
+        total = compatibility.summed_distance(between, pairs.group, answer.size, np.float32)
         judged = compatibility.auc_metrics(score, a["comp_label"])
         judged |= compatibility.fill_in_blank_metrics(-total.reshape(answer.shape), a["fitb_correct"])
         result[f"auc_{name}"] = judged["zoo/compatibility_auc"]

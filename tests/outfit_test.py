@@ -85,9 +85,9 @@ def test_score_of_a_set_is_its_probability(models, looks):
     found, model, params = opened(models, "set", looks, GIVEN)
     result = outfit.score(found, model.config, params)
     scorer = outfit.compatibility.make_scorer(model.config, params)
-    (logit,) = scorer.outfits(found.embedding, found.category, [np.arange(3)])
+    (logit,) = scorer.outfits(found.embedding, found.category, [np.arange(3)]).double
     assert result["score"] == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-6)
-    (pair,) = scorer.outfits(found.embedding, found.category, [np.asarray([0, 2])])
+    (pair,) = scorer.outfits(found.embedding, found.category, [np.asarray([0, 2])]).double
     assert result["pairs"][1]["distance"] == pytest.approx(1 - 1 / (1 + np.exp(-pair)), abs=1e-6)
     assert "probability" in outfit.in_words(found, result, model.config)[0]
 

@@ -14,12 +14,13 @@ import numpy as np
 
 DEFINITIONS = {
     "zoo/compatibility_auc": (
-        "area under the ROC curve of 1 - mean pairwise distance over outfits, real against artificial, in "
-        "single precision; ties count one half"
+        "area under the ROC curve of 1 - mean pairwise distance over outfits (of a set transformer: of its "
+        "logit), real against artificial, added up in single precision; ties count one half"
     ),
     "zoo/fill_in_blank": (
-        "share of questions whose answer with the smallest summed distance to the question's items (the "
-        "first of equal ones) is the outfit's own, in percent"
+        "share of questions whose answer with the smallest distance to the question's items, summed in "
+        "single precision (of a set transformer: with the largest logit), the first of equal ones, is the "
+        "outfit's own, in percent"
     ),
     "standard/compatibility_auc": (
         "area under the ROC curve of the outfits' compatibility, real against artificial; ties count one half"
@@ -69,17 +70,21 @@ def _joined(parts: list) -> np.ndarray:
     return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
 
 
-def mean_distance(distance: np.ndarray, group: np.ndarray, n: int) -> np.ndarray:
-    """distance [p], group [p] in 0..n-1 -> mean per group [n] float64; NaN for a group without a pair."""
-    total = np.bincount(group, np.asarray(distance, np.float64), n)
-    count = np.bincount(group, minlength=n)
-    return np.divide(total, count, out=np.full(n, np.nan), where=count > 0)
+def summed_distance(distance: np.ndarray, group: np.ndarray, n: int, dtype=np.float64) -> np.ndarray:
+    """distance [p], group [p] in 0..n-1 -> sum per group [n]; NaN for a group without a pair.
+
+    Pairs are added one after the other in `dtype`: in float32 the sums tie where upstream's do.
+    """
+    total = np.zeros(n, dtype)
+    np.add.at(total, group, np.asarray(distance, dtype))
+    total[np.bincount(group, minlength=n) == 0] = np.nan
+    return total
 
 
-def summed_distance(distance: np.ndarray, group: np.ndarray, n: int) -> np.ndarray:
-    """As `mean_distance`, the sum; NaN for a group without a pair."""
-    total = np.bincount(group, np.asarray(distance, np.float64), n)
-    return np.where(np.bincount(group, minlength=n) > 0, total, np.nan)
+def mean_distance(distance: np.ndarray, group: np.ndarray, n: int, dtype=np.float64) -> np.ndarray:
+    """As `summed_distance`, the mean."""
+    count = np.bincount(group, minlength=n).astype(dtype)
+    return summed_distance(distance, group, n, dtype) / np.maximum(count, 1)
 
 
 def roc_auc(score: np.ndarray, label: np.ndarray) -> float:
@@ -133,11 +138,17 @@ def auc_metrics(score: np.ndarray, label: np.ndarray, zoo_score: np.ndarray | No
     }
 
 
-def fill_in_blank_metrics(score: Sequence[np.ndarray], correct: Sequence[np.ndarray]) -> dict:
-    """score: per question one number per answer, higher is better; correct: 0/1 alike."""
+def fill_in_blank_metrics(
+    score: Sequence[np.ndarray],
+    correct: Sequence[np.ndarray],
+    zoo_score: Sequence[np.ndarray] | None = None,
+) -> dict:
+    """score: per question one number per answer, higher is better; correct: 0/1 alike; zoo_score as in
+    `auc_metrics`.
+    """
     if not len(score):
         return {"zoo/fill_in_blank": float("nan"), "standard/fill_in_blank": float("nan")}
-    single = [np.float32(values) for values in score]
+    single = [np.float32(values) for values in (score if zoo_score is None else zoo_score)]
     return {
         "zoo/fill_in_blank": 100.0 * float(np.mean(first_answers(single, correct))),
         "standard/fill_in_blank": float(np.mean(right_answers(score, correct))),

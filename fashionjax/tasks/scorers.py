@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +15,22 @@ from fashionjax.models.compatibility import SetTransformer
 from fashionjax.ops import type_spaces
 
 SETS = 512  # sets scored together
+PRECISIONS = (np.float64, np.float32)  # of Scores
+
+
+class Scores(NamedTuple):
+    """Compatibilities, added up in double precision and, as upstream, in single precision."""
+
+    double: Any
+    single: Any
 
 
 class Scorer(NamedTuple):
     """Comparisons of embedded items: embedding f32 [n d], category i32 [n]; sets are arrays of rows.
 
     pairs     (embedding, category, first [p], second [p]) → distance f32 [p], lower is better
-    outfits   (embedding, category, sets) → compatibility f64 [s], higher is better; NaN for a single item
-    answers   (embedding, category, questions, answers) → per question the compatibility of each answer
+    outfits   (embedding, category, sets) → Scores of arrays [s], higher is better; NaN for a single item
+    answers   (embedding, category, questions, answers) → Scores of lists, an array per question
     """
 
     pairs: Callable
@@ -41,13 +49,15 @@ def pair_scorer(spaces: type_spaces.Spaces, table: np.ndarray) -> Scorer:
     def outfits(embedding, category, sets):
         found = compatibility.pairs_within(sets)
         distance = pairs(embedding, category, found.first, found.second)
-        return 1.0 - compatibility.mean_distance(distance, found.group, len(sets))
+        mean = (compatibility.mean_distance(distance, found.group, len(sets), dtype) for dtype in PRECISIONS)
+        return Scores(*(1 - values for values in mean))
 
     def answers(embedding, category, questions, choices):
         found = compatibility.pairs_across(questions, choices)
         distance = pairs(embedding, category, found.first, found.second)
-        total = compatibility.summed_distance(distance, found.group, sum(map(len, choices)))
-        return _by_question(-total, choices)
+        n = sum(map(len, choices))
+        total = (compatibility.summed_distance(distance, found.group, n, dtype) for dtype in PRECISIONS)
+        return Scores(*(_by_question(-values, choices) for values in total))
 
     return Scorer(pairs, outfits, answers)
 
@@ -67,15 +77,16 @@ def set_scorer(model: SetTransformer, params) -> Scorer:
 
     def outfits(embedding, category, sets):
         if not len(sets):
-            return np.zeros(0)
+            return Scores(*(np.zeros(0, dtype) for dtype in PRECISIONS))
         longest = max(map(len, sets))
         rows = np.full((-(-len(sets) // SETS) * SETS, longest), -1, np.int32)
         for number, members in enumerate(sets):
             rows[number, : len(members)] = members
         embedding, category = jnp.asarray(embedding), jnp.asarray(category)
         logits = [score(embedding, category, chunk) for chunk in rows.reshape(-1, SETS, longest)]
-        values = np.concatenate([np.asarray(x, np.float64) for x in logits])[: len(sets)]
-        return np.where([len(members) > 1 for members in sets], values, np.nan)
+        single = np.concatenate([np.asarray(x, np.float32) for x in logits])[: len(sets)]
+        single[[len(members) < 2 for members in sets]] = np.nan
+        return Scores(single.astype(np.float64), single)
 
     def answers(embedding, category, questions, choices):
         sets = [
@@ -83,10 +94,10 @@ def set_scorer(model: SetTransformer, params) -> Scorer:
             for question, rows in zip(questions, choices, strict=True)
             for choice in rows
         ]
-        return _by_question(outfits(embedding, category, sets), choices)
+        return Scores(*(_by_question(values, choices) for values in outfits(embedding, category, sets)))
 
     def pairs(embedding, category, first, second):
-        logits = outfits(embedding, category, np.stack([first, second], 1))
+        logits = outfits(embedding, category, np.stack([first, second], 1)).double
         return (1 / (1 + np.exp(logits))).astype(np.float32)
 
     return Scorer(pairs, outfits, answers)
@@ -116,7 +127,8 @@ def items(predicted: dict, truth: dict, n: int) -> Items:
 class Judged(NamedTuple):
     """Outfits and questions with what a scorer says of them; those with unread items are left out.
 
-    outfit, question, answer: lists of row arrays; label [s], correct: 0/1; score [s], answer_score as answer.
+    outfit, question, answer: lists of row arrays; label [s], correct: 0/1; score [s] and answer_score, as
+    answer, in double precision, zoo_* in single precision.
     """
 
     outfit: Sequence[np.ndarray]
@@ -126,6 +138,8 @@ class Judged(NamedTuple):
     answer: Sequence[np.ndarray]
     correct: Sequence[np.ndarray]
     answer_score: Sequence[np.ndarray]
+    zoo_score: np.ndarray
+    zoo_answer_score: Sequence[np.ndarray]
 
 
 def judge(scorer: Scorer, found: Items, column: Callable[[str], np.ndarray]) -> Judged:
@@ -138,19 +152,24 @@ def judge(scorer: Scorer, found: Items, column: Callable[[str], np.ndarray]) -> 
     ]
     outfit, label = [outfit[i] for i in kept], label[kept]
     question, answer, correct = ([part[q] for q in asked] for part in (question, answer, correct))
+    score = scorer.outfits(found.embedding, found.category, outfit)
+    answers = scorer.answers(found.embedding, found.category, question, answer)
     return Judged(
         outfit,
         label,
-        scorer.outfits(found.embedding, found.category, outfit),
+        score.double,
         question,
         answer,
         correct,
-        scorer.answers(found.embedding, found.category, question, answer),
+        answers.double,
+        score.single,
+        answers.single,
     )
 
 
 def judged_metrics(judged: Judged) -> dict[str, float]:
     """AUC and fill-in-the-blank of what was judged."""
-    return compatibility.auc_metrics(judged.score, judged.label) | compatibility.fill_in_blank_metrics(
-        judged.answer_score, judged.correct
+    auc = compatibility.auc_metrics(judged.score, judged.label, judged.zoo_score)
+    return auc | compatibility.fill_in_blank_metrics(
+        judged.answer_score, judged.correct, judged.zoo_answer_score
     )

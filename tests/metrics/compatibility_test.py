@@ -45,6 +45,29 @@ def test_worked_ties():
     assert c.roc_auc(np.asarray([0.2, 0.2, 0.5, 0.1]), np.asarray([1, 0, 1, 0])) == 0.875
 
 
+def test_single_precision_adds_as_upstream():
+    """Pair after pair in float32, then 1 - mean: what float64 tells apart may tie."""
+    rng = np.random.default_rng(3)
+    distance = np.float32(0.3 + 1e-7 * rng.standard_normal(3 * 40))
+    group = np.repeat(np.arange(40), 3)
+    want = []
+    for n in range(40):
+        total = np.float32(0)
+        for value in distance[group == n]:
+            total = total + value
+        want.append(np.float32(1) - total / np.float32(3))
+    mixed = rng.permutation(40).repeat(3).argsort(kind="stable")  # groups in another order, pairs in theirs
+    single = 1 - c.mean_distance(distance[mixed], group[mixed], 40, np.float32)
+    assert single.dtype == np.float32
+    np.testing.assert_array_equal(single, np.asarray(want))
+    double = 1 - c.mean_distance(distance, group, 40)
+    assert len(np.unique(single)) < len(np.unique(double))
+    label = rng.integers(0, 2, 40)
+    found = c.auc_metrics(double, label, single)
+    assert found["zoo/compatibility_auc"] == c.roc_auc(np.asarray(want), label)
+    assert found["standard/compatibility_auc"] == c.roc_auc(double, label)
+
+
 def test_auc_counts_pairs():
     rng = np.random.default_rng(0)
     score, label = rng.integers(0, 9, 60), rng.integers(0, 2, 60)

@@ -272,11 +272,11 @@ def test_scores_do_not_depend_on_the_order_of_an_outfit(argument):
     scorer = compatibility.make_scorer(config, params)
     rows = np.asarray([2, 9, 4, 7])
     sets = [rows, rows[::-1], np.asarray([5])]
-    there, back, single = scorer.outfits(embedding, category, sets)
+    there, back, single = scorer.outfits(embedding, category, sets).double
     assert there == pytest.approx(back, abs=1e-5) and np.isnan(single)
-    longer = scorer.outfits(embedding, category, [rows, np.arange(12)])
+    longer = scorer.outfits(embedding, category, [rows, np.arange(12)]).double
     assert longer[0] == pytest.approx(there, abs=1e-5)  # whatever stands beside it
-    (answers,) = scorer.answers(embedding, category, [rows[:3]], [np.asarray([7, 0, 7, 1])])
+    (answers,) = scorer.answers(embedding, category, [rows[:3]], [np.asarray([7, 0, 7, 1])]).double
     assert answers[0] == answers[2] and answers.shape == (4,)
 
 
