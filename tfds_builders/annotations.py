@@ -47,6 +47,7 @@ class Boxes(NamedTuple):
     lines: Lines
     box: np.ndarray
     code: np.ndarray | None = None  # [n], the column before the box where there is one (pose, or source)
+    garment_type: np.ndarray | None = None  # [n], the clothes type (1–3) where the table has it
 
 
 def lines_of(text: TextFile, line: Sequence[int] | np.ndarray) -> Lines:
@@ -197,20 +198,33 @@ def read_boxes(text: TextFile, placed: Placed, *, extra: int = 0) -> Boxes:
     Whether a box lies inside its picture is checked later, when the sizes are known.
     """
     n = len(placed.partition.image)
-    box, code = np.zeros((n, 4), np.int32), np.zeros(n, np.int32)
+    box, code, garment = np.zeros((n, 4), np.int32), np.zeros(n, np.int32), np.zeros(n, np.int32)
     columns = ", ".join(["picture", *("clothes type", "code")[:extra], "x1, y1, x2, y2"])
     for row in read_table(text).rows():
         fields = fields_of(text, row, 5 + extra, columns)
         position = placed.place(row, fields[0])
         if extra:
-            clothes_type(text, row, fields[1])
+            kind = clothes_type(text, row, fields[1])
             (number,) = integers(text, row, [fields[2]], "code")
             if position is not None:
-                code[position] = number
+                code[position], garment[position] = number, kind
         corners = parse_box(text, row, fields[-4:])
         if position is not None:
             box[position] = corners
-    return Boxes(lines_of(text, placed.finish()), box, code if extra else None)
+    lines = lines_of(text, placed.finish())
+    return Boxes(lines, box, code, garment) if extra else Boxes(lines, box)
+
+
+def check_clothes_types(boxes: Boxes, marks: Landmarks, partition: Partition) -> None:
+    """The table of boxes and that of landmarks say the same of every picture."""
+    other = np.flatnonzero(boxes.garment_type != marks.garment_type)
+    if other.size:
+        i = int(other[np.argmin(boxes.lines.line[other])])
+        raise boxes.lines.error(
+            i,
+            f"clothes type {boxes.garment_type[i]} of picture {partition.image[i]}; it is "
+            f"{marks.garment_type[i]} in {marks.text.label}",
+        )
 
 
 def parse_box(text: TextFile, row: Row, fields: Sequence[str]) -> list[int]:

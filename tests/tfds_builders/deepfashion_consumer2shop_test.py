@@ -152,6 +152,13 @@ BROKEN = {
         "shop_01",
         f"{PARTITION}:8: picture .* is a consumer's photo",
     ),
+    "clothes type": (
+        BOXES,
+        4,
+        "   2    2    4",
+        "   3    2    4",
+        f"{BOXES}:4: clothes type 3 of picture .*; it is 2 in {MARKS}",
+    ),
     "source": (BOXES, 4, "   2    4    5", "   3    4    5", f"{BOXES}:4: source 3 is not 1"),
     "other picture": (
         BOXES,

@@ -80,7 +80,7 @@ def test_high_resolution_pictures(tree: Path) -> None:
         large.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (384, 512), (90, 20, 70)).save(large)
         Image.new("RGB", (256, 256)).save(path)
-    trees.edit(tree / BOXES, 3, lambda line: f"{line.split()[0]} 1 1 32 0 224 256")
+    trees.edit(tree / BOXES, 3, lambda line: f"{line.split()[0]} 2 1 32 0 224 256")
     trees.edit(tree / MARKS, 3, lambda line: f"{line.split()[0]} 2 1 0 32 0 0 224 256 1 128 128 2 0 0")
     build(tree)
     small = opened(tree, "train")[0]
@@ -145,6 +145,13 @@ BROKEN = {
         "WOMEN/Jackets_Coats/id_00000001/03_2",
         f"{BOXES}:6: picture .* other values .* line 5",
     ),
+    "clothes type": (
+        BOXES,
+        6,
+        "   1    4    4",
+        "   2    4    4",
+        f"{BOXES}:6: clothes type 2 of picture .*; it is 1 in {MARKS}",
+    ),
     "pose": (BOXES, 6, "   4    4    5", "   x    4    5", f"{BOXES}:6: code: 'x'"),
 }
 
@@ -158,6 +165,30 @@ def test_broken(tree: Path, case: str) -> None:
     with pytest.raises(UserError, match=message):
         build(tree)
     assert not trees.all_files(tree.parent / "out")
+
+
+def split_of(tree: Path, line: int, split: str) -> None:
+    """Give the row of the partition another split."""
+    trees.edit(tree / PARTITION, line, lambda text: text.rstrip().rsplit(" ", 1)[0] + f" {split}")
+
+
+@pytest.mark.parametrize("split", ["query", "gallery"])
+def test_items_of_query_and_gallery_are_unseen_in_training(tree: Path, split: str) -> None:
+    split_of(tree, 5, split)
+    message = rf"{PARTITION}:5: item id_00000001 of split {split} is in train too"
+    with pytest.raises(UserError, match=message):
+        build(tree)
+
+
+def test_every_query_has_something_to_find(tree: Path) -> None:
+    """A gallery item without a query is no contradiction: it distracts."""
+    for line in (18, 19, 20):
+        split_of(tree, line, "query")
+    with pytest.raises(UserError, match=rf"{PARTITION}:18: item id_00000006 has a query but no picture"):
+        build(tree)
+    for line in (18, 19, 20):
+        split_of(tree, line, "gallery")
+    assert build(tree)["splits"] == {"train": 12, "query": 1, "gallery": 5}
 
 
 def test_mmfashion_lists(tmp_path: Path) -> None:

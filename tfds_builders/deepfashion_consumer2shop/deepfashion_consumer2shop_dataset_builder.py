@@ -148,6 +148,7 @@ The config mmfashion reads instead of the partition, boxes and landmarks
         )
         boxes = annotations.read_boxes(boxes_text, box_rows, extra=2)
         marks = annotations.read_landmarks(marks_text, mark_rows)
+        annotations.check_clothes_types(boxes, marks, pictures)
         columns = {
             "landmark": marks.landmark,
             "visibility": marks.visibility,

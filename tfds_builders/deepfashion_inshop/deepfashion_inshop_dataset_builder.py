@@ -119,6 +119,7 @@ are there, Anno/list_item_inshop.txt and Anno/list_attr_cloth.txt for the names"
 
     def records(self, release: Release, vocabulary: Vocabulary) -> Records:
         records = (self._derived if self.derived_lists else self._original)(release, vocabulary)
+        check_protocol(records)
         folder = picture_folder(release, self.builder_config.pictures)
         names = {name: i for i, name in enumerate(vocabulary.category)}
         category = np.array([names[labels.folder_category(name)] for name in records.image], np.int32)
@@ -136,6 +137,7 @@ are there, Anno/list_item_inshop.txt and Anno/list_attr_cloth.txt for the names"
         box_rows, mark_rows = (Placed(text, partition, merge=True) for text in (boxes_text, marks_text))
         boxes = annotations.read_boxes(boxes_text, box_rows, extra=2)
         marks = annotations.read_landmarks(marks_text, mark_rows)
+        annotations.check_clothes_types(boxes, marks, partition)
         notes = box_rows.notes() + mark_rows.notes()
         if partition.merged:
             notes += (f"{partition.text.label}: {partition.merged} rows repeat earlier ones and were merged",)
@@ -189,6 +191,18 @@ are there, Anno/list_item_inshop.txt and Anno/list_attr_cloth.txt for the names"
                 )
             parts.append(merged)
         return derived.join(parts, notes=tuple(notes))
+
+
+def check_protocol(records: Records) -> None:
+    """Items of query and gallery are unseen in training, and every query has something to find."""
+    item = records.columns["item_id"]
+    seen = {split: {item[row] for row in rows} for split, rows in records.split.items()}
+    for split in ("query", "gallery"):
+        for row in records.split[split]:
+            if item[row] in seen["train"]:
+                raise records.lines.error(row, f"item {item[row]} of split {split} is in train too")
+            if item[row] not in seen["gallery"]:
+                raise records.lines.error(row, f"item {item[row]} has a query but no picture in the gallery")
 
 
 def picture_folder(release: Release, choice: str) -> str:
