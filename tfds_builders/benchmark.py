@@ -29,6 +29,7 @@ from tfds_builders.release import (
     Release,
     ReleaseError,
     check_readable,
+    nested_archives,
     open_release,
     picture_location,
 )
@@ -244,10 +245,21 @@ def locate(release: Release, records: Records) -> dict[str, Location]:
             actual = f"{records.picture_folder}/{name[4:]}"
         location = picture_location(release, actual)
         if location is None:
-            raise records.lines.error(i, f"picture {actual} is missing from {release.root} (Img/{actual})")
+            raise records.lines.error(i, _missing(release, actual))
         check_readable(location)
         located[name] = location
     return located
+
+
+def _missing(release: Release, name: str) -> str:
+    """That a picture is missing, or that all pictures are."""
+    folder = name.split("/")[0]
+    if not release.picture_bases and not release.archived:
+        what = (
+            f"there is no folder or zip archive of pictures below {release.root}: Img/{folder}/… is missing"
+        )
+        return f"picture {name}: {what}{nested_archives(release)}"
+    return f"picture {name} is missing from {release.root} (Img/{name}){nested_archives(release)}"
 
 
 def measure(

@@ -70,6 +70,7 @@ class Release(NamedTuple):
     texts: tuple[TextFile, ...]
     archived: dict[str, Location]  # picture name as lists spell it ('img/…') → zip member
     picture_bases: tuple[str, ...]  # folders that lists' picture names are joined to
+    nested: tuple[str, ...] = ()  # archives within archives, which are not read
 
 
 # ------------------------------------------------------------------------------ finding files
@@ -93,6 +94,7 @@ def open_release(
     texts: list[TextFile] = []
     archived: dict[str, Location] = {}
     bases: list[str] = []
+    nested: list[str] = []
     seen: set[tuple[int, int]] = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         status = os.stat(folder)
@@ -103,6 +105,9 @@ def open_release(
         left = {s for s in subfolders if s in folders and has_pictures(os.path.join(folder, s))}
         if left:
             bases.append(folder)
+        for inner in (os.path.join(folder, s) for s in sorted(left)):  # img/img/…: a benchmark's Img/img/…
+            if any(os.path.isdir(os.path.join(inner, s)) for s in folders):
+                bases.append(inner)
         subfolders[:] = sorted(s for s in subfolders if s not in left and not s.startswith("."))
         for name in sorted(names):
             path = os.path.join(folder, name)
@@ -114,9 +119,11 @@ def open_release(
                     inside = f"{label}/{member.filename}"
                     if member.filename.lower().endswith(tables):
                         texts.append(TextFile(inside, path, member.filename))
+                    elif member.filename.lower().endswith(".zip"):
+                        nested.append(inside)
                     elif (key := _listed_name(path, member.filename, folders)) is not None:
                         archived.setdefault(key, _place(inside, path, member))
-    return Release(root, tuple(texts), archived, tuple(bases))
+    return Release(root, tuple(texts), archived, tuple(bases), tuple(nested))
 
 
 def _members(path: str, label: str) -> list[zipfile.ZipInfo]:
@@ -136,13 +143,15 @@ def _members(path: str, label: str) -> list[zipfile.ZipInfo]:
 
 
 def _listed_name(archive: str, member: str, folders: Sequence[str]) -> str | None:
-    """What lists call a picture of an archive: its path from one of `folders` on, which may be the archive's
-    own name; None for other files."""
+    """What lists call a picture of an archive: its path from one of `folders` on (the last one of img/img/…),
+    which may be the archive's own name; None for other files."""
     if not member.lower().endswith(PICTURE_SUFFIXES):
         return None
     parts = PurePosixPath(member).parts
     start = next((i for i, part in enumerate(parts[:-1]) if part in folders), None)
     if start is not None:
+        while start + 2 < len(parts) and parts[start + 1] in folders:
+            start += 1
         return "/".join(parts[start:])
     stem = PurePosixPath(archive).stem
     return "/".join((stem, *parts)) if stem in folders else None
@@ -170,17 +179,18 @@ def find_text(
 ) -> TextFile | None:
     """The file called one of `names`, preferably in the first of `folders` ('Anno'); None when there is none.
 
-    A folder may be a zip's name. Plain files win over zip members, and shallow ones over deep ones; files
+    A folder may be a zip's name, and capitals do not count. Plain files win over zip members, and shallow ones over deep ones; files
     in a folder of `never`, or with `only` in none of `folders`, are left alone (the other variant of the
     same benchmark, whose files have the same names).
     """
-    wanted = (names,) if isinstance(names, str) else tuple(names)
+    wanted = [name.lower() for name in ([names] if isinstance(names, str) else names)]
+    folders, never = ([folder.lower() for folder in given] for given in (folders, never))
     ranked = []
     for text in release.texts:
-        path = PurePosixPath(text.label)
+        path = PurePosixPath(text.label.lower())
         if path.name not in wanted:
             continue
-        parents = [part[:-4] if part.lower().endswith(".zip") else part for part in path.parts[:-1]]
+        parents = [part.removesuffix(".zip") for part in path.parts[:-1]]
         if any(part in never for part in parents):
             continue
         if only and not any(folder in parents for folder in folders):
@@ -199,8 +209,18 @@ def require_text(
         name = names if isinstance(names, str) else " or ".join(names)
         raise ReleaseError(
             f"{folders[0]}/{name}: not found below {release.root}, neither unpacked nor in a zip archive"
+            + nested_archives(release)
         )
     return text
+
+
+def nested_archives(release: Release) -> str:
+    """What to do about archives within archives, for the error about something that is not there."""
+    if not release.nested:
+        return ""
+    first = release.nested[0]
+    outer = first[: first.lower().index(".zip/") + 4]
+    return f"; {outer} holds archives itself ({PurePosixPath(first).name}), which are not read: unpack it"
 
 
 def picture_location(release: Release, name: str) -> Location | None:

@@ -102,6 +102,51 @@ def test_what_is_listed_is_the_callers_choice(tmp_path: Path) -> None:
     assert release.picture_location(found, "images/a.jpg").path == str(first)
 
 
+def test_small_letters_of_folders(tmp_path: Path) -> None:
+    """img/img/… for Img/img/…, anno_fine for Anno_fine, unpacked and in an archive."""
+    tree = trees.split_lists(tmp_path / "release")
+    (tree / "Img").rename(tree / "img")
+    (tree / "Anno_fine").rename(tree / "anno_fine")
+
+    def build() -> dict:
+        options = {"data_dir": tmp_path / "out", "manual_dir": tree, "progress": False, "overwrite": True}
+        return prepare.prepare("deepfashion_attributes/fine", **options)["splits"]
+
+    assert build() == {"train": 6, "val": 3, "test": 4}
+    trees.pack(tree / "img", tree / "pictures.zip", prefix="img/")
+    trees.pack(tree / "anno_fine", tree / "anno_fine.zip")
+    with zipfile.ZipFile(tree / "pictures.zip") as archive:
+        assert all(name.startswith("img/img/") for name in archive.namelist())
+    assert build() == {"train": 6, "val": 3, "test": 4}
+
+
+def test_large_pictures_within_the_folder_of_pictures(tmp_path: Path) -> None:
+    """img/img_highres alone is not taken for the small pictures."""
+    tree = trees.in_shop(tmp_path / "release")
+    (tree / "Img/img").rename(tree / "Img/img_highres")
+    (tree / "Img").rename(tree / "img")
+    options = {"data_dir": tmp_path / "out", "manual_dir": tree, "progress": False}
+    assert prepare.prepare("deepfashion_inshop", **options)["splits"] == {
+        "train": 12,
+        "query": 2,
+        "gallery": 4,
+    }
+
+
+def test_archives_within_archives_are_named(tmp_path: Path) -> None:
+    tree = trees.landmarks(tmp_path / "release")
+    options = {"data_dir": tmp_path / "out", "manual_dir": tree, "progress": False}
+    trees.pack(tree / "Img/img", tree / "Img/img.zip", prefix="img/")
+    trees.pack(tree / "Img", tree / "FLD.zip", prefix="Img/")
+    with pytest.raises(UserError, match=r"no folder or zip archive of pictures below") as caught:
+        prepare.prepare("deepfashion_landmarks", **options)
+    hint = "FLD.zip holds archives itself (img.zip), which are not read: unpack it"
+    assert str(caught.value).endswith(hint) and "\n" not in str(caught.value)
+    (tree / "Anno/list_bbox.txt").unlink()
+    with pytest.raises(UserError, match=r"^Anno/list_bbox.txt: not found below .*; FLD.zip holds archives"):
+        prepare.prepare("deepfashion_landmarks", **options)
+
+
 def test_archive_members_equal_plain_files(tmp_path: Path) -> None:
     """Stored and deflated, behind a prefix of other bytes, whole and for the header alone."""
     path = trees.picture(tmp_path / "a.jpg", 3, size=(300, 200))

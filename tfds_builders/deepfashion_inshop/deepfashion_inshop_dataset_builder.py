@@ -211,11 +211,13 @@ def picture_folder(release: Release, choice: str) -> str:
         raise ReleaseError(f"pictures={choice}: must be one of {', '.join(PICTURES)}")
     if choice != "auto":
         return choice
-    there = any(os.path.isdir(os.path.join(base, "img")) for base in release.picture_bases)
-    there = there or any(name.startswith("img/") for name in release.archived)
-    return "img" if there or not _has_highres(release) else "img_highres"
+    return "img" if _has(release, "img") or not _has(release, "img_highres") else "img_highres"
 
 
-def _has_highres(release: Release) -> bool:
-    plain = any(os.path.isdir(os.path.join(base, "img_highres")) for base in release.picture_bases)
-    return plain or any(name.startswith("img_highres/") for name in release.archived)
+def _has(release: Release, folder: str) -> bool:
+    """Whether there are pictures in `folder`, and not only the folder that holds the folders of pictures."""
+    for base in release.picture_bases:
+        path = os.path.join(base, folder)
+        if os.path.isdir(path) and not {entry.name for entry in os.scandir(path)} <= {*PICTURES}:
+            return True
+    return any(name.startswith(f"{folder}/") for name in release.archived)

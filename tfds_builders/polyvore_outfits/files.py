@@ -19,6 +19,7 @@ from tfds_builders.release import (
     ReleaseError,
     TextFile,
     find_text,
+    nested_archives,
     open_release,
     open_text,
     picture_location,
@@ -52,7 +53,10 @@ def table(release: Release, name: str, folder: str | None = None) -> TextFile:
         text = find_text(release, name, (folder,), only=True)
     if text is None:
         where = f"{folder}/{name}" if folder else name
-        raise ReleaseError(f"{where}: not found below {release.root}, neither unpacked nor in a zip archive")
+        raise ReleaseError(
+            f"{where}: not found below {release.root}, neither unpacked nor in a zip archive"
+            + nested_archives(release)
+        )
     return text
 
 
