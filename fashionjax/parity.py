@@ -4,21 +4,24 @@ A folder holds a manifest (which weights and inputs to draw, which outputs exist
 is told from the state dict's keys and shapes, the weights are drawn and go through the importer as if they
 came from a checkpoint, and every output named by the manifest is compared: one line each, `folder output
 rel_l2=… ok|FAIL`. An output that is not computed fails. A folder without a manifest holds metric and loss
-goldens (`parity_metrics`). The last line counts; the exit status is 0 when something was compared and nothing
-failed, 1 when something failed, 2 when a folder's model is unknown.
+goldens (`parity_metrics`). A folder that cannot be read counts as one failure, and the others are still
+compared. The last line counts; the exit status is 0 when something was compared and nothing failed, 1 when
+something failed, 2 when a folder's model is unknown.
 """
 
 import json
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
-import numpy as np
 
 from fashionjax import cli, key_maps, parity_draws, parity_metrics, parity_models
+from fashionjax.bounded import is_count
 from fashionjax.errors import UserError
-from fashionjax.parity_results import Result, dense_difference
+from fashionjax.parity_results import Result, dense_difference, load_arrays
+from fashionjax.weight_files import without_module
 
 DENSE_BOUND = 1e-4  # relative L2 of features, logits, embeddings, probabilities and losses in float32
 
@@ -26,22 +29,26 @@ DENSE_BOUND = 1e-4  # relative L2 of features, logits, embeddings, probabilities
 def check_model_folder(folder: Path) -> list[Result]:
     """Draw, import, run, compare one folder; UnknownModel when its keys belong to no model of the project."""
     manifest = read_manifest(folder)
-    shapes = {key: tuple(shape) for key, shape, _ in manifest["state_dict"]}
+    shapes = without_module({key: tuple(shape) for key, shape, _ in manifest["state_dict"]})
     found = parity_models.recognise(shapes, manifest.get("model_args"))
     try:
         arguments = found.arguments(parity_draws.inputs(manifest))
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{folder / 'manifest.json'}: inputs do not fit the model: {error}") from error
-    template = jax.eval_shape(partial(found.init, found.model), *arguments)
-    variables, _ = key_maps.fill(template, parity_draws.state_dict(manifest), found.rules)
+        template = jax.eval_shape(partial(found.init, found.model), *arguments)
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:  # einops raises RuntimeError
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder / 'manifest.json'}: inputs do not fit the model: {why}") from error
+    stored = load_arrays(folder / "outputs.npz")
+    drawn = without_module(parity_draws.state_dict(manifest))  # a key is drawn as it stands in the file
+    variables, _ = key_maps.fill(template, drawn, found.rules)
     with jax.default_matmul_precision("highest"):
         computed = found.outputs(found.model, variables, arguments)
-    with np.load(folder / "outputs.npz") as stored:
-        stored = dict(stored)
     results = []
     for output in manifest["outputs"]:
         name = output["name"]
-        error = dense_difference(stored, name, computed.get(name))
+        try:
+            error = dense_difference(stored, name, computed.get(name))
+        except (KeyError, IndexError, ValueError, TypeError):  # stored in parts that do not fit each other
+            error = float("nan")
         state = "ok" if error <= DENSE_BOUND else "FAIL"
         results.append(Result(folder.name, name, "rel_l2", error, state))
     return results
@@ -52,14 +59,41 @@ def read_manifest(folder: Path) -> dict:
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON: {error}") from error
-    missing = [part for part in ("state_dict", "inputs", "outputs") if part not in manifest]
+    if not isinstance(manifest, dict):
+        raise UserError(f"{path}: holds no object")
+    missing = [part for part in PARTS if part not in manifest]
     if missing:
         raise UserError(f"{path}: has no {', '.join(missing)}")
+    for part, is_entry in PARTS.items():
+        entries = manifest[part]
+        if not isinstance(entries, list) or not all(map(is_entry, entries)):
+            raise UserError(f"{path}: {part} is no list of entries as a parity folder has them")
+    for part, kind in (("model_args", dict | None), ("salt", str | None)):
+        if not isinstance(manifest.get(part), kind):
+            raise UserError(f"{path}: {part} is a {type(manifest[part]).__name__}")
     if not (folder / "outputs.npz").is_file():
         raise UserError(f"{folder}: outputs.npz is missing")
     return manifest
+
+
+def _is_tensor(entry: Any) -> bool:
+    """[key, shape, dtype]"""
+    if not isinstance(entry, list) or len(entry) != 3 or not isinstance(entry[0], str):
+        return False
+    return isinstance(entry[1], list) and all(map(is_count, entry[1]))
+
+
+def _is_input(entry: Any) -> bool:
+    return _is_output(entry) and isinstance(entry.get("draw"), str) and isinstance(entry.get("shape"), list)
+
+
+def _is_output(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("name"), str)
+
+
+PARTS = {"state_dict": _is_tensor, "inputs": _is_input, "outputs": _is_output}  # of a manifest
 
 
 def check(folder: Path) -> list[Result]:
@@ -84,6 +118,10 @@ def main(argv: list[str]) -> int:
         except (parity_models.UnknownModel, key_maps.KeyMismatch) as error:
             print(f"error: {folder}: {error}", file=sys.stderr)
             unknown = True
+            continue
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed += 1
             continue
         for result in results:
             print(result.line(), flush=True)

@@ -79,13 +79,13 @@ def weight(key: str, shape, salt: str = "") -> np.ndarray:
 
 def state_dict(manifest: dict) -> dict[str, np.ndarray]:
     """Every entry of a manifest's state dict, in file order."""
-    salt = manifest.get("salt", "")
+    salt = manifest.get("salt") or ""
     return {key: weight(key, shape, salt) for key, shape, _ in manifest["state_dict"]}
 
 
 def inputs(manifest: dict) -> dict[str, np.ndarray]:
     """Every input of a manifest by name."""
-    salt = manifest.get("salt", "")
+    salt = manifest.get("salt") or ""
     return {spec["name"]: model_input(spec, salt) for spec in manifest["inputs"]}
 
 

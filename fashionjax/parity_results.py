@@ -1,8 +1,12 @@
-"""One compared quantity, its line, and the measures of difference."""
+"""One compared quantity, its line, the arrays that are compared, and the measures of difference."""
 
+import zipfile
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from fashionjax.errors import UserError
 
 
 class Result(NamedTuple):
@@ -14,6 +18,15 @@ class Result(NamedTuple):
 
     def line(self) -> str:
         return f"{self.folder} {self.output} {self.measure}={self.value:.3g} {self.state}"
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Every array of an .npz file; UserError when it is none. Pickled objects are never read."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return dict(stored)
+    except (OSError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not readable as .npz ({' '.join(str(error).split())[:120]})") from error
 
 
 def relative_l2(got, want) -> float:

@@ -49,7 +49,7 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     Accepts a bare state dict or one wrapped in 'state_dict', 'model_state_dict' or 'model'; takes a leading
     'module.' off when every name has it; leaves out entries that are not tensors. Raises WeightFileError.
     """
-    return _reading(path, lambda file, size: _strip_module(_by_content(file, size)))
+    return _reading(path, lambda file, size: without_module(_by_content(file, size)))
 
 
 def _reading(path: str | Path, reader: Callable[[io.BufferedReader, int], Any]) -> Any:
@@ -187,7 +187,7 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _strip_module(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def without_module(tensors: dict[str, Any]) -> dict[str, Any]:
     """Without the prefix that torch.nn.DataParallel puts before every name."""
     if all(name.startswith("module.") for name in tensors):
         return {name.removeprefix("module."): array for name, array in tensors.items()}
