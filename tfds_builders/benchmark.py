@@ -23,12 +23,14 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from tfds_builders import pictures
-from tfds_builders.annotations import GARMENT_TYPES, SLOTS, Boxes, Lines
+from tfds_builders.annotations import GARMENT_TYPES, SLOTS, VISIBLE, Boxes, Lines
 from tfds_builders.release import (
+    SYNTHETIC,
     Location,
     Release,
     ReleaseError,
     check_readable,
+    find_text,
     nested_archives,
     open_release,
     picture_location,
@@ -73,6 +75,7 @@ class Records(NamedTuple):
     framed: bool = False  # boxes and landmarks refer to the 256-pixel square version of a larger picture
     picture_folder: str = "img"  # what stands for the list's leading 'img'
     notes: tuple[str, ...] = ()  # worth telling the user: merged duplicates and the like
+    item_names: list[str] | None = None  # the release's item list, whose rows number the items
 
 
 # ------------------------------------------------------------------------------ features
@@ -154,7 +157,8 @@ class BenchmarkBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         config = self.builder_config
         self.skipped: list[dict[str, str]] = []
         records = self.records(self.release, self.names)
-        self.notes = list(records.notes)
+        if records.item_names is not None:
+            self.info.metadata["item_names"] = records.item_names
         located = locate(self.release, records)
         total = sum(len(rows) for rows in records.split.values())
         processes = pictures.worker_count(len(set(records.image)), config.processes)
@@ -163,6 +167,10 @@ class BenchmarkBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             self._stack.callback(executor.shutdown, cancel_futures=True)
         probes = measure(records, located, executor, config.progress)
         records, damaged = self._fit(records, located, probes)
+        self.notes = list(records.notes)
+        if find_text(self.release, SYNTHETIC, ()) is not None:
+            self.info.metadata["synthetic"] = True
+            self.notes.append(f"{SYNTHETIC}: drawn pictures in the benchmark's layout, not the benchmark")
         bar = self._stack.enter_context(progress_bar(total, "writing", config.progress))
         write = functools.partial(self._write, records, located, probes, damaged, executor, bar)
         shards = {}
@@ -255,9 +263,7 @@ def _missing(release: Release, name: str) -> str:
     """That a picture is missing, or that all pictures are."""
     folder = name.split("/")[0]
     if not release.picture_bases and not release.archived:
-        what = (
-            f"there is no folder or zip archive of pictures below {release.root}: Img/{folder}/… is missing"
-        )
+        what = f"no folder or zip archive of pictures below {release.root}; Img/{folder}/… is missing"
         return f"picture {name}: {what}{nested_archives(release)}"
     return f"picture {name} is missing from {release.root} (Img/{name}){nested_archives(release)}"
 
@@ -285,7 +291,8 @@ def fit_to_pictures(records: Records, size: np.ndarray, *, clip: bool) -> Record
     """Check boxes [n 4] against the picture sizes [n 2] (width, height), and bring annotations into its
     pixels.
 
-    The far edge may equal the picture's width or height. For `framed` records of pictures larger than 256
+    The far edge may equal the picture's width or height. Visible landmarks beyond it are counted in a note.
+    For `framed` records of pictures larger than 256
     pixels the annotations refer to the picture fitted centrally into a 256-pixel square; they are checked
     there, then mapped. Pictures of unknown size (0, 0) are left out of the check.
     """
@@ -311,6 +318,13 @@ def fit_to_pictures(records: Records, size: np.ndarray, *, clip: bool) -> Record
         if empty.any():
             i = int(np.flatnonzero(empty)[0])
             raise records.boxes.lines.error(i, f"box lies outside its picture {records.image[i]}")
+    notes = records.notes
+    if "landmark" in columns:
+        points, seen = columns["landmark"], columns["visibility"] == VISIBLE
+        beyond = known[:, None] & seen & ((points < 0) | (points > frame[:, None])).any(-1)
+        if beyond.any():
+            first = records.image[int(np.flatnonzero(beyond.any(1))[0])]
+            notes += (f"{int(beyond.sum())} visible landmarks lie outside their pictures ({first}, …)",)
     if large.any():
         scale = np.where(large, size.max(1) / ANNOTATION_FRAME, 1).astype(np.float32)[:, None]
         margin = np.where(large[:, None], (size.max(1, keepdims=True) - size) / 2, 0).astype(np.float32)
@@ -326,7 +340,7 @@ def fit_to_pictures(records: Records, size: np.ndarray, *, clip: bool) -> Record
         columns["box"] = columns["box"].astype(np.float32)
     if "landmark" in columns:
         columns["landmark"] = columns["landmark"].astype(np.float32)
-    return records._replace(columns=columns)
+    return records._replace(columns=columns, notes=notes)
 
 
 def _total_bytes(located: dict[str, Location], records: Records, rows: np.ndarray) -> int:

@@ -31,7 +31,9 @@ from tfds_builders.annotations import (
 )
 from tfds_builders.benchmark import Records
 from tfds_builders.labels import label_error, parse_category, parse_labels
-from tfds_builders.release import Row, TextFile, integers, read_lines
+from tfds_builders.release import WHOLE_NUMBER, Row, TextFile, integers, read_lines
+
+MANY = 1_000_000  # items; larger numbers are no rows of a list
 
 
 def read_plain(text: TextFile) -> list[Row]:
@@ -125,6 +127,17 @@ def parse_item(text: TextFile, row: Row, field: str, items: ItemNames | None) ->
     if not field.isdecimal() or int(field) >= len(items.names):
         raise text.error(row.line, f"item {field} is neither a name nor a row of the item list")
     return items.names[int(field)]
+
+
+def item_list(ids: Sequence[str], items: ItemNames | None) -> list[str] | None:
+    """The item list; where it is not there, all its rows up to the last one in use, or None where ids are no
+    rows."""
+    if items is not None:
+        return items.names
+    if not all(WHOLE_NUMBER.fullmatch(item) and item == str(abs(int(item))) for item in ids):
+        return None
+    last = max(map(int, ids))
+    return [str(row) for row in range(last + 1)] if last < MANY else None
 
 
 def read_named(text: TextFile, placed: Placed, width: int, what: str) -> tuple[np.ndarray, list[Row]]:

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 PICTURE_FOLDERS = ("img", "img_highres")  # never walked: hundreds of thousands of files
 TABLE_SUFFIXES = (".txt", ".json")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
+SYNTHETIC = "SYNTHETIC.txt"  # marks what `synthetic_fashion.release` writes in a benchmark's layout
 STORED, DEFLATED = 0, 8  # the zip methods that are read without the zipfile module
 ENCRYPTED = 0x1
 WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,9}")
@@ -179,9 +180,9 @@ def find_text(
 ) -> TextFile | None:
     """The file called one of `names`, preferably in the first of `folders` ('Anno'); None when there is none.
 
-    A folder may be a zip's name, and capitals do not count. Plain files win over zip members, and shallow ones over deep ones; files
-    in a folder of `never`, or with `only` in none of `folders`, are left alone (the other variant of the
-    same benchmark, whose files have the same names).
+    A folder may be a zip's name, and capitals do not count. Plain files win over zip members, and shallow
+    ones over deep ones; files in a folder of `never`, or with `only` in none of `folders`, are left alone
+    (the other variant of the same benchmark, whose files have the same names).
     """
     wanted = [name.lower() for name in ([names] if isinstance(names, str) else names)]
     folders, never = ([folder.lower() for folder in given] for given in (folders, never))

@@ -41,6 +41,7 @@ class Split:
             )
         self.dataset = info.full_name
         self.labels = _labels(info)
+        self.synthetic = bool(_metadata(info, "synthetic"))  # drawn, in the files of a benchmark's release
         self.features = tuple(info.features)
         self.tables = tuple(_tables(info, name))
         self._texts = {n for n, f in info.features.items() if isinstance(f, tfds.features.Text)}
@@ -96,7 +97,7 @@ class Joined:
     def __init__(self, parts: list[Split]):
         self.parts = parts
         self.folder, self.dataset, self.labels = parts[0].folder, parts[0].dataset, parts[0].labels
-        self.features = parts[0].features
+        self.features, self.synthetic = parts[0].features, parts[0].synthetic
         self.tables = tuple(dict.fromkeys(name for part in parts for name in part.tables))
         self.name = "+".join(part.name for part in parts)
         self._ends = np.cumsum([len(part) for part in parts]).tolist()
@@ -125,7 +126,11 @@ def open_split(dataset: str, split: str, data_dir: str | Path) -> Split | Joined
 
 
 def item_names(folder: Path) -> list[str]:
-    """The items of all splits, sorted: the rows of the benchmarks' item lists, which are in that order."""
+    """The items as a classifier numbers them: the release's item list, or the items of all splits, sorted,
+    of a dataset that has none. The list may hold items without pictures."""
+    listed = _metadata(_builder(Path(folder)).info, "item_names")
+    if listed is not None:
+        return list(listed)
     names: set[str] = set()
     for split in _builder(Path(folder)).info.splits:
         names |= set(Split(folder, split).column("item_id").tolist())

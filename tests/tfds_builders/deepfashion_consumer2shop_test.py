@@ -65,6 +65,17 @@ def test_original_protocol(tree: Path) -> None:
     np.testing.assert_array_equal(record["attribute"], [1, 0, 0, 1, 0, 0])
 
 
+@pytest.mark.parametrize("config", ["original", "val_test", "mmfashion"])
+def test_items_are_numbered_by_the_item_list(config: str, tmp_path: Path) -> None:
+    write = trees.consumer_to_shop_mmfashion if config == "mmfashion" else trees.consumer_to_shop
+    tree = write(tmp_path / "release")
+    ids = [f"id_{i:08d}" for i in (4, 9, 1, 2, 3)]
+    trees.items_with_labels(tree / "Anno", ids, "list_item_consumer2shop.txt", typed=True)
+    build(tree, config)
+    split = source.open_split(f"{NAME}/{config}", "train", tree.parent / "out")
+    assert source.item_names(split.folder) == ids
+
+
 def test_val_test_protocol(tree: Path) -> None:
     """One record per pair of val and test, repeated pictures told apart by their pair."""
     assert build(tree, "val_test")["splits"] == {"train": 5, "query": 4, "gallery": 4}

@@ -167,6 +167,27 @@ def test_broken(tree: Path, case: str) -> None:
     assert not trees.all_files(tree.parent / "out")
 
 
+def test_items_are_numbered_by_the_item_list(tree: Path) -> None:
+    """In its order, with items that have no picture."""
+    ids = [f"id_{i:08d}" for i in (4, 9, 1, 6, 2, 5, 3)]
+    trees.items_with_labels(tree / "Anno", ids, "list_item_inshop.txt", typed=False)
+    build(tree)
+    assert source.item_names(opened(tree, "train").folder) == ids
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_items_of_mmfashions_lists(tmp_path: Path, listed: bool) -> None:
+    """Without the item list they keep their row numbers, also those of rows that are not in use."""
+    tree = trees.in_shop_mmfashion(tmp_path / "release")
+    if not listed:
+        (tree / ITEMS).unlink()
+        path = tree / "Anno/train_id.txt"
+        path.write_text(path.read_text().replace("3", "11"))
+    build(tree, "mmfashion")
+    names = source.item_names(opened(tree, "train", "mmfashion").folder)
+    assert names == ([f"id_{i:08d}" for i in range(1, 7)] if listed else [str(i) for i in range(12)])
+
+
 def split_of(tree: Path, line: int, split: str) -> None:
     """Give the row of the partition another split."""
     trees.edit(tree / PARTITION, line, lambda text: text.rstrip().rsplit(" ", 1)[0] + f" {split}")

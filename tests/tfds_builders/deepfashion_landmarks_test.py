@@ -151,6 +151,21 @@ def test_missing_variation_and_hidden_coordinates(tree: Path) -> None:
     assert records["img/00000002.jpg"]["variation"] == 0
 
 
+def test_visible_landmarks_outside_are_counted(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On the far edge is inside; occluded points are guesses anyway."""
+    outside = {3: (0, 41, 9), 4: (1, 99, 9), 5: (0, 40, 56), 6: (0, 3, -1)}
+    for line, (code, x, y) in outside.items():
+        trees.edit(tree / MARKS, line, lambda text, new=(code, x, y): with_first_point(text, *new))
+    build(tree)
+    shown = capsys.readouterr().err
+    assert "note: 2 visible landmarks lie outside their pictures (img/00000001.jpg, …)" in shown
+
+
+def with_first_point(line: str, *point: int) -> str:
+    row = line.split()
+    return " ".join([*row[:3], *map(str, point), *row[6:]])
+
+
 def replace(old: str, new: str):
     def change(line: str) -> str:
         assert old in line, line

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fashionjax.prepare import prepare
+from fashionjax.data import source
+from fashionjax.prepare import builder_class, builder_config, prepare
 from tfds_builders.release import ReleaseError
 from tfds_builders.synthetic_fashion import release
 from tfds_builders.synthetic_fashion.layouts import LAYOUTS, Table
@@ -41,6 +42,7 @@ def test_landmark_benchmark_files(tree):
         "Anno/list_joints.txt",
         "Anno/list_landmarks.txt",
         "Eval/list_eval_partition.txt",
+        "SYNTHETIC.txt",
     ]
     names = [f"img/{n:08d}.jpg" for n in range(1, N + 1)]
     partition = table(tree / "Eval/list_eval_partition.txt")
@@ -155,11 +157,42 @@ def test_command(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["images"] == 3
     assert release.main(["deepfashion_landmarks", str(tmp_path / "a"), "--images=3"]) == 2
     assert "not empty" in capsys.readouterr().err
+    (tmp_path / "file").write_text("x")
+    for place, message in (("file", "is a file; give a new folder"), ("file/below", "cannot be written")):
+        assert release.main(["deepfashion_landmarks", str(tmp_path / place), "--images=3"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {tmp_path / place}: {message}") and error.count("\n") == 1
     assert release.main(["nothing", str(tmp_path / "b"), "--images=3"]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: nothing") and all(name in message for name in LAYOUTS)
     with pytest.raises(ReleaseError, match="--images=0"):
         release.write_release("deepfashion_landmarks", tmp_path / "c", 0)
+
+
+def test_configs_that_read_the_same_files_share_a_layout(tmp_path):
+    for name, layout in release.SAME.items():
+        assert layout in release.NAMES and prepare_knows(name)
+    written = release.write_release("deepfashion_inshop/original", tmp_path / "a", 12, seed=3, size=48)
+    assert written["release"] == "deepfashion_inshop"
+    written = release.write_release("polyvore_outfits/nondisjoint", tmp_path / "b", 150, seed=2, size=16)
+    assert (tmp_path / "b/disjoint").is_dir() and (tmp_path / "b/SYNTHETIC.txt").is_file()
+
+
+def prepare_knows(name):
+    dataset, _, config = name.partition("/")
+    return builder_config(builder_class(dataset), config or None, {}) is not None
+
+
+def test_what_is_drawn_is_marked_as_such(tmp_path, capsys):
+    """In the dataset's metadata, of a part of the tree too; a benchmark's own files have no such mark."""
+    release.write_release("deepfashion_landmarks", tmp_path / "in", 12, seed=4, size=48)
+    prepare("deepfashion_landmarks", data_dir=tmp_path / "out", manual_dir=tmp_path / "in", progress=False)
+    assert "note: SYNTHETIC.txt: drawn pictures" in capsys.readouterr().err
+    assert source.open_split("deepfashion_landmarks", "train", tmp_path / "out").synthetic is True
+    assert source.open_split("deepfashion_landmarks", "val+test", tmp_path / "out").synthetic is True
+    (tmp_path / "in/SYNTHETIC.txt").unlink()
+    prepare("deepfashion_landmarks", data_dir=tmp_path / "own", manual_dir=tmp_path / "in", progress=False)
+    assert source.open_split("deepfashion_landmarks", "val+test", tmp_path / "own").synthetic is False
 
 
 def test_table_text_is_counted_and_aligned():

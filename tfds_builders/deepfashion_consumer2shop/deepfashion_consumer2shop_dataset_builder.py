@@ -87,12 +87,16 @@ The config mmfashion reads instead of the partition, boxes and landmarks
             require_text(self.release, ITEMS, ("Anno",))
         return (text, labels.read_items(text)) if text else None
 
+    @property
+    def item_rows(self) -> derived.ItemNames | None:
+        """The item list by name and by row."""
+        return derived.ItemNames(list(self.items[1]), self.items[1]) if self.items else None
+
     @functools.cached_property
     def pairs(self) -> dict[str, Pairs]:
         """The released pairs under "all", or MMFashion's under "train" and "test"."""
         if self.derived_lists:
-            rows = self.items[1] if self.items else None
-            return read_derived_pairs(self.release, derived.ItemNames(list(rows), rows) if rows else None)
+            return read_derived_pairs(self.release, self.item_rows)
         return {"all": read_pairs(require_text(self.release, "list_eval_partition.txt", ("Eval", "Anno")))}
 
     def vocabulary(self, release: Release) -> Vocabulary:
@@ -171,7 +175,7 @@ The config mmfashion reads instead of the partition, boxes and landmarks
             notes += (
                 f"{pairs.lines.texts[0].label}: {pairs.merged} rows repeat earlier ones and were merged",
             )
-        return derived.join(parts, unique=False, notes=notes)
+        return derived.join(parts, unique=False, notes=notes, item_names=list(items))
 
     def _derived(self, release: Release) -> Records:
         parts = []
@@ -195,7 +199,8 @@ The config mmfashion reads instead of the partition, boxes and landmarks
                 landmark, visibility = derived.read_named_points(marks_text, placed)
                 columns = {"landmark": landmark, "visibility": visibility}
                 parts.append(make_part(split, entries, pictures, boxes, columns))
-        return derived.join(parts, unique=False)
+        ids = [item for part in parts for item in part.columns["item_id"]]
+        return derived.join(parts, unique=False, item_names=derived.item_list(ids, self.item_rows))
 
 
 def make_part(

@@ -164,6 +164,7 @@ are there, Anno/list_item_inshop.txt and Anno/list_attr_cloth.txt for the names"
             columns=columns,
             boxes=boxes,
             notes=notes,
+            item_names=list(items),
         )
 
     def _derived(self, release: Release, vocabulary: Vocabulary) -> Records:
@@ -190,7 +191,8 @@ are there, Anno/list_item_inshop.txt and Anno/list_attr_cloth.txt for the names"
                     f"{text.label}: {n - len(merged.image)} rows repeat earlier ones and were merged"
                 )
             parts.append(merged)
-        return derived.join(parts, notes=tuple(notes))
+        ids = [item for part in parts for item in part.columns["item_id"]]
+        return derived.join(parts, notes=tuple(notes), item_names=derived.item_list(ids, items))
 
 
 def check_protocol(records: Records) -> None:

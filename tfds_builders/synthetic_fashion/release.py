@@ -3,10 +3,11 @@
 python -m tfds_builders.synthetic_fashion.release NAME[/CONFIG] DIR --images=N [--seed=S] [--size=PX]
 [--zip | --parquet]
 
-NAME is as in `prepare`. DIR gets the original file names, count and header lines, column-aligned rows and
-the pictures (unpacked, or with --zip as Img/img.zip), so a builder is exercised from the files a user would
-have. For polyvore_outfits the pictures are images/, images.zip, or with --parquet parquet files. The last
-line printed is JSON with what was written.
+NAME[/CONFIG] is as in `prepare`; configs that read the same files share a layout. DIR gets the original file
+names, count and header lines, column-aligned rows and the pictures (unpacked, or with --zip as Img/img.zip),
+so a builder is exercised from the files a user would have, and SYNTHETIC.txt, by which `prepare` tells them
+from the benchmark. For polyvore_outfits the pictures are images/, images.zip, or with --parquet parquet
+files. The last line printed is JSON with what was written.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tfds_builders.release import ReleaseError
+from tfds_builders.release import SYNTHETIC, ReleaseError
 from tfds_builders.synthetic_fashion import scene
 from tfds_builders.synthetic_fashion.layouts import LAYOUTS, Shot, Table, Taken
 from tfds_builders.synthetic_fashion.outfit_release import write_outfits
@@ -32,6 +33,20 @@ from tfds_builders.synthetic_fashion.world import rng_of
 CHUNK = 8
 OUTFITS = "polyvore_outfits"
 NAMES = (*LAYOUTS, OUTFITS)
+SAME = {  # NAME/CONFIG → the layout that it reads
+    "deepfashion_landmarks/original": "deepfashion_landmarks",
+    "deepfashion_attributes": "deepfashion_attributes/coarse",
+    "deepfashion_attributes/fine_mmfashion": "deepfashion_attributes/fine",
+    "deepfashion_inshop/original": "deepfashion_inshop",
+    "deepfashion_consumer2shop/original": "deepfashion_consumer2shop",
+    "deepfashion_consumer2shop/val_test": "deepfashion_consumer2shop",
+    "polyvore_outfits/disjoint": OUTFITS,
+    "polyvore_outfits/nondisjoint": OUTFITS,
+}
+MARK = """\
+These files are synthetic: pictures drawn by tfds_builders.synthetic_fashion.release in the layout of
+{name}, of which nothing is in here. Results on them are not results on the benchmark.
+"""
 
 
 def table_text(table: Table) -> str:
@@ -111,6 +126,7 @@ def write_release(
     """Write a release of about `images` pictures (whole items where the benchmark has items) → what was
     written.
     """
+    name = SAME.get(name, name)
     if name not in NAMES:
         raise ReleaseError(f"{name}: no such release layout; there are {', '.join(NAMES)}")
     if images < 1:
@@ -118,14 +134,30 @@ def write_release(
     if parquet and (name != OUTFITS or packed):
         raise ReleaseError(f"--parquet: for {OUTFITS} without --zip only")
     root = Path(folder)
+    if root.exists() and not root.is_dir():
+        raise ReleaseError(f"{root}: is a file; give a new folder")
     if root.exists() and any(root.iterdir()):
         raise ReleaseError(f"{root}: not empty; give a new folder")
-    if name == OUTFITS:
-        return write_outfits(root, images, seed, size, packed, parquet, processes or os.cpu_count() or 1)
+    workers = processes or os.cpu_count() or 1
+    try:
+        if name == OUTFITS:
+            written = write_outfits(root, images, seed, size, packed, parquet, workers)
+        else:
+            written = _write_benchmark(name, root, images, seed, size, packed, workers)
+        (root / SYNTHETIC).write_text(MARK.format(name=name.partition("/")[0]))
+    except OSError as error:
+        raise ReleaseError(f"{root}: cannot be written ({error.strerror or error})") from error
+    return written
+
+
+def _write_benchmark(
+    name: str, root: Path, images: int, seed: int, size: int | None, packed: bool, processes: int
+) -> dict:
+    """Write one of LAYOUTS into the folder `root` → what was written."""
     layout = LAYOUTS[name]
     shots = layout.shots(seed, images, size or layout.long_side)
     calls = [(seed, shots[start : start + CHUNK]) for start in range(0, len(shots), CHUNK)]
-    workers = (processes or os.cpu_count() or 1) if len(shots) >= 64 else 1
+    workers = processes if len(shots) >= 64 else 1
     keep, close = _store(root / "Img", packed)
     taken = []
     rendered = (pair for chunk in in_order(_take_all, calls, workers) for pair in chunk)
