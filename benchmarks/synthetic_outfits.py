@@ -1,6 +1,7 @@
 """Compatibility on synthetic outfits: masks, linear maps with a learned metric, the set transformer.
 
-    python -m benchmarks.synthetic_outfits --out benchmarks/results/synthetic_outfits.json
+    python -m benchmarks.synthetic_outfits --seeds 1 --out=default.json
+    python -m benchmarks.synthetic_outfits --seeds 2 --set=seed=5 --out=other.json     # other clothes, other outfits
 
 The stages of `experiments/compatibility.py:small=true`, one after the other from scratch: types and texts; masks
 from there; linear maps and the set transformer from the network of the masks. Test outfits and their pieces were not
@@ -37,17 +38,18 @@ STAGES = {
 }
 
 
-def run_stage(name: str, folder: Path, seed: int, records: str, data_dir: str) -> dict:
+def run_stage(name: str, folder: Path, seed: int, fields: str, data_dir: str) -> dict:
     """Train and evaluate one stage → its figures, and those of the baselines."""
     argument, start = STAGES[name]
     config = compatibility.get_config(f"small=true,{argument}")
-    config.seed, config.data_dir, config.synthetic.set = seed, data_dir, records
+    config.seed, config.data_dir, config.synthetic.set = seed, data_dir, fields
     config.init_from = str(folder / start) if start else ""
     started = time.perf_counter()
     train.train(config, folder / name)
     seconds = time.perf_counter() - started
+    about = {"model": name, "seed": seed, "set": fields, "steps": config.steps}
     if name == "texts":
-        return {"model": name, "seed": seed, "steps": config.steps, "train_seconds": round(seconds, 1)}
+        return about | {"train_seconds": round(seconds, 1)}
     report = evaluate.evaluate(folder / name, "test", folder / name / "test", which="last")
     kept = {metric: round(report["metrics"][metric], 4) for metric in METRICS}
     kept["type_top1"] = round(report["metrics"]["standard/category_top1"], 4)
@@ -55,15 +57,14 @@ def run_stage(name: str, folder: Path, seed: int, records: str, data_dir: str) -
         other: {metric: round(values[metric], 4) for metric in METRICS}
         for other, values in report["baselines"].items()
     }
-    about = {"model": name, "seed": seed, "steps": config.steps, "records": report["n"]}
     times = {"train_seconds": round(seconds, 1), "evaluate_seconds": report["seconds_total"]}
-    return about | kept | times | {"baselines": baselines}
+    return about | {"records": report["n"]} | kept | times | {"baselines": baselines}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--records", default="", help="fields of the synthetic config, e.g. train=1500")
+    parser.add_argument("--set", default="", help="fields of the synthetic config, e.g. seed=5")
     parser.add_argument("--data_dir", default=os.path.join(tempfile.gettempdir(), "fashionjax-bench-data"))
     parser.add_argument("--out", help="JSON file for the figures")
     args = parser.parse_args()
@@ -72,9 +73,9 @@ def main() -> None:
     for seed in args.seeds:
         with tempfile.TemporaryDirectory() as folder:
             for name in STAGES:
-                runs.append(run_stage(name, Path(folder), seed, args.records, args.data_dir))
+                runs.append(run_stage(name, Path(folder), seed, args.set, args.data_dir))
                 print(json.dumps(runs[-1]), flush=True)
-    about = {"hardware": hardware.describe(jax.devices()), "records": args.records, "label": "synthetic"}
+    about = {"hardware": hardware.describe(jax.devices()), "label": "synthetic"}
     if args.out:
         Path(args.out).write_text(json.dumps(about | {"runs": runs}, indent=1) + "\n")
 

@@ -22,14 +22,16 @@ from fashionjax.tasks.compatibility import make_scorer
 
 FILE = "questions.json"
 SHOWN = 12  # questions in a grid
+MEANS = ("mean_real", "mean_artificial", "auc")  # of a row of the table of type pairs
 
 
 class Found(NamedTuple):
-    """The items of a split, what was said of its outfits and questions, and by whom."""
+    """The items of a split, what was said of its outfits and questions, by whom, and the types' names."""
 
     items: scorers.Items
     scorer: scorers.Scorer
     judged: scorers.Judged
+    types: Sequence[str]
 
 
 def is_outfits(split: Split, predicted: dict) -> bool:
@@ -41,7 +43,8 @@ def find(model: inference.Model, split: Split, predicted: dict, truth: dict) -> 
     """The scores behind the metrics."""
     items = scorers.items(predicted, truth, len(split))
     scorer = make_scorer(model.config, model.params)
-    return Found(items, scorer, scorers.judge(scorer, items, split.column))
+    judged = scorers.judge(scorer, items, split.column)
+    return Found(items, scorer, judged, split.labels["category"])
 
 
 def baselines(model: inference.Model, split: Split, truth: dict, colours: np.ndarray) -> dict:
@@ -73,8 +76,9 @@ def _pictures(model: inference.Model, split: Split) -> dict:
 
 def write(out: str | os.PathLike, found: Found, ids: Sequence[str]) -> Path:
     """OUT/questions.json: {"questions": [{"question", "answers", "scores", "chosen", "correct"}],
-    "outfits": [{"items", "label", "score"}]}; `ids` name the records, chosen and correct are places among
-    the answers."""
+    "outfits": [{"items", "label", "score"}], "type_pairs": [{"types", "n_real", "n_artificial",
+    "mean_real", "mean_artificial", "auc"}]}; `ids` name the records; chosen and correct are places
+    among the answers."""
     judged = found.judged
     questions = [
         {
@@ -94,7 +98,12 @@ def write(out: str | os.PathLike, found: Found, ids: Sequence[str]) -> Path:
     ]
     path = Path(out) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    report.write_whole(path, json.dumps({"questions": questions, "outfits": outfits}, indent=1) + "\n")
+    pairs = [
+        row | {"types": [found.types[t] for t in row["types"]]} | {key: _number(row[key]) for key in MEANS}
+        for row in type_pairs(found)
+    ]
+    result = {"questions": questions, "outfits": outfits, "type_pairs": pairs}
+    report.write_whole(path, json.dumps(result, indent=1) + "\n")
     return path
 
 
@@ -108,7 +117,7 @@ def panels(config, found: Found, split: Split, images: Callable[[int], np.ndarra
 
     `images` gives the picture of a record.
     """
-    judged, names = found.judged, list(config.labels["category"])
+    judged, names = found.judged, found.types
     result: list[Panel] = [
         Table("Model", ["", ""], [["variant", variant_name(config)], ["questions", len(judged.question)]])
     ]
@@ -128,7 +137,7 @@ def panels(config, found: Found, split: Split, images: Callable[[int], np.ndarra
         curve = {"model": (x.tolist(), y.tolist()), "chance": ([0, 1], [0, 1])}
         title = "Real outfits against artificial ones"
         result.append(Curve(title, "artificial outfits accepted", "real outfits accepted", curve))
-    result.append(_type_pairs(found, names))
+    result.append(_type_pairs(found))
     return result
 
 
@@ -192,20 +201,24 @@ def _by_blank(judged: scorers.Judged, credit: np.ndarray, category: np.ndarray, 
     )
 
 
-def _type_pairs(found: Found, names: Sequence[str]) -> Table:
-    """Pairs of items of real and artificial outfits, per pair of types."""
+def type_pairs(found: Found) -> list[dict]:
+    """Pairs of items of real and artificial outfits, per pair of types: rows of
+    `compatibility.type_pair_table`."""
     pairs = compatibility.pairs_within(found.judged.outfit)
     category = found.items.category
     distance = found.scorer.pairs(found.items.embedding, category, pairs.first, pairs.second)
-    table = compatibility.type_pair_table(
+    return compatibility.type_pair_table(
         distance, found.judged.label[pairs.group], category[pairs.first], category[pairs.second]
     )
+
+
+def _type_pairs(found: Found) -> Table:
     rows = [
         [
-            " – ".join(names[t] for t in row["types"]),
-            *(row[key] for key in ("n_real", "n_artificial", "mean_real", "mean_artificial", "auc")),
+            " – ".join(found.types[t] for t in row["types"]),
+            *(row[key] for key in ("n_real", "n_artificial", *MEANS)),
         ]
-        for row in table
+        for row in type_pairs(found)
     ]
     columns = ["types", "n", "n artificial", "distance", "artificial", "AUC"]
     caption = "Pairs of real outfits and of artificial ones, and their mean distances. AUC: how often the "
