@@ -28,7 +28,12 @@ from fashionjax.zoo import FORWARD, RETRAINED, SYNTHETIC, Zoo
 
 COLUMNS = (FORWARD, RETRAINED)
 HEADLINE = 4  # metrics of a synthetic report that is like no row
-REPORT_FIELDS = {"label": str, "dataset": str, "split": str, "n": int, "metrics": dict}
+# what a comparison reads of a report and of a run's config; all but REQUIRED may be absent
+REPORT_FIELDS = {
+    **{"label": str, "dataset": str, "split": str, "n": int, "metrics": dict},
+    **{"n_total": int, "step": int | None, "switches": list, "config": dict},
+}
+CONFIG_FIELDS = {"dataset": str, "faithful": dict, "imported": dict | None, "init_from": str | None}
 
 
 class Found(NamedTuple):
@@ -60,14 +65,39 @@ def read_report(path: Path) -> dict:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{path}: not readable as JSON ({reason}); evaluate again, or remove it") from error
-    for name in REQUIRED:
-        if not isinstance(report, dict) or not isinstance(report.get(name), REPORT_FIELDS[name]):
-            raise UserError(f"{path}: no report of `fashionjax evaluate` (field {name!r})")
+    wrong = _wrong_field(report, REPORT_FIELDS, REQUIRED)
+    if wrong is None:
+        wrong = next((f"metrics.{name}" for name, v in report["metrics"].items() if not _is_number(v)), None)
+    if wrong is None and not all(isinstance(name, str) for name in report.get("switches", [])):
+        wrong = "switches"
+    if wrong is None:
+        inner = _wrong_field(report.get("config", {}), CONFIG_FIELDS)
+        wrong = inner if inner is None else f"config.{inner}"
+    if wrong is not None:
+        where = f"field {wrong!r}" if wrong else "no object"
+        raise UserError(f"{path}: no report of `fashionjax evaluate` ({where})")
     if report["label"] not in LABELS:
         raise UserError(f"{path}: label {report['label']!r} is none of {', '.join(LABELS)}")
-    if not isinstance(report.get("config", {}), dict):
-        raise UserError(f"{path}: no report of `fashionjax evaluate` (field 'config')")
     return report
+
+
+def _wrong_field(item: object, kinds: Mapping, required: Sequence[str] = ()) -> str | None:
+    """The first field that is absent and required, or of another kind; '' where there are no fields."""
+    if not isinstance(item, dict):
+        return ""
+    for name, kind in kinds.items():
+        value = item.get(name)
+        if name not in item:
+            if name in required:
+                return name
+        elif not isinstance(value, kind) or isinstance(value, bool):
+            return name
+    return None
+
+
+def _is_number(value: object) -> bool:
+    """Whether a metric may have this value: true and false are no numbers, null is an undefined one."""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def is_synthetic(report: Mapping) -> bool:
@@ -83,12 +113,13 @@ def find_checkpoints(zoo: Zoo, workdirs: Iterable[str | Path]) -> dict[tuple[str
             config = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{file}: not a readable checkpoint config ({error})") from error
-        if not isinstance(config, dict):
-            raise UserError(f"{file}: not a readable checkpoint config (no object)")
-        imported = config.get("imported") or {}
-        column = FORWARD if imported and not imported.get("backbone_only") else RETRAINED
-        if column == RETRAINED and file.parents[1].name == "0":
-            continue  # not trained yet
+        wrong = _wrong_field(config, CONFIG_FIELDS)
+        if wrong is not None:
+            raise UserError(f"{file}: not a readable checkpoint config ({wrong or 'no object'})")
+        trained = file.parents[1].name != "0"
+        column = FORWARD if published.imported_file(config) else RETRAINED
+        if trained != (column == RETRAINED):
+            continue  # not trained yet, or trained on from the published weights
         for row in zoo.rows:
             if row["config"] and _is_run_of(row, config, column):
                 entry = (file.stat().st_mtime, file.parents[3])
@@ -143,7 +174,7 @@ def _row(zoo: Zoo, row, mine: list[Found], places: Mapping, remarks: list, check
         for item in mine:  # oldest first: the newest stays
             value = item.report["metrics"].get(metric["name"])
             place = places[item.path]
-            if not isinstance(value, int | float) or not math.isfinite(value):
+            if value is None or not math.isfinite(value):
                 continue
             on = () if place.as_published else tuple(sorted(item.report.get("switches", [])))
             empty = {"as_published": False, "switches": list(on), **dict.fromkeys(COLUMNS)}
@@ -196,7 +227,10 @@ def _mark(remarks: list[dict], cell: Mapping) -> int | None:
 def _listed(item: Found) -> dict:
     names = ("label", "dataset", "split", "n", "n_total", "step", "switches")
     facts = {name: item.report.get(name) for name in names}
-    return {"report": str(item.path)} | facts | {"init_from": item.report.get("config", {}).get("init_from")}
+    config = item.report.get("config", {})
+    backbone = published.imported_file(config, backbone=True)
+    start = config.get("init_from") or (backbone and f"the backbone in {backbone}")
+    return {"report": str(item.path)} | facts | {"init_from": start}
 
 
 def _synthetic(zoo: Zoo, item: Found) -> dict:

@@ -49,9 +49,12 @@ def open_tested(config: ConfigDict, split: str) -> source.Split:
 
 
 def attach_labels(config: ConfigDict, split: source.Split) -> None:
-    """The dataset's label names into the config, where task, checkpoint and predict find them."""
+    """The dataset's label names into the config, where task, checkpoint and predict find them; and whether it
+    is synthetic, which stays true of the run when it is evaluated on other data."""
     with config.unlocked():
         config.labels = ConfigDict(labels_of(config, split))
+        if is_synthetic(config) or split.synthetic:
+            config.trained_on_synthetic = True
 
 
 def labels_of(config: ConfigDict, split: source.Split) -> dict[str, list]:

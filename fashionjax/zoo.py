@@ -72,6 +72,7 @@ NEUTRAL = frozenset(
         "synthetic",
         "labels",
         "imported",
+        "trained_on_synthetic",
         "seed",
         "log_every",
         "eval_every",
@@ -175,6 +176,14 @@ def switches(config: Mapping) -> list[str]:
     return sorted(name for name, on in config.get("faithful", {}).items() if on)
 
 
+def imported_file(config: Mapping, *, backbone: bool = False) -> str:
+    """The weight file that a run's whole model, or with `backbone` only that, was imported from; else ''."""
+    imported = config.get("imported")
+    if not isinstance(imported, Mapping) or bool(imported.get("backbone_only")) != backbone:
+        return ""
+    return str(imported.get("file") or "a file")
+
+
 # ------------------------------------------------------------------------------ placing results
 def place(zoo: Zoo, report: Mapping) -> Place:
     """The row of a report that is not synthetic; see the module's text for the rule."""
@@ -240,6 +249,8 @@ def _placed(row: Mapping, report: Mapping) -> Place:
     total = report.get("n_total", report["n"])
     if report["n"] != total:
         remarks.append(f"{report['n']:,} of {total:,} records")
+    if not forward and imported_file(config):
+        remarks.append(f"trained on from imported weights {imported_file(config)}")
     passed = NEUTRAL | {"task", "model"} | (TRAINING if forward else {"loss"})
     passed -= {"faithful"} if as_published else set()  # a switch may hold a number
     want = experiment(config_argument(row, faithful=as_published))

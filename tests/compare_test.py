@@ -182,6 +182,31 @@ def test_a_run_that_was_not_trained_is_no_checkpoint(tmp_path):
     assert compare.find_checkpoints(ZOO, [tmp_path]) == {(FIRST["id"], "retrained"): tmp_path / "run"}
 
 
+def test_weights_that_were_trained_on_are_no_published_ones(tmp_path):
+    """Neither column has them as its checkpoint, and a report of them carries a remark."""
+    imported = {"file": "epoch_40.pth", "backbone_only": False}
+    report = report_of(FIRST, label="retrained")
+    report["config"] |= {"dataset": FIRST["dataset"], "imported": imported}
+    folder = tmp_path / "run/checkpoints/2/config"
+    folder.mkdir(parents=True)
+    (folder / "metadata").write_text(json.dumps(report["config"]))
+    assert compare.find_checkpoints(ZOO, [tmp_path]) == {}
+    path = write(tmp_path / "report", report)
+    result = compared(tmp_path)
+    told = "trained on from imported weights epoch_40.pth"
+    assert result["remarks"] == [{"mark": 1, "report": str(path), "text": told}]
+    assert [cell["mark"] for cell in every_cell(result)] == [1, 1]
+
+
+def test_an_imported_backbone_is_told_with_the_report(tmp_path):
+    report = report_of(FIRST, label="retrained")
+    report["config"]["imported"] = {"file": "vgg16.pth", "backbone_only": True}
+    write(tmp_path / "a", report)
+    result = compared(tmp_path)
+    assert result["remarks"] == []
+    assert entry(result, FIRST["id"])["reports"][0]["init_from"] == "the backbone in vgg16.pth"
+
+
 def test_missing_uses_the_config_that_is_prepared(tmp_path):
     folder = tmp_path / "deepfashion_attributes/coarse_mmfashion/1.0.0"
     folder.mkdir(parents=True)
@@ -300,7 +325,8 @@ def test_page_and_json(tmp_path):
     "content, told",
     [
         ("{", "not readable as JSON"),
-        ("[]", "no report of `fashionjax evaluate` (field 'label')"),
+        ("[]", "no report of `fashionjax evaluate` (no object)"),
+        ("{}", "no report of `fashionjax evaluate` (field 'label')"),
         ('{"label": "retrained", "dataset": "d", "split": "s", "n": 1}', "(field 'metrics')"),
         ('{"label": "best", "dataset": "d", "split": "s", "n": 1, "metrics": {}}', "label 'best' is none of"),
         (
@@ -316,6 +342,27 @@ def test_broken_report_is_one_line(tmp_path, content, told):
     assert told in str(error.value) and "\n" not in str(error.value) and str(tmp_path) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"switches": None}, "switches"),
+        ({"switches": [1]}, "switches"),
+        ({"n_total": "x"}, "n_total"),
+        ({"n": True}, "n"),
+        ({"step": "last"}, "step"),
+        ({"metrics": {"zoo/recall@5": True}}, "metrics.zoo/recall@5"),
+        ({"metrics": {"zoo/recall@5": "0.5"}}, "metrics.zoo/recall@5"),
+        ({"config": {"faithful": ["s1"]}}, "config.faithful"),
+        ({"config": {"imported": "x.pth"}}, "config.imported"),
+    ],
+)
+def test_a_wrong_field_is_named(tmp_path, changes, field):
+    path = write(tmp_path / "a", report_of(FIRST) | changes)
+    with pytest.raises(UserError) as error:
+        compare.find_reports([tmp_path])
+    assert str(error.value) == f"{path}: no report of `fashionjax evaluate` (field {field!r})"
+
+
 def test_folders_without_reports_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"no report\.json below it"):
         compare.find_reports([tmp_path])
@@ -323,9 +370,10 @@ def test_folders_without_reports_are_refused(tmp_path):
         compare.find_reports([tmp_path / "none"])
 
 
-def test_broken_checkpoint_config_is_named(tmp_path):
+@pytest.mark.parametrize("content", ["{", "[]", '{"faithful": []}', '{"imported": 3}', '{"dataset": 1}'])
+def test_broken_checkpoint_config_is_named(tmp_path, content):
     (tmp_path / "checkpoints/0/config").mkdir(parents=True)
-    (tmp_path / "checkpoints/0/config/metadata").write_text("{")
+    (tmp_path / "checkpoints/0/config/metadata").write_text(content)
     with pytest.raises(UserError, match="not a readable checkpoint config"):
         compare.find_checkpoints(ZOO, [tmp_path])
 
