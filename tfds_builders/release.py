@@ -235,7 +235,7 @@ def picture_location(release: Release, name: str) -> Location | None:
         try:
             if stat.S_ISREG(os.stat(path).st_mode):
                 return Location(os.path.relpath(path, release.root).replace(os.sep, "/"), path)
-        except OSError:
+        except (OSError, ValueError):  # no such file, or no such name: one with a NUL
             continue
     return release.archived.get(name)
 

@@ -276,11 +276,13 @@ def test_windows_line_ends_and_byte_order_marks(tree: Path, world: outfit_releas
 
 def test_without_categories_and_with_repeated_text(tree: Path, capsys) -> None:
     (tree / "categories.csv").unlink()
+    (tree / "polyvore_outfit_titles.json").unlink()
     lines = (tree / FEATURES).read_text().splitlines()
     replace(tree / FEATURES, "\n".join([*lines, lines[4]]) + "\n")
     build(tree)
     assert set(opened(tree, "val").column("fine_category")) == {""}
     shown = capsys.readouterr().err
+    assert "note: polyvore_outfit_titles.json is not there" in shown
     assert "note: categories.csv is not there" in shown and "1 lines repeat earlier ones" in shown
 
 
@@ -337,6 +339,23 @@ BROKEN_JSON = {
                                   "record 1: question: reference '210000000_1' is no item of"),
     "no right answer": (D + "fill_in_blank_test.json", without_the_right_answer,
                         "record 1: no answer is of the question's set"),
+    "item with a path": (D + "test.json", set_at(1, "items", 0, "item_id", "../../secret"),
+                         "test.json: record 2 (set_id 212000007): item_id is '../../secret'; an id without"),
+    "item with a backslash": (D + "test.json", set_at(1, "items", 0, "item_id", "..\\secret"),
+                              r"item_id is '..\\secret'; an id without"),
+    "item with a NUL": (D + "test.json", set_at(1, "items", 0, "item_id", "7\0"),
+                        r"item_id is '7\x00'; an id without"),
+    "item with a surrogate": (D + "test.json", set_at(1, "items", 0, "item_id", "\ud800"),
+                              r"item_id is '\ud800'; an id without"),
+    "set with a control character": (D + "valid.json", set_at(1, "set_id", "2\x7f"), "record 2: set_id is"),
+    "titles no objects": ("polyvore_outfit_titles.json", set_at("210000000", "Evening"),
+                          "polyvore_outfit_titles.json: set '210000000': is no object"),
+    "title of an outfit a list": ("polyvore_outfit_titles.json", set_at("210000000", "title", ["Evening"]),
+                                  "set '210000000': title is ['Evening']; a text is needed"),
+    "titles of no set": ("polyvore_outfit_titles.json", lambda v: v | {"a b": {}},
+                         "set 'a b': is not the id of a set"),
+    "titles a list": ("polyvore_outfit_titles.json", lambda v: list(v.values()),
+                      "polyvore_outfit_titles.json: must hold an object with at least one entry"),
     "blank": (D + "fill_in_blank_test.json", set_at(0, "blank_position", 40),
               "record 1: blank_position is 40"),
     "blank missing": (D + "fill_in_blank_test.json", lambda v: v[0].pop("blank_position") and None,
@@ -385,6 +404,16 @@ def test_broken_lines(tree: Path, case: str) -> None:
     refused(tree, message)
 
 
+def test_labels_that_are_not_utf_8_stay_different(tree: Path) -> None:
+    numbers = (tree / FEATURES).read_bytes().splitlines()[0].split(b",")[-6000:]
+    more = [b",".join([b"caf\xe9", *numbers]), b",".join([b"caf\xe8", *numbers[::-1]])]
+    replace(tree / FEATURES, (tree / FEATURES).read_bytes() + b"\n".join(more) + b"\n")
+    build(tree)
+    found = texts.scan(TextFile(FEATURES, str(tree / FEATURES)))
+    assert [name.encode("utf-8", "surrogateescape") for name in found.place][-2:] == [b"caf\xe9", b"caf\xe8"]
+    assert found.merged == 0 and texts.clean("caf\udce9", "") == "caf"  # what no item's text has
+
+
 def test_a_text_with_two_features(tree: Path) -> None:
     lines = (tree / FEATURES).read_text().splitlines()
     label = lines[0].rsplit(",", 6000)[0]
@@ -401,6 +430,8 @@ def test_not_json(tree: Path) -> None:
     refused(tree, f"{D}fill_in_blank_valid.json: the key 'question' stands twice")
     replace(path, b'["\xff"]')
     refused(tree, f"{D}fill_in_blank_valid.json: not UTF-8 text")
+    replace(path, "[" + "1" * 5000 + "]")
+    refused(tree, f"{D}fill_in_blank_valid.json: not valid JSON (Exceeds the limit")
     replace(path, "[" * 200_000)
     refused(tree, f"{D}fill_in_blank_valid.json: not valid JSON (nested too deeply)")
 
@@ -552,11 +583,21 @@ def test_type_spaces_in_a_zip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "value",
     [{}, [], [("a",)], [("a", 1)], "ab", [["a", "b", "c"]], [("a", None)], [("a", "")], [({"a"}, "b")],
-     ("a", "b"), [("a", "b"), ("b", "a")], [("a", "b")] * 5000, [("a", 2.5)], [("a", " b")]],
+     ("a", "b"), [("a", "b"), ("b", "a")], [("a", "b")] * 5000, [("a", 2.5)], [("a", " b")],
+     [("a", "b\nc")], [("a", "b\0")], [("a", "b\x7f")]],
 )  # fmt: skip
 def test_other_pickles_are_no_type_spaces(tmp_path: Path, value: object) -> None:
     with pytest.raises(ReleaseError, match=r"typespaces\.p"):
         read_spaces(tmp_path, pickle.dumps(value))
+
+
+def test_type_names_of_other_encodings(tmp_path: Path) -> None:
+    with pytest.raises(ReleaseError, match=r"^typespaces\.p: holds text that is not UTF-8"):
+        read_spaces(tmp_path, b"\x80\x02]q\x00U\x04b\xe9gsq\x01U\x05shoesq\x02\x86q\x03a.")
+    assert read_spaces(tmp_path, pickle.dumps([("café", "bags")], 2)) == [("café", "bags")]
+    surrogate = b"\x80\x02]q\x00X\x03\x00\x00\x00\xed\xa0\x80q\x01X\x01\x00\x00\x00bq\x02\x86q\x03a."
+    with pytest.raises(ReleaseError, match=r"^typespaces\.p: entry 0 is not a pair of type names"):
+        read_spaces(tmp_path, surrogate)
 
 
 class Runs:

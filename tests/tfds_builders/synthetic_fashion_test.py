@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fashionjax.errors import UserError
+from fashionjax.prepare import prepare
 from tfds_builders.synthetic_fashion import garments, ground, paint, records, scene, world
 from tfds_builders.synthetic_fashion import synthetic_fashion_dataset_builder as builder
 
@@ -347,3 +349,23 @@ def test_defaults_are_large_enough_to_train_on():
     assert sizes["attributes"] == sizes["landmarks"] == {"train": 6000, "val": 1000, "test": 1000}
     assert sizes["in_shop"] == {"train": 6000, "query": 800, "gallery": 1200}
     assert sizes["consumer_to_shop"] == {"train": 5000, "val": 750, "query": 700, "gallery": 1050}
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "value", "message"),
+    [
+        ("landmarks", "train", "-4", "train=-4: must be at least 1"),
+        ("landmarks", "per_item", "0", "per_item=0: must be at least 1"),
+        ("attributes", "size", "0", "size=0: must be at least 1"),
+        ("attributes", "cluttered", "7", "cluttered=7.0: must be between 0 and 1"),
+        ("attributes", "freedom", "-0.1", "freedom=-0.1: must be between 0 and 1"),
+        ("in_shop", "consumer_views", "0", "consumer_views=0: must be at least 1"),
+        ("consumer_to_shop", "val_items", "0", "val_items=0: must be at least 1"),
+        ("instances", "seed", "-1", "seed=-1: must not be negative"),
+        ("outfits", "size", "-1", "size=-1: must be at least 1"),
+    ],
+)
+def test_numbers_that_no_config_has(config, field, value, message, tmp_path):
+    with pytest.raises(UserError) as caught:
+        prepare(f"synthetic_fashion/{config}", data_dir=tmp_path, overrides={field: value}, progress=False)
+    assert str(caught.value) == message and not list(tmp_path.rglob("*.json"))

@@ -231,7 +231,7 @@ def test_defaults() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("val", "0", "val=0: must be at least 1 outfit"),
+        ("val", "0", "val=0: must be at least 1"),
         ("palettes", "13", "palettes=13: must be between 1 and 12"),
         ("styles", "0", "styles=0: must be between 1 and 5"),
         ("shared", "1.0", "shared=1.0: must be between 0 and 0.9"),

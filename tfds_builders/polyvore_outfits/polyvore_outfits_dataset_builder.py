@@ -28,6 +28,7 @@ OUTFITS = {  # as the literature counts them
 }
 PLACES = {"nondisjoint": {"train": 284_767, "val": 26_781, "test": 53_506}}  # items, counted per outfit
 FEATURES = "train_hglmm_pca6000.txt"
+TITLES = "polyvore_outfit_titles.json"
 
 
 class Where(NamedTuple):
@@ -54,6 +55,7 @@ Fetch Polyvore Outfits (https://github.com/mvasil/fashion-compatibility links to
 its files, unpacked or as zip archives, into manual_dir:
   images/<item_id>.jpg                    the pictures, or parquet files with the columns item_id and image
   polyvore_item_metadata.json             type, title and url_name of every item
+  polyvore_outfit_titles.json             optional: titles of the outfits, which are checked and not used
   categories.csv                          optional: names of the fine categories
   train_hglmm_pca6000.txt                 text features
   {disjoint,nondisjoint}/typespaces.p     the type pairs, whose order published weights need
@@ -107,6 +109,11 @@ A config reads its own folder only"""
         self.tables = {name: self._asked(name, split, items) for name, split in splits.items()}
         self.items = {name: split.item for name, split in splits.items()}
         notes = self._counts(splits)
+        titles = find_text(release, TITLES, ("polyvore_outfits",))
+        if titles is None:
+            notes.append(f"{TITLES} is not there; records have nothing of it")
+        else:
+            tables.check_titles(titles)
         scratch = self._scratch()
         notes += files.spool(release, files.missing(release, wanted), scratch)
         where = Where(

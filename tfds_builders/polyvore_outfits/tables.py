@@ -56,12 +56,16 @@ def read_json(text: TextFile, kind: type) -> Any:
         value = json.loads(_content(text), object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         raise text.error(error.lineno, f"not valid JSON ({error.msg})") from error
+    except ValueError as error:  # a whole number of thousands of digits
+        raise text.error(None, f"not valid JSON ({str(error).split(';')[0]})") from error
     except RecursionError as error:
         raise text.error(None, "not valid JSON (nested too deeply)") from error
     except KeyError as error:
         raise text.error(None, f"the key {error} stands twice in one object") from error
     if type(value) is not kind or not value:
-        raise text.error(None, f"must hold a {'list' if kind is list else 'object'} with at least one entry")
+        raise text.error(
+            None, f"must hold {'a list' if kind is list else 'an object'} with at least one entry"
+        )
     return value
 
 
@@ -85,13 +89,20 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _name(record: Record, entry: Any, field: str) -> str:
-    """An id: text, or a whole number where a copy has those."""
+    """An id: text, or a whole number where a copy has those. Ids are parts of file names."""
     value = entry.get(field) if isinstance(entry, dict) else None
     if type(value) is int:
         value = str(value)
-    if not isinstance(value, str) or not value or value.split() != [value]:
-        raise record.error(f"{field} is {_shown(value)}; an id without blanks is needed")
+    if not isinstance(value, str) or not is_id(value):
+        raise record.error(
+            f"{field} is {_shown(value)}; an id without blanks, slashes and control characters is needed"
+        )
     return value
+
+
+def is_id(value: str) -> bool:
+    """Printable letters (no surrogate, no control character) without blanks and slashes."""
+    return value.isprintable() and value.split() == [value] and not {"/", "\\"} & set(value)
 
 
 def _shown(value: Any) -> str:
@@ -188,6 +199,19 @@ def check_items(split: Split, items: dict[str, Item], metadata: TextFile) -> Non
     for item, number in zip(split.item, split.first):
         if item not in items:
             raise Record(split.text, f"record {number}").error(f"item {item} is not in {metadata.label}")
+
+
+def check_titles(text: TextFile) -> None:
+    """`polyvore_outfit_titles.json`: set id → an object with texts. Nothing of it gets into records."""
+    for set_id, entry in read_json(text, dict).items():
+        record = Record(text, f"set {_shown(set_id)}")
+        if not is_id(set_id):
+            raise record.error("is not the id of a set")
+        if not isinstance(entry, dict):
+            raise record.error("is no object")
+        for field in ("title", "url_name"):
+            if type(entry.get(field)) not in (str, int, type(None)):
+                raise record.error(f"{field} is {_shown(entry[field])}; a text is needed")
 
 
 # ------------------------------------------------------------------------------ what is asked

@@ -96,7 +96,8 @@ def scan(text: TextFile, progress: bool = False) -> Features:
             if not raw.strip():
                 continue
             label, values = parse(text, number, raw)
-            name, total = label.decode("utf-8", "replace"), zlib.crc32(values.tobytes())
+            # bytes of another encoding keep labels apart; no item's text has them
+            name, total = label.decode("utf-8", "surrogateescape"), zlib.crc32(values.tobytes())
             if name in place:
                 if sums[name] != total:
                     shown = name[:40]

@@ -49,6 +49,8 @@ def read(text: TextFile) -> list[tuple[str, str]]:
         found = _Unpickler(io.BytesIO(data), encoding="utf-8").load()
     except ReleaseError as error:
         raise text.error(None, str(error)) from error
+    except UnicodeDecodeError as error:
+        raise text.error(None, f"holds text that is not UTF-8 ({error.reason})") from error
     except Exception as error:  # whatever damaged bytes make of an unpickler
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise text.error(None, f"a damaged pickle ({reason})") from error
@@ -81,7 +83,7 @@ def _pairs(text: TextFile, found: Any) -> list[tuple[str, str]]:
             raise text.error(None, f"entry {position} is not a pair of type names")
         names = [_name(part) for part in pair]
         if None in names:
-            raise text.error(None, f"entry {position} is not a pair of type names")
+            raise text.error(None, f"entry {position} is not a pair of type names (printable UTF-8 text)")
         pairs.append((names[0], names[1]))
     first: dict[frozenset[str], int] = {}
     for position, pair in enumerate(pairs):
@@ -94,10 +96,10 @@ def _pairs(text: TextFile, found: Any) -> list[tuple[str, str]]:
 
 
 def _name(part: Any) -> str | None:
-    """Text, or the bytes that Python 2 wrote for text; None for all else."""
+    """Printable text, or the bytes that Python 2 wrote for text; None for all else."""
     if type(part) is bytes:
         try:
             part = part.decode()
         except UnicodeDecodeError:
             return None
-    return part if type(part) is str and part.strip() == part != "" else None
+    return part if type(part) is str and part.isprintable() and part.strip() == part != "" else None

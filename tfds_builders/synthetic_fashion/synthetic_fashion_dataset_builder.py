@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from tfds_builders.release import ReleaseError
 from tfds_builders.synthetic_fashion import outfits, product, records
 from tfds_builders.synthetic_fashion.wardrobe import TYPES, VOCABULARY, Taste, text_vector
 from tfds_builders.synthetic_fashion.world import (
@@ -25,6 +26,12 @@ from tfds_builders.synthetic_fashion.world import (
     GARMENT_TYPES,
     item_id,
 )
+
+COUNTS = {  # fields that must be at least 1
+    *("train", "val", "test", "per_item", "size"),
+    *("train_items", "val_items", "test_items", "shop_views", "consumer_views"),
+}
+SHARES = {"cluttered", "freedom"}
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -123,6 +130,18 @@ BUILDER_CONFIGS = [
 ]
 
 
+def check_config(config: tfds.core.BuilderConfig) -> None:
+    """ReleaseError for a number that no config can have."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in COUNTS and value < 1:
+            raise ReleaseError(f"{field.name}={value}: must be at least 1")
+        if field.name in SHARES and not 0 <= value <= 1:
+            raise ReleaseError(f"{field.name}={value}: must be between 0 and 1")
+        if field.name == "seed" and value < 0:
+            raise ReleaseError(f"seed={value}: must not be negative")
+
+
 def make_plan(config: tfds.core.BuilderConfig) -> records.Plan:
     """The numbers of a config of dressed figures that decide the bytes."""
     if config.name in ("in_shop", "consumer_to_shop"):
@@ -210,6 +229,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return super()._create_builder_config(builder_config, version=version)
 
     def _info(self) -> tfds.core.DatasetInfo:
+        check_config(self.builder_config)
         if self.builder_config.name == "outfits":
             return self._outfits_info()
         plan = make_plan(self.builder_config)
