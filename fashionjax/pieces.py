@@ -25,7 +25,7 @@ class Outfit(NamedTuple):
 
 def load(path: str) -> inference.Model:
     """A compatibility model."""
-    model = inference.load(path)
+    model = photos.load(path)
     if model.config.task != "compatibility":
         raise UserError(
             f"{path}: is a checkpoint of the task {model.config.task}; outfits need one of compatibility "

@@ -1,8 +1,10 @@
 """Photos → one JSON object a line on standard output, and annotated pictures.
 
     python -m fashionjax.predict look.jpg photos/ 'more/*.png' --checkpoint=runs/demo/train
+    fashionjax predict look.jpg --checkpoint=runs/coarse --landmarks=runs/landmarks
 
-Needs neither annotations nor a config: the checkpoint carries the config and the label names.
+Needs neither annotations nor a config: the checkpoint carries the config and the label names. A model that
+pools at given landmarks gets those that the checkpoint of `--landmarks` detects.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from fashionjax import cli, draw, inference, parallel, photos, progress
+from fashionjax import cli, draw, parallel, photos, progress
 from fashionjax.errors import UserError
 from fashionjax.photos import Photo, Predictor, expand
 
@@ -27,9 +29,15 @@ ANNOTATED_SIDES = (480, 1280)  # longer side of an annotated picture, at least a
 OUTPUTS = ("category_logits", "attribute_logits", "landmark")
 
 
-def load(path: str | os.PathLike, batch_size: int = 16) -> Predictor:
-    """The best (or else the last) checkpoint of a run. One trace serves every picture: batches are padded."""
-    return photos.predictor(inference.load(path), batch_size)
+def load(
+    path: str | os.PathLike, batch_size: int = 16, landmarks: str | os.PathLike | None = None
+) -> Predictor:
+    """The best (or else the last) checkpoint of a run. One trace serves every picture: batches are padded.
+
+    `landmarks` is the checkpoint of the detector, for a model that pools at given landmarks.
+    """
+    model = photos.load(path, "predict")
+    return photos.predictor(model, batch_size, photos.load_detector(landmarks, model))
 
 
 def predict(
@@ -38,7 +46,8 @@ def predict(
     """A record for each path, in order: {"image", "width", "height", parts …} or {"image", "error"}.
 
     category and attribute are lists of {"name", "score"}, best first (softmax, sigmoid); landmark is a list
-    of {"x", "y", "visible"} in pixels of the photo as displayed. With `out`, "annotated" names the picture
+    of {"x", "y", "visible"} in pixels of the photo as displayed, also where a detector gave them to the
+    model. With `out`, "annotated" names the picture
     written there; nothing that exists is overwritten.
     """
     found = photos.outputs(paths, predictor, ANNOTATED_SIDES)
@@ -121,6 +130,7 @@ def _jpeg(picture: np.ndarray) -> bytes:
 
 def add_flags() -> None:
     flags.DEFINE_string("checkpoint", None, "the --workdir of a training run")
+    flags.DEFINE_string("landmarks", None, "checkpoint that detects landmarks, where the model takes them")
     flags.DEFINE_string("out", None, "folder for annotated pictures (default: CHECKPOINT/predictions)")
     flags.DEFINE_integer("topk", 5, "categories and attributes listed for each photo", lower_bound=1)
     flags.DEFINE_integer("batch_size", 16, "photos that go through the model together", lower_bound=1)
@@ -134,7 +144,7 @@ def main(argv: list[str]) -> int:
     if not paths:
         raise UserError("no photo given; name files, folders or patterns: predict IMG… --checkpoint=DIR")
     parallel.use_compilation_cache()
-    predictor = load(args.checkpoint, min(args.batch_size, len(paths)))
+    predictor = load(args.checkpoint, min(args.batch_size, len(paths)), args.landmarks)
     out = photos.out_folder(args.out, args.checkpoint, "predictions")
     failed = 0
     for count, record in enumerate(predict(paths, predictor, topk=args.topk, out=out), 1):

@@ -137,7 +137,7 @@ def test_an_embedding_that_is_not_finite(models, looks):
 def test_checkpoints_of_other_tasks(models, monkeypatch):
     model = pieces.load(models["mask"])
     model.config.task = "landmarks"
-    monkeypatch.setattr(pieces.inference, "load", lambda path: model)
+    monkeypatch.setattr(pieces.photos, "load", lambda path: model)
     with pytest.raises(UserError, match="run: is a checkpoint of the task landmarks"):
         pieces.load("run")
 

@@ -97,8 +97,8 @@ def model_inputs(config: ConfigDict, batch: Batch) -> dict:
     if config.model.pooling == "roi" and config.model.landmark_source == "given":
         if "landmark" not in batch:
             raise UserError(
-                "this model pools at given landmarks and the input has none; use a checkpoint trained with "
-                "landmark_source=predicted, or give landmarks"
+                "this model pools at given landmarks and the input has none; give photos --landmarks=DIR, a "
+                "checkpoint that detects them, or use a model trained with landmark_source=predicted"
             )
         given["landmark"] = faithful.roi_landmark(config, batch)
         given["align_corners"] = bool(faithful.on(config, "s5_align_corners"))
