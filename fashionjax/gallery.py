@@ -7,7 +7,7 @@ and the metric in the file's metadata. Rows are stored as they are compared (of 
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,18 +117,23 @@ def read_rows(path, form: str, *names: str) -> tuple[dict, list[str], list[np.nd
     return metadata, list(map(str, ids)), tensors
 
 
-def save(gallery: Gallery, path) -> None:
-    """Write the gallery as one file, atomically."""
-    metadata = {"format": FORMAT, "metric": gallery.metric}
-    write_rows(path, gallery.embedding, gallery.id, metadata)
+def save(gallery: Gallery, path, told: Mapping[str, str] | None = None, **tensors: np.ndarray) -> None:
+    """Write the gallery as one file, atomically, with what else is told of it in metadata and tensors."""
+    metadata = {**(told or {}), "format": FORMAT, "metric": gallery.metric}
+    write_rows(path, gallery.embedding, gallery.id, metadata, **tensors)
 
 
 def load(path) -> Gallery:
     """Read a gallery that `save` wrote; anything else is a UserError naming the file."""
-    metadata, names, (embedding,) = read_rows(path, FORMAT)
-    check_rows(embedding, names, path)
+    return load_with(path)[0]
+
+
+def load_with(path, *names: str) -> tuple[Gallery, dict, list[np.ndarray]]:
+    """`load`, with the metadata and the tensors of `names` that `save` was given."""
+    metadata, ids, (embedding, *tensors) = read_rows(path, FORMAT, *names)
+    check_rows(embedding, ids, path)
     _check_metric(metadata.get("metric"), path)
-    return Gallery(embedding, tuple(names), metadata["metric"])
+    return Gallery(embedding, tuple(ids), metadata["metric"]), metadata, tensors
 
 
 def place(gallery: Gallery, devices=None, tile: int = topk.GALLERY_TILE) -> Placed:
@@ -185,16 +190,22 @@ def ranks(
     return topk.relevant_ranks(placed.arranged, _comparable(gallery, placed, query), relevant, query_tile)
 
 
+def need_faiss():
+    """The module faiss, which only the export uses; a UserError where it is not installed."""
+    try:
+        import faiss
+    except ImportError:
+        raise UserError("FAISS export needs faiss: pip install faiss-cpu") from None
+    return faiss
+
+
 def export_faiss(gallery: Gallery, path) -> None:
     """Write a flat FAISS index, with the ids as a JSON list beside it in `<path>.ids.json`.
 
     Inner-product index for "cosine" (normalise queries) and "inner", L2 index for "euclidean" (FAISS gives
     squares).
     """
-    try:
-        import faiss
-    except ImportError:
-        raise UserError("FAISS export needs faiss: pip install faiss-cpu") from None
+    faiss = need_faiss()
     kind = faiss.IndexFlatL2 if gallery.metric == "euclidean" else faiss.IndexFlatIP
     index = kind(gallery.embedding.shape[1])
     index.add(np.ascontiguousarray(gallery.embedding))

@@ -8,7 +8,7 @@ from outfits import TYPES, photo, save_model
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from fashionjax import photos, pieces, prepare, wardrobe
+from fashionjax import collection, photos, pieces, prepare, wardrobe
 from fashionjax.errors import UserError
 
 
@@ -88,7 +88,7 @@ def made(model, n=4, d=16) -> wardrobe.Wardrobe:
         tuple(TYPES),
         {"folder": "/nowhere"},
         np.arange(n, dtype=np.int32),
-        wardrobe.fingerprint(model),
+        collection.fingerprint(model),
     )
 
 
@@ -114,13 +114,13 @@ def test_galleries_of_other_models_are_refused(tmp_path, model):
     for fields in ({"seed": 1}, {"image_size": 40}):
         other = pieces.load(save_model(tmp_path / str(fields), "mask", **fields))
         with pytest.raises(UserError, match="by another model or another step"):
-            wardrobe.load(path, wardrobe.fingerprint(other))
+            wardrobe.load(path, collection.fingerprint(other))
     again = pieces.load(save_model(tmp_path / "again", "mask"))
-    assert wardrobe.load(path, wardrobe.fingerprint(again)).id == made(model).id
+    assert wardrobe.load(path, collection.fingerprint(again)).id == made(model).id
 
 
 def test_damaged_galleries_are_refused(tmp_path, model):
-    path, own = str(tmp_path / "gallery.safetensors"), wardrobe.fingerprint(model)
+    path, own = str(tmp_path / "gallery.safetensors"), collection.fingerprint(model)
     wardrobe.save(made(model), path)
     tensors = load_file(path)
     metadata = {"format": wardrobe.FORMAT, "types": json.dumps(TYPES), "source": "{}", "model": own}
@@ -174,15 +174,15 @@ def test_a_split_of_a_dataset(tmp_path, model, predictor, capfd):
     prepare.prepare("synthetic_fashion/outfits", data_dir=tmp_path, overrides=sizes, progress=False)
     name = "dataset:synthetic_fashion/outfits:test"
     found, unread = wardrobe.open_wardrobe(name, model, predictor, {}, str(tmp_path))
-    split = wardrobe.source.open_split("synthetic_fashion/outfits", "test", tmp_path)
+    split = collection.source.open_split("synthetic_fashion/outfits", "test", tmp_path)
     assert unread == 0 and found.id == tuple(split.column("image_id"))
     names = [split.labels["category"][number] for number in split.column("category")]
     assert [TYPES[number] for number in found.category] == names
     path = str(tmp_path / "gallery.safetensors")
     wardrobe.save(found, path)
-    again = wardrobe.load(path, wardrobe.fingerprint(model))
+    again = wardrobe.load(path, collection.fingerprint(model))
     assert wardrobe.pictures(again)(2).shape == (48, 48, 3)
-    np.testing.assert_array_equal(wardrobe.pictures(again)(2), wardrobe.preprocess.picture(split[2]))
+    np.testing.assert_array_equal(wardrobe.pictures(again)(2), collection.preprocess.picture(split[2]))
     gone = again._replace(source=again.source | {"data_dir": str(tmp_path / "gone")})
     assert wardrobe.pictures(gone)(2) is None
     for bad, told in (
