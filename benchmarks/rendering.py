@@ -38,6 +38,7 @@ def plans(size: int) -> dict[str, tuple[records.Plan, str]]:
         "landmarks": (labelled._replace(kind="landmarks"), "train"),
         "in_shop gallery (plain)": (labelled._replace(kind="in_shop"), "gallery"),
         "in_shop query (cluttered)": (labelled._replace(kind="in_shop"), "query"),
+        "consumer_to_shop (three plain of five)": (labelled._replace(kind="consumer_to_shop"), "train"),
         "instances": (labelled._replace(kind="instances", cluttered=0.5), "train"),
     }
 
