@@ -195,10 +195,15 @@ def _coarse(pictures: list[Taken]) -> list[Table]:
     ]
 
 
-def _fine(pictures: list[Taken]) -> list[Table]:
-    """Split lists, line by line beside each other, without count or column names."""
-    folder, tables = "Anno_fine", [_attribute_names("Anno_fine", FINE_TYPE), _categories("Anno_fine")]
-    used = [group in FINE_TYPE for group in ATTRIBUTE_GROUPS]
+def _plain(path: str, rows: list[tuple]) -> Table:
+    """A list without count and column names."""
+    return Table(path, None, rows, counted=False)
+
+
+def _split_lists(pictures: list[Taken], folder: str, types: dict[str, int]) -> list[Table]:
+    """Lists per split, line by line beside each other: Anno_fine as released, others as MMFashion derives."""
+    tables = [_attribute_names(folder, types), _categories(folder)]
+    used = [group in types for group in ATTRIBUTE_GROUPS]
     for split in ("train", "val", "test"):
         own = [t for t in pictures if t.shot.split == split]
         lists = {
@@ -208,10 +213,36 @@ def _fine(pictures: list[Taken]) -> list[Table]:
             "_bbox": [tuple(t.box.tolist()) for t in own],
             "_landmarks": [tuple(t.landmark.ravel().tolist()) for t in own],
         }
-        tables += [
-            Table(f"{folder}/{split}{end}.txt", None, rows, counted=False) for end, rows in lists.items()
-        ]
+        tables += [_plain(f"{folder}/{split}{end}.txt", rows) for end, rows in lists.items()]
     return tables
+
+
+def _fine(pictures: list[Taken]) -> list[Table]:
+    return _split_lists(pictures, "Anno_fine", FINE_TYPE)
+
+
+def _coarse_derived(pictures: list[Taken]) -> list[Table]:
+    return _split_lists(pictures, "Anno_coarse", COARSE_TYPE)
+
+
+def _landmarks_derived(pictures: list[Taken]) -> list[Table]:
+    """v x y of eight points, v = 1 for visible; hidden points keep their coordinates."""
+    tables = []
+    for split in ("train", "val", "test"):
+        own = [t for t in pictures if t.shot.split == split]
+        points = [np.reshape(_triplets(t), (-1, 3)) for t in own]
+        marks = [np.concatenate([p[:, :1] == 0, p[:, 1:]], 1).ravel().tolist() for p in points]
+        lists = {
+            "": [(t.shot.path,) for t in own],
+            "_bbox": [tuple(t.box.tolist()) for t in own],
+            "_landmarks": [_padded(row, 24) for row in marks],
+        }
+        tables += [_plain(f"Anno/{split}{end}.txt", rows) for end, rows in lists.items()]
+    return tables
+
+
+def _padded(values: list[int], width: int) -> tuple[int, ...]:
+    return (*values, *[0] * (width - len(values)))
 
 
 def _in_shop_shots(seed: int, pictures: int, side: int) -> list[Shot]:
@@ -250,6 +281,29 @@ def _in_shop(pictures: list[Taken]) -> list[Table]:
         _landmark_table("Anno/list_landmarks_inshop.txt", pictures),
         Table("Eval/list_eval_partition.txt", "image_name item_id evaluation_status", partition),
     ]
+
+
+def _in_shop_derived(pictures: list[Taken]) -> list[Table]:
+    """With the landmarks that MMFashion's script shifts: see `_shifted`."""
+    listed, items = _items("Anno/list_item_inshop.txt", pictures)
+    tables, rows = [listed, _attribute_names("Anno", None)], list(items)
+    for split in ("train", "query", "gallery"):
+        own = [t for t in pictures if t.shot.split == split]
+        lists = {
+            "img": [(t.shot.path,) for t in own],
+            "labels": [tuple(attribute_vector(t.shot.item).tolist()) for t in own],
+            "id": [(rows.index(item_id(t.shot.item)),) for t in own],
+            "bbox": [tuple(t.box.tolist()) for t in own],
+            "landmarks": [_padded(_shifted(t), 16) for t in own],
+        }
+        tables += [_plain(f"Anno/{split}_{end}.txt", found) for end, found in lists.items()]
+    return tables
+
+
+def _shifted(taken: Taken) -> list[int]:
+    """Of every visible point the two values before it in the row: the point before, or the two types."""
+    row = [_type(taken), taken.variation, *_triplets(taken)]
+    return [value for at in range(2, len(row), 3) if row[at] == 0 for value in row[at - 2 : at]]
 
 
 def _consumer_shots(seed: int, pictures: int, long_side: int) -> list[Shot]:
@@ -292,6 +346,40 @@ def _consumer_to_shop(pictures: list[Taken]) -> list[Table]:
     ]
 
 
+def _consumer_to_shop_derived(pictures: list[Taken]) -> list[Table]:
+    """Pairs of val and test together, a line per pair; ids of training pairs on two lines."""
+    listed, items = _items("Anno/list_item_consumer2shop.txt", pictures)
+    rows = {name: row for row, name in enumerate(items)}
+    shop = {t.shot.item.number: t for t in pictures if not t.shot.consumer}
+    pairs = [(t, shop[t.shot.item.number]) for t in pictures if t.shot.consumer]
+    train = [pair for pair in pairs if pair[0].shot.split == "train"]
+    rest = [pair for pair in pairs if pair[0].shot.split != "train"]
+    sides = {"train": [t for pair in train for t in pair]}
+    sides |= {side: [pair[k] for pair in rest] for k, side in enumerate(("consumer", "shop"))}
+    labels = [(k, *_signs(v)) for k, v in items.items()]
+    tables = [
+        listed,
+        _attribute_names("Anno", COARSE_TYPE),
+        Table("Anno/list_attr_items.txt", "item_id attribute_labels", labels),
+        _plain("Anno/train_consumer2shop.txt", [(a.shot.path, b.shot.path) for a, b in train]),
+    ]
+    tables += [
+        _plain(f"Anno/{side}.txt", [(t.shot.path,) for t in sides[side]]) for side in ("consumer", "shop")
+    ]
+    for side, own in sides.items():
+        marks = [np.reshape(_triplets(t), (-1, 3)) for t in own]
+        pairs_of = [(p[:, 1:] * (p[:, :1] == 0)).ravel().tolist() for p in marks]
+        tables += [
+            _plain(f"Anno/{side}_id.txt", [(rows[item_id(t.shot.item)],) for t in own]),
+            _plain(f"Anno/list_bbox_{side}.txt", [(t.shot.path, *t.box.tolist()) for t in own]),
+            _plain(
+                f"Anno/list_landmarks_{side}.txt",
+                [(t.shot.path, *_padded(p, 16)) for t, p in zip(own, pairs_of)],
+            ),
+        ]
+    return tables
+
+
 def _plain_path(number: int, item: Item) -> str:
     return f"img/{number:08d}.jpg"
 
@@ -302,8 +390,12 @@ def _titled_path(number: int, item: Item) -> str:
 
 LAYOUTS = {
     "deepfashion_landmarks": Layout(512, _labelled(_plain_path), _landmark_benchmark),
+    "deepfashion_landmarks/mmfashion": Layout(512, _labelled(_plain_path), _landmarks_derived),
     "deepfashion_attributes/coarse": Layout(300, _labelled(_titled_path), _coarse),
+    "deepfashion_attributes/coarse_mmfashion": Layout(300, _labelled(_titled_path), _coarse_derived),
     "deepfashion_attributes/fine": Layout(300, _labelled(_titled_path), _fine),
     "deepfashion_inshop": Layout(256, _in_shop_shots, _in_shop),
+    "deepfashion_inshop/mmfashion": Layout(256, _in_shop_shots, _in_shop_derived),
     "deepfashion_consumer2shop": Layout(300, _consumer_shots, _consumer_to_shop),
+    "deepfashion_consumer2shop/mmfashion": Layout(300, _consumer_shots, _consumer_to_shop_derived),
 }
