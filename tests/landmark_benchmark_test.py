@@ -34,7 +34,8 @@ def test_prepare_train_evaluate_predict(tree, tmp_path):
     done = run("evaluate", f"--checkpoint={workdir}", "--split=test", f"--out={out}")
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads((out / "report.json").read_text())
-    assert report["label"] == "retrained" and report["dataset"].startswith("deepfashion_landmarks")
+    assert report["label"] == "synthetic"  # a drawn tree is one whatever its layout
+    assert report["dataset"].startswith("deepfashion_landmarks")
     assert report["n"] == result["splits"]["test"]
     assert np.isfinite(report["metrics"]["zoo/landmark_ne"]) and (out / "report.html").stat().st_size > 10_000
     photo = next((tree / "Img").rglob("*.jpg"))
