@@ -73,7 +73,7 @@ def make_optimizer(config: ConfigDict, params: Any, schedule: Callable) -> optax
         chain += [optax.scale_by_adam(config.get("b1", 0.9), config.get("b2", 0.999)), decay]
     if config.get("groups"):
         chain.append(_scale_groups(config.groups))
-    chain.append(optax.scale_by_learning_rate(schedule))
+    chain.append(_scale_by_rate(schedule))
     frozen = frozen_paths(config)
     if frozen is None:
         return optax.chain(*chain)
@@ -94,6 +94,17 @@ def frozen_paths(config: ConfigDict) -> Callable[[str], bool] | None:
 def path_name(path: tuple) -> str:
     """A jax key path as "backbone/layer1_0/conv1/kernel"."""
     return "/".join(str(getattr(key, "key", key)) for key in path)
+
+
+def _scale_by_rate(schedule: Callable) -> optax.GradientTransformationExtraArgs:
+    """`optax.scale_by_learning_rate` at the rate of the run's `step`, where `update` is given one: a skipped
+    step leaves the optimizer's memory alone, and its own count would put the schedule off."""
+    scale = optax.scale_by_learning_rate(schedule)
+
+    def update(updates, state, params=None, *, step=None, **_):
+        return scale.update(updates, state if step is None else state._replace(count=step), params)
+
+    return optax.GradientTransformationExtraArgs(scale.init, update)
 
 
 def _matrices(params: Any) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import time
 from pathlib import Path
 
@@ -31,7 +33,7 @@ class ScalarLog:
         self._start_step = self._window_step = start_step
         if not self.active:
             return
-        workdir = Path(workdir)
+        self._folder = workdir = Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         self._files = {}
         for name in (METRICS_FILE, EVALUATIONS_FILE):
@@ -40,10 +42,10 @@ class ScalarLog:
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
 
     def write(self, step: int, scalars: dict[str, float], file: str = METRICS_FILE) -> None:
-        """One line {"step": …, name: value …}."""
+        """One line {"step": …, name: value …}; null stands for what is not finite, which JSON cannot hold."""
         if not self.active:
             return
-        self._files[file].write(json.dumps({"step": step, **scalars}) + "\n")
+        self._files[file].write(json.dumps({"step": step, **_finite(scalars)}) + "\n")
         self._files[file].flush()
         for name, value in scalars.items():
             self._board.add_scalar(name, value, step)
@@ -60,11 +62,28 @@ class ScalarLog:
         line = f"step {step}/{self.total_steps}  {shown}  {rate:.0f} img/s  left {progress.clock(left)}"
         progress.show(line, last=step >= self.total_steps)
 
+    def lacks(self, step: int, file: str) -> bool:
+        """Whether the first host's file has no line of `step`."""
+        if not self.active:
+            return False
+        text = (self._folder / file).read_text(encoding="utf-8")
+        return not re.search(rf'^{{"step": {step}\b', text, re.M)
+
+    def __enter__(self) -> ScalarLog:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
     def close(self) -> None:
         if self.active:
             for file in self._files.values():
                 file.close()
             self._board.close()
+
+
+def _finite(scalars: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in scalars.items()}
 
 
 def _keep_until(path: Path, step: int) -> None:

@@ -47,16 +47,19 @@ def make_train_step(
     """The per-device step (state, batch) → (state, scalars f32 []).
 
     Gradients, running statistics and scalars are averaged over the axis `batch`. A step whose loss or
-    gradient is not finite leaves everything but the step counter as it was and sets `nonfinite` to 1.
+    gradient is not finite leaves everything but the step counter as it was and sets `nonfinite` to 1; the
+    learning rate goes by the step counter.
     `accumulate` splits the local batch into that many equal parts, one after the other; batch-norm sees
     each part alone. `frozen` (path → bool) names running statistics that must not move.
     """
+
+    tx = optax.with_extra_args_support(tx)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
         rng = jax.random.fold_in(state.rng, state.step)
         loss, grads, model_state, scalars = _accumulated(task, state, _weigh(batch), rng, accumulate)
         loss, grads, model_state, scalars = _mean_over_devices((loss, grads, model_state, scalars))
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, step=state.step)
         grad_norm = optax.global_norm(grads)
         if frozen is not None:
             model_state = _keep_frozen(frozen, state.model_state, model_state)

@@ -8,7 +8,7 @@ import pytest
 from experiments import common
 from fashionjax import train
 from fashionjax.errors import UserError
-from fashionjax.scalars import ScalarLog
+from fashionjax.scalars import EVALUATIONS_FILE, METRICS_FILE, ScalarLog
 
 
 def lines(folder):
@@ -30,6 +30,24 @@ def test_a_resumed_run_rewrites_what_it_repeats(tmp_path):
         {"step": 20, "loss": 20.0},
         {"step": 30, "loss": 3.5},
     ]
+
+
+def test_what_is_not_finite_is_null(tmp_path):
+    """NaN is no JSON."""
+    log = ScalarLog(tmp_path, 0, 100, 8)
+    train._flush(window(np.nan, np.inf), log, lambda step: 0.1, common.base())
+    log.close()
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    read = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert read == {"step": 2, "loss": None, "nonfinite": 2, "lr": 0.1}
+
+
+def test_whether_a_step_was_evaluated(tmp_path):
+    with ScalarLog(tmp_path, 0, 100, 8) as log:
+        log.write(20, {"accuracy": 0.5}, EVALUATIONS_FILE)
+        log.write(3, {})
+        assert log.lacks(2, EVALUATIONS_FILE) and not log.lacks(20, EVALUATIONS_FILE)
+        assert not log.lacks(3, METRICS_FILE)
 
 
 def window(*losses):

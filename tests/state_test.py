@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from experiments import common
 from fashionjax import optim, parallel, state, tasks
 from fashionjax.task import Task
 from fashionjax.tasks import supervised
@@ -95,6 +96,24 @@ def test_not_finite_changes_nothing_but_the_step():
     assert scalars["nonfinite"] == 1 and int(after.step) == 1
     for old, new in zip(jax.tree.leaves(before.replace(step=0)), jax.tree.leaves(after.replace(step=0))):
         np.testing.assert_array_equal(np.asarray(old), np.asarray(new))
+
+
+def test_a_skipped_step_does_not_delay_the_schedule():
+    """The second step's rate is 0.2, which is also what is logged, although the first one was skipped."""
+    good, bad = linear_batch(), linear_batch()
+    bad["target"][5, 0] = np.nan
+    task, mesh, fields = linear_task(), parallel.make_mesh(), common.base().optim
+    fields.momentum = 0.0
+    run = parallel.replicate(state.create_state(task, optax.sgd(0.1), 0, good), mesh)
+    tx = optim.make_optimizer(fields, run.params, lambda step: 0.1 * (1 + step))
+    run = run.replace(opt_state=parallel.replicate(tx.init(run.params), mesh))
+    before = np.asarray(run.params["kernel"])
+    _, plain, _ = one_step(task, good, tx=optax.sgd(0.2))
+    step = parallel.compile_train_step(state.make_train_step(task, tx), "pmap", mesh)
+    run, _ = step(run, parallel.put_batch(bad, "pmap", mesh))
+    np.testing.assert_array_equal(run.params["kernel"], before)
+    run, _ = step(run, parallel.put_batch(good, "pmap", mesh))
+    np.testing.assert_allclose(run.params["kernel"], plain.params["kernel"], rtol=1e-6)
 
 
 def test_devices_and_compilers_agree(tiny_config, tiny_batch):
