@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ from fashionjax.errors import UserError
 from fashionjax.state import TrainState
 
 FOLDER = "checkpoints"
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that a save has not finished
+ORIGIN = ("imported", "trained_on_synthetic")  # config fields that stay true whatever training follows
 
 
 class Restored(NamedTuple):
@@ -55,10 +58,12 @@ def open_manager(workdir: str | Path, best: str = "", best_mode: str = "max") ->
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
         best_fn=(lambda metrics: metrics[best]) if best else None,  # without it no metrics are stored
         best_mode=best_mode,
-        cleanup_tmp_directories=True,
         enable_async_checkpointing=True,
     )
     folder = Path(workdir).resolve() / FOLDER
+    if jax.process_index() == 0:  # in the background, as Orbax would, it prints into a run that ends at once
+        for unfinished in folder.glob(f"*{UNFINISHED}*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
     return ocp.CheckpointManager(folder, options=options, item_names=("state", "config"))
 
 
@@ -78,28 +83,39 @@ def save(
 def restore(manager: ocp.CheckpointManager, state: TrainState) -> TrainState:
     """The last saved state, onto the shapes and shardings of `state`."""
     step = manager.latest_step()
+    folder = manager.directory / str(step)
     template = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
     try:
-        _check_shapes(manager.directory / str(step) / "state", state)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
-        return manager.restore(step, args=args)["state"]
-    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+        different = _differences(folder / "state", state)
+        if not different:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
+            with _quiet():
+                return manager.restore(step, args=args)["state"]
+    except Exception as error:  # the readers raise many types for damaged files
         raise UserError(
-            f"{manager.directory / str(step)}: does not fit this config ({_first_line(error)}); "
-            "use another --workdir, or the config this one was trained with"
+            f"{folder}: cannot be read ({_first_line(error)}); delete this folder to go on from the "
+            "checkpoint before it, or use another --workdir"
         ) from error
+    raise UserError(
+        f"{folder}: does not fit this config: {_listed(different)}; use another --workdir, or the config "
+        "this one was trained with"
+    )
 
 
-def _check_shapes(item: Path, state: TrainState) -> None:
-    """ValueError for parameters that the saved state has in another shape; told before any array is read."""
+def _differences(item: Path, state: TrainState) -> list[str]:
+    """Leaves that the saved state has not, or in another shape, a line each; no array is read."""
     with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        saved = _flat(reader.metadata(item).item_metadata.tree["params"])
-    wanted = _flat(state.params)
-    for name in sorted(saved.keys() | wanted.keys()):
-        there = tuple(saved[name].shape) if name in saved else None
-        here = tuple(wanted[name].shape) if name in wanted else None
-        if there != here:
-            raise ValueError(f"{name} is {there} there, {here} here")
+        saved = ocp.tree.to_flat_dict(_saved_tree(reader, item), sep="/")
+    wanted = ocp.tree.to_flat_dict(state, sep="/")
+    there = {name: tuple(leaf.shape) for name, leaf in saved.items() if hasattr(leaf, "shape")}
+    here = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
+    found = []
+    for name in sorted(there.keys() | here.keys()):
+        if name not in here or name not in there:
+            found.append(f"{name} is only in the {'checkpoint' if name in there else 'config'}")
+        elif there[name] != here[name]:
+            found.append(f"{name} is {there[name]} there, {here[name]} here")
+    return found
 
 
 def restore_for_inference(path: str | Path, which: str = "best") -> Restored:
@@ -111,15 +127,17 @@ def restore_for_inference(path: str | Path, which: str = "best") -> Restored:
     folder, step = locate(path, which)
     item = folder / str(step)
     try:
-        config = ConfigDict(json.loads((item / "config" / "metadata").read_text()))
+        config = ConfigDict(_saved_config(item))
         with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            tree = reader.metadata(item / "state").item_metadata.tree
+            tree = _saved_tree(reader, item / "state")
             template = {name: tree[name] for name in ("params", "model_state")}
             how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), template)
             template = jax.tree.map(lambda _: 0, template)
             args = ocp.args.PyTreeRestore(item=template, restore_args=how, partial_restore=True)
             tree = reader.restore(item / "state", args=args)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # the readers raise many types for damaged files
         raise UserError(f"{item}: not a readable checkpoint ({_first_line(error)})") from error
     return Restored(config, tree["params"], tree["model_state"], step)
 
@@ -145,15 +163,23 @@ def initialise_from(state: TrainState, path: str, skip: tuple[str, ...] = ()) ->
         taken = {key: have[key] for key in want if key not in left_out and key in have}
         filled[name] = flax.traverse_util.unflatten_dict(want | taken, sep="/")
     if problems:
-        listed = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise UserError(f"config.init_from={path}: {listed}; config.init_skip names paths to leave fresh")
+        raise UserError(
+            f"config.init_from={path}: {_listed(problems)}; config.init_skip names paths to leave fresh"
+        )
     return state.replace(**filled)
+
+
+def keep_origin(manager: ocp.CheckpointManager, config: ConfigDict) -> None:
+    """Where the weights that are being resumed came from, into `config`, so that reports go on to say it."""
+    before = _saved_config(manager.directory / str(manager.latest_step()))
+    with config.unlocked():
+        config.update({name: before[name] for name in ORIGIN if before.get(name)})
 
 
 def tell_changes(manager: ocp.CheckpointManager, config: ConfigDict) -> None:
     """Print the config fields that differ from the checkpoint that is being resumed."""
-    file = manager.directory / str(manager.latest_step()) / "config" / "metadata"
-    before, now = _fields(json.loads(file.read_text())), _fields(json.loads(config.to_json()))
+    before = _fields(_saved_config(manager.directory / str(manager.latest_step())))
+    now = _fields(json.loads(config.to_json()))
     print(f"resuming {manager.directory} at step {manager.latest_step()}", file=sys.stderr)
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
@@ -182,13 +208,40 @@ def locate(path: str | Path, which: str = "best") -> tuple[Path, int]:
 def _best_step(folder: Path, steps: list[int]) -> int:
     scores = {}
     for step in steps:
-        config = json.loads((folder / str(step) / "config" / "metadata").read_text())
+        config = _saved_config(folder / str(step))
         name, sign = config.get("best", ""), -1.0 if config.get("best_mode") == "min" else 1.0
         file = folder / str(step) / "metrics" / "metrics"
-        metrics = json.loads(file.read_text()) if file.is_file() else {}
+        metrics = _read_json(file) if file.is_file() else {}
         if name in metrics:
             scores[step] = sign * metrics[name]
     return max(scores, key=scores.get) if scores else steps[-1]
+
+
+def _saved_tree(reader: ocp.Checkpointer, item: Path) -> Any:
+    """Shapes and types of the arrays that a folder holds."""
+    metadata = reader.metadata(item).item_metadata
+    if metadata is None:
+        raise ValueError("its list of arrays is missing or damaged")
+    return metadata.tree
+
+
+def _saved_config(item: Path) -> dict:
+    """The config in one step's folder."""
+    return _read_json(item / "config" / "metadata")
+
+
+def _read_json(file: Path) -> dict:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or _first_line(error)
+        raise UserError(
+            f"{file}: not a readable checkpoint ({why}); delete its step's folder, or use another step"
+        ) from error
+
+
+def _listed(problems: list[str]) -> str:
+    return "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
 
 
 def _flat(tree: Any) -> dict:
@@ -204,14 +257,20 @@ def _fields(tree: Any, prefix: str = "") -> dict:
 
 
 class _quiet:
-    """Orbax warns of a file that only checkpoints written outside a manager have."""
+    """Orbax warns of a file that only checkpoints written outside a manager have. Of damaged files its
+    threads print tracebacks, also later: after an error they stay silent."""
 
     def __enter__(self):
-        self.level = logging.getLogger("absl").level
+        self.levels = {name: logging.getLogger(name).level for name in ("absl", "asyncio")}
+        self.hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         logging.getLogger("absl").setLevel(logging.ERROR)
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
-    def __exit__(self, *_):
-        logging.getLogger("absl").setLevel(self.level)
+    def __exit__(self, kind, *_):
+        logging.getLogger("absl").setLevel(self.levels["absl"])
+        if kind is None:
+            logging.getLogger("asyncio").setLevel(self.levels["asyncio"])
+            sys.unraisablehook = self.hook
 
 
 def _first_line(error: Exception) -> str:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
+import re
+import select
+import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from absl import app, flags, logging
 
@@ -16,6 +21,7 @@ COMMANDS = {
     "train": ("fashionjax.train", "train an experiment, or resume it"),
     "evaluate": ("fashionjax.evaluate", "metrics and report of a checkpoint on a split"),
     "predict": ("fashionjax.predict", "photos to JSON lines and annotated pictures"),
+    "search": ("fashionjax.search", "photos to the pictures of a gallery that show the same garment"),
     "outfit": ("fashionjax.outfit", "score: how photos go together; complete: what of a gallery fits"),
     "compare": ("fashionjax.compare", "reports beside the published numbers, and what is missing"),
     "import": ("fashionjax.import_weights", "published PyTorch weights to a checkpoint"),
@@ -35,9 +41,15 @@ def run(main: Callable[[list[str]], int | None], add_flags: Callable[[], None] |
 
     def guarded(argv: list[str]) -> int | None:
         try:
-            return main(argv)
+            status = main(argv)
+            sys.stdout.flush()
+            return status
         except UserError as error:
             return _refuse(error)
+        except BrokenPipeError:
+            if not _reader_gone():
+                raise
+            return _end_quietly()
 
     app.run(guarded, flags_parser=_parse)
 
@@ -48,13 +60,53 @@ def no_arguments(argv: list[str]) -> None:
         raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value")
 
 
+def make_folder(path: str | Path, flag: str) -> Path:
+    """The folder that `flag` names, made where it is missing; UserError where nothing can be written."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be made ({error.strerror}); give another {flag}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(f"{path}: cannot be written to; give another {flag}")
+    return path
+
+
 def _parse(argv: list[str]) -> list[str]:
     """absl's parser, with an unknown flag or config field told in one line instead of a traceback."""
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        if "config" in flags.FLAGS:
+            _ = flags.FLAGS.config.task  # a config file that cannot be read is told at its first use only
+        return rest
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, UserError) as error:
-        detail = " ".join(str(error).split())
-        sys.exit(_refuse(f"{detail} (--help lists the flags; the config file lists its fields)"))
+        sys.exit(_refuse(f"{_told(error)} (--help lists the flags; the config file lists its fields)"))
+
+
+def _told(error: Exception) -> str:
+    """The error in one line; of a config file's, which come as a formatted traceback, the last message."""
+    text = str(error)
+    if re.fullmatch(r"""["']+\w+["']+""", text):
+        return "there is no config field " + text.strip("\"'")
+    if isinstance(error, OSError):  # a list of places where the config file was looked for
+        text = text[max(text.rfind("[Errno"), 0) :]
+    elif "Traceback (most recent call last)" in text:
+        flag = re.match(r"flag (--\S+): ", text)
+        text = (flag[0] if flag else "") + re.split(r"^[\w.]*(?:Error|Exception): ", text, flags=re.M)[-1]
+    return " ".join(text.split())
+
+
+def _reader_gone() -> bool:
+    """Whether nobody reads standard output any more, as behind `| head`."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in output.poll(0))
+
+
+def _end_quietly() -> int:
+    """The status of a command that a closed pipe ended; what is still buffered is dropped."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
 
 
 def _refuse(error: object) -> int:

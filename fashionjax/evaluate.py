@@ -64,6 +64,7 @@ def evaluate(
     chosen = (overrides or {}).get("dataset")
     split = (datasets.open_split if chosen else datasets.open_tested)(config, split_name)
     _check_labels(config, split)
+    cli.make_folder(out, "--out")
     pairs = inference.predictions(model, split, allow_missing=allow_missing)
     seen: list[np.ndarray] = []  # of each picture what the baselines need
     predicted, truth = stream.collect(_watched(pairs, seen) if with_baselines else pairs)

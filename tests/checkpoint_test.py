@@ -1,5 +1,7 @@
 """Saving and restoring small states: last and best kept, inference, initialisation from another run."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import optax
 import pytest
 
 from experiments import common
-from fashionjax import checkpoint
+from fashionjax import checkpoint, optim
 from fashionjax.errors import UserError
 from fashionjax.state import TrainState
 
@@ -106,6 +108,14 @@ def test_initialise_from_another_run(tmp_path, config):
     np.testing.assert_array_equal(wider.params["head"]["kernel"], 4.0)
 
 
+def test_a_save_that_was_killed_is_cleared_up(tmp_path, config):
+    folder = saved(tmp_path, config)
+    unfinished = folder.with_name("9.orbax-checkpoint-tmp-1")
+    unfinished.mkdir()
+    with checkpoint.open_manager(tmp_path) as manager:
+        assert manager.latest_step() == 3 and not unfinished.exists()
+
+
 def test_what_is_no_checkpoint_is_told(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         checkpoint.locate(tmp_path / "nothing")
@@ -114,3 +124,63 @@ def test_what_is_no_checkpoint_is_told(tmp_path):
     (tmp_path / checkpoint.FOLDER / "3" / "state").mkdir(parents=True)
     with pytest.raises(UserError, match="not a readable checkpoint"):
         checkpoint.restore_for_inference(tmp_path, "last")
+
+
+def saved(tmp_path, config, step=3):
+    """A workdir with one checkpoint; → its folder."""
+    save_all(tmp_path, config, {step: 0.5})
+    return tmp_path / checkpoint.FOLDER / str(step)
+
+
+@pytest.mark.parametrize("tx", [optax.adam(0.1), optax.sgd(0.1)])
+def test_another_optimizer_is_told_by_its_leaves(tmp_path, config, tx):
+    saved(tmp_path, config)
+    other = make_state()
+    other = other.replace(opt_state=tx.init(other.params))
+    with (
+        checkpoint.open_manager(tmp_path) as manager,
+        pytest.raises(UserError, match=r"does not fit.*opt_state/trace/head/kernel is only in the chec"),
+    ):
+        checkpoint.restore(manager, other)
+
+
+@pytest.mark.parametrize("frozen", [(), ("backbone",)])
+@pytest.mark.parametrize("optimizer", optim.OPTIMIZERS)
+def test_every_optimizer_fits_its_own_checkpoint(tmp_path, config, optimizer, frozen):
+    config.optim.update(
+        {"optimizer": optimizer, "frozen": frozen, "clip_norm": 1.0, "groups": (("head", 2.0),)}
+    )
+    state = make_state(2)
+    tx = optim.make_optimizer(config.optim, state.params, lambda step: 0.1)
+    state = state.replace(opt_state=tx.init(state.params))
+    with checkpoint.open_manager(tmp_path) as manager:
+        checkpoint.save(manager, state, config)
+        manager.wait_until_finished()
+        assert jax.tree.structure(checkpoint.restore(manager, state)) == jax.tree.structure(state)
+
+
+def test_cut_off_arrays_are_told_with_their_step(tmp_path, config):
+    folder = saved(tmp_path, config)
+    for file in filter(Path.is_file, folder.glob("state/**/d/*")):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 3])
+    with pytest.raises(UserError, match=f"{folder}: not a readable checkpoint"):
+        checkpoint.restore_for_inference(tmp_path)
+    with (
+        checkpoint.open_manager(tmp_path) as manager,
+        pytest.raises(UserError, match=f"{folder}: cannot be read"),
+    ):
+        checkpoint.restore(manager, make_state())
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_text('{"best": "acc')])
+def test_a_checkpoint_without_its_config_is_told(tmp_path, config, damage):
+    folder = saved(tmp_path, config)
+    damage(folder / "config" / "metadata")
+    for which in ("best", "last"):
+        with pytest.raises(UserError, match=f"{folder}/config/metadata: not a readable checkpoint"):
+            checkpoint.restore_for_inference(tmp_path, which)
+    with (
+        checkpoint.open_manager(tmp_path) as manager,
+        pytest.raises(UserError, match="config/metadata: not a readable checkpoint"),
+    ):
+        checkpoint.tell_changes(manager, config)

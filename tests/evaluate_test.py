@@ -3,10 +3,11 @@
 import json
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import command, environment, finish, run, start
+from runs import command, damaged_copy, environment, finish, run, start
 
 from fashionjax import baselines, evaluate
 from fashionjax.data import source
@@ -62,12 +63,7 @@ def test_predict_needs_the_checkpoint_alone(workdir, synthetic_dir, tmp_path):
 
 
 def test_damaged_records_stop_an_evaluation_unless_allowed(workdir, synthetic_dir, tmp_path):
-    copy = tmp_path / "data"
-    shutil.copytree(synthetic_dir, copy)
-    (file,) = copy.glob("**/*test.array_record*")
-    raw = bytearray(file.read_bytes())
-    raw[20_000:20_040] = bytes(40)  # inside a record, off the container's block headers
-    file.write_bytes(raw)
+    copy = damaged_copy(synthetic_dir, tmp_path / "data", "test")
     flags = (f"--checkpoint={workdir}", "--split=test", f"--out={tmp_path / 'out'}", f"--data_dir={copy}")
     done = run("evaluate", *flags)
     assert done.returncode == 2 and "--allow_missing" in done.stderr and "test[" in done.stderr
@@ -86,11 +82,12 @@ def test_damaged_records_stop_an_evaluation_unless_allowed(workdir, synthetic_di
         (["--checkpoint={run}", "--split=dev"], "no split 'dev'"),
         (["--checkpoint={run}", "--step=7"], "no step '7'"),
         (["--checkpoint={run}", "--dataset=deepfashion_landmarks"], "fashionjax prepare"),
+        (["--checkpoint={run}", "--out={run}/metrics.jsonl/x"], "give another --out"),
     ],
 )
 def test_bad_input_is_one_line(workdir, tmp_path, flags, told):
     filled = [flag.format(run=workdir, empty=tmp_path) for flag in flags]
-    done = run("evaluate", *filled, f"--out={tmp_path / 'out'}")
+    done = run("evaluate", f"--out={tmp_path / 'out'}", *filled)
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(lines) == 1 and told in lines[0] and "Traceback" not in done.stderr
@@ -100,6 +97,15 @@ def test_checkpoint_of_another_model_is_refused(workdir, synthetic_dir):
     line = command(workdir, synthetic_dir, "--config.model.features=32", steps=20)
     done = subprocess.run(line, env=environment(), capture_output=True, text=True)
     assert done.returncode == 2 and "does not fit this config" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_checkpoint_with_cut_off_files_is_one_line(workdir, tmp_path):
+    shutil.copytree(workdir, tmp_path / "run")
+    for file in filter(Path.is_file, tmp_path.glob("run/checkpoints/20/state/**/d/*")):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 3])
+    done = run("evaluate", f"--checkpoint={tmp_path / 'run'}", "--step=20", f"--out={tmp_path / 'out'}")
+    assert done.returncode == 2 and f"{tmp_path}/run/checkpoints/20: not a readable" in done.stderr
     assert "Traceback" not in done.stderr
 
 

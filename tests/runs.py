@@ -1,8 +1,10 @@
 """How tests start the project's commands: processes of their own, on a tiny model and a tiny dataset."""
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 SYNTHETIC = {"train": "48", "val": "21", "test": "13", "size": "64"}
 SYNTHETIC_SET = ",".join(f"{field}={value}" for field, value in SYNTHETIC.items())
@@ -39,7 +41,18 @@ def start(*args, devices=1, **kw) -> subprocess.Popen:
     return subprocess.Popen(command(*args, **kw), env=environment(devices), **pipes)
 
 
-def finish(process: subprocess.Popen, timeout=400) -> tuple[str, str]:
+def damaged_copy(data_dir, to: Path, split: str) -> Path:
+    """A copy of a data_dir in which the first picture of a split is overwritten with zeros."""
+    shutil.copytree(data_dir, to)
+    (file,) = to.glob(f"**/*{split}.array_record*")
+    raw = bytearray(file.read_bytes())
+    begin = raw.index(b"\xff\xd8\xff")  # a JPEG's first bytes
+    raw[begin : begin + 40] = bytes(40)
+    file.write_bytes(raw)
+    return to
+
+
+def finish(process: subprocess.Popen, timeout=900) -> tuple[str, str]:
     out, err = process.communicate(timeout=timeout)
     assert process.returncode == 0, err[-3000:]
     return out, err
