@@ -62,7 +62,7 @@ def predictions(
     """(prediction, batch) numpy pairs [b …] over the whole split, in batches of `config.batch_size`.
 
     Padding and unreadable records are marked by `example_valid` False. Records that cannot be read are named
-    and then an error, unless `allow_missing`.
+    and then an error, or with `allow_missing` a warning.
     """
     config, process = model.config, parallel.this_process()
     batches = pipeline.eval_batches(
@@ -72,20 +72,21 @@ def predictions(
     started, seen, broken = time.monotonic(), 0, []
     for host_batch, batch in feed:
         for index in pipeline.damaged(host_batch):
-            broken.append(int(index))
             why = pipeline.why_damaged(split, model.task.preprocess, int(index))
             print(f"warning: damaged record {why}", file=sys.stderr)
         outputs = parallel.fetch(model.predict_step(model.params, model.model_state, batch), config.parallel)
         truth = host_batch if process[1] == 1 else parallel.fetch(batch, config.parallel)
+        broken += pipeline.damaged(truth).tolist()  # of all hosts, so that all of them stop or none
         seen = min(seen + config.batch_size, len(split))
         if show_progress:
             _progress(seen, len(split), started)
         yield outputs, truth
-    if broken and not allow_missing:
-        raise UserError(
-            f"{split.dataset}/{split.name}: {len(broken)} of {len(split)} records cannot be read (named "
-            "above); prepare the dataset again, or pass --allow_missing to evaluate the others"
-        )
+    if not broken:
+        return
+    told = f"{split.dataset}/{split.name}: {len(broken)} of {len(split)} records cannot be read (named above)"
+    if not allow_missing:
+        raise UserError(f"{told}; prepare the dataset again, or pass --allow_missing to evaluate the others")
+    print(f"warning: {told}; evaluated without them", file=sys.stderr)
 
 
 def _progress(seen: int, total: int, started: float) -> None:

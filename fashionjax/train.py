@@ -8,8 +8,10 @@ A workdir that holds a checkpoint is resumed from its last one. SIGTERM saves an
 from __future__ import annotations
 
 import collections
+import contextlib
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -20,63 +22,83 @@ from ml_collections import ConfigDict, config_flags
 from fashionjax import checkpoint, cli, datasets, inference, optim, parallel, state, tasks
 from fashionjax.data import pipeline
 from fashionjax.errors import UserError
+from fashionjax.metrics import definitions
 from fashionjax.scalars import EVALUATIONS_FILE, ScalarLog
 
 NONFINITE = ("skip", "stop")
+DTYPES = ("float32", "bfloat16")
+AGREE_EVERY = 20  # steps after which hosts ask each other for SIGTERM where log_every is 0
 
 
 def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
     """Run (or resume) a config to its last step; → the final state."""
-    # ---- data and task
     _check(config)
-    split = datasets.open_split(config, config.train_split)
-    held_out = datasets.open_split(config, config.eval_split)
-    datasets.attach_labels(config, split)
-    task = tasks.make(config)
-    hosts = parallel.this_process()
-    mesh = parallel.make_mesh()
-    parallel.check_batch_size(config.batch_size, mesh, config.accumulate)
+    with contextlib.ExitStack() as ending:  # in reverse: log, checkpoints (waits for the last), SIGTERM
+        terminate = ending.enter_context(_Terminate())
 
-    # ---- state: fresh, initialised from another run, or resumed
-    order = task.sampler and task.sampler(split.column)
-    steps, per_epoch = optim.total_steps(config, order.epoch if order else len(split))
-    schedule = optim.make_schedule(config.optim, steps, per_epoch)
-    sample = next(pipeline.train_batches(split, task.preprocess, batch_size=1, seed=0))
-    shapes = jax.eval_shape(task.init, jax.random.PRNGKey(0), sample)[0]
-    tx = optim.make_optimizer(config.optim, shapes, schedule)
-    fresh = state.create_state(task, tx, config.seed, sample)
-    if config.init_from:
-        fresh = checkpoint.initialise_from(fresh, config.init_from, tuple(config.init_skip))
-    run = parallel.replicate(fresh, mesh)
-    manager = checkpoint.open_manager(workdir, config.best, config.best_mode)
-    if manager.latest_step() is not None:
-        run = checkpoint.restore(manager, run)
-        checkpoint.tell_changes(manager, config)
-    start = int(run.step)
+        # ---- data and task
+        split = datasets.open_split(config, config.train_split)
+        held_out = datasets.open_split(config, config.eval_split)
+        datasets.attach_labels(config, split)
+        task = tasks.make(config)
+        hosts = parallel.this_process()
+        mesh = parallel.make_mesh()
+        parallel.check_batch_size(config.batch_size, mesh, config.accumulate)
+        sample = next(pipeline.train_batches(split, task.preprocess, batch_size=1, seed=0))
+        shapes = jax.eval_shape(task.init, jax.random.PRNGKey(0), sample)
+        _check_best(config, jax.eval_shape(task.predict, *shapes, sample))
+        cli.make_folder(workdir, "--workdir")
 
-    # ---- compiled steps
-    step_fn = state.make_train_step(
-        task, tx, accumulate=config.accumulate, frozen=optim.frozen_paths(config.optim)
-    )
-    train_step = parallel.compile_train_step(step_fn, config.parallel, mesh)
-    predict_step = parallel.compile_predict_step(state.make_predict_step(task), config.parallel, mesh)
+        # ---- state: resumed, or fresh, which may be initialised from another run
+        order = task.sampler and task.sampler(split.column)
+        steps, per_epoch = optim.total_steps(config, order.epoch if order else len(split))
+        schedule = optim.make_schedule(config.optim, steps, per_epoch)
+        tx = optim.make_optimizer(config.optim, shapes[0], schedule)
+        run = state.create_state(task, tx, config.seed, sample)
+        manager = ending.enter_context(checkpoint.open_manager(workdir, config.best, config.best_mode))
+        resuming = manager.latest_step() is not None
+        if config.init_from and not resuming:
+            run = checkpoint.initialise_from(run, config.init_from, tuple(config.init_skip))
+        run = parallel.replicate(run, mesh)
+        if resuming:
+            run = checkpoint.restore(manager, run)
+            checkpoint.keep_origin(manager, config)
+            checkpoint.tell_changes(manager, config)
+        start = int(run.step)
 
-    # ---- the loop
-    batches = pipeline.train_batches(
-        split,
-        task.preprocess,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        start_step=start,
-        workers=config.workers,
-        process=hosts,
-        order=order and order.at,
-    )
-    feed = parallel.prefetch(batches, lambda b: parallel.put_batch(b, config.parallel, mesh))
-    log = ScalarLog(workdir, start, steps, config.batch_size)
-    told = _Damage(split, task.preprocess)
-    window: list[tuple[int, dict]] = []
-    with _Terminate() as terminate:
+        # ---- compiled steps
+        step_fn = state.make_train_step(
+            task, tx, accumulate=config.accumulate, frozen=optim.frozen_paths(config.optim)
+        )
+        train_step = parallel.compile_train_step(step_fn, config.parallel, mesh)
+        predict_step = parallel.compile_predict_step(state.make_predict_step(task), config.parallel, mesh)
+
+        # ---- the loop
+        batches = pipeline.train_batches(
+            split,
+            task.preprocess,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            start_step=start,
+            workers=config.workers,
+            process=hosts,
+            order=order and order.at,
+        )
+        feed = parallel.prefetch(batches, lambda b: parallel.put_batch(b, config.parallel, mesh))
+        log = ending.enter_context(ScalarLog(workdir, start, steps, config.batch_size))
+        told = _Damage(split, task.preprocess)
+        window: list[tuple[int, dict]] = []
+        agree_every = config.log_every or AGREE_EVERY
+
+        def evaluate() -> dict[str, float]:
+            model = inference.Model(
+                config, task, mesh, predict_step, run.params, run.model_state, int(run.step)
+            )
+            return _evaluate(model, held_out, log, lambda: hosts[1] == 1 and terminate.asked)
+
+        terminate.at_once = False
+        if start == steps and parallel.any_host(log.lacks(steps, EVALUATIONS_FILE)):
+            evaluate()  # it was cut short or failed
         for step in range(start + 1, steps + 1):
             host_batch, batch = next(feed)
             told.count(host_batch)
@@ -84,38 +106,55 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
             if len(window) == config.log_every:  # the device is busy with this step while those are read
                 _flush(window, log, schedule, config)
             window.append((step, scalars))
-            agreeing = hosts[1] == 1 or step % config.log_every == 0  # asking the others is a collective
+            agreeing = hosts[1] == 1 or step % agree_every == 0  # asking the others is a collective
             leaving = agreeing and parallel.any_host(terminate.asked)
             evaluating = step == steps or (config.eval_every and step % config.eval_every == 0)
             if leaving or evaluating or (config.save_every and step % config.save_every == 0):
                 _flush(window, log, schedule, config)
                 metrics = None
                 if evaluating and not leaving:
-                    model = inference.Model(
-                        config, task, mesh, predict_step, run.params, run.model_state, step
-                    )
-                    metrics = _evaluate(model, held_out)
-                    log.write(step, metrics, EVALUATIONS_FILE)
+                    try:
+                        metrics = evaluate()
+                    except _CutShort:
+                        leaving = True
+                    except Exception:  # whatever it is: what was trained is kept
+                        checkpoint.save(manager, parallel.to_global(run, mesh), config)
+                        print(f"the evaluation of step {step} failed; the step is saved", file=sys.stderr)
+                        raise
                 checkpoint.save(manager, parallel.to_global(run, mesh), config, metrics)
             if leaving:
                 print(f"terminated: saving step {step} of {steps} in {workdir}", file=sys.stderr)
                 break
-    manager.wait_until_finished()
-    manager.close()
-    log.close()
-    told.summary()
+        told.summary()
     return run
 
 
-def _evaluate(model: inference.Model, split) -> dict[str, float]:
-    """The finite metrics of the evaluation split."""
-    stream = inference.predictions(model, split, show_progress=False)
-    found = model.task.metrics(stream, inference.given(model, split))
+def _evaluate(
+    model: inference.Model, split, log: ScalarLog, cut_short: Callable[[], bool]
+) -> dict[str, float]:
+    """The finite metrics of the evaluation split, logged; damaged records are told and left out."""
+
+    def pairs():
+        for pair in inference.predictions(model, split, allow_missing=True, show_progress=False):
+            if cut_short():
+                raise _CutShort
+            yield pair
+
+    found = model.task.metrics(pairs(), inference.given(model, split))
     metrics = {name: value for name, value in found.items() if np.isfinite(value)}
+    log.write(model.step, metrics, EVALUATIONS_FILE)
     best = model.config.best
     if best and best not in metrics:
-        raise UserError(f"config.best={best!r} is not among this task's metrics: {', '.join(metrics)}")
+        why = "is not measured there" if best not in found else f"is {found[best]} there"
+        raise UserError(
+            f"config.best={best!r} decides which checkpoint is kept and {why} "
+            f"({split.dataset}/{split.name}); choose one of {', '.join(metrics)}"
+        )
     return metrics
+
+
+class _CutShort(Exception):
+    """SIGTERM came during an evaluation."""
 
 
 def _flush(window: list, log: ScalarLog, schedule, config: ConfigDict) -> None:
@@ -161,10 +200,11 @@ class _Damage:
 
 
 class _Terminate:
-    """SIGTERM asks the loop to save and leave."""
+    """SIGTERM asks the loop to save and leave; while `at_once`, with nothing to save yet, it ends with
+    status 0."""
 
     def __init__(self):
-        self.asked = False
+        self.asked, self.at_once = False, True
 
     def __enter__(self):
         self._before = signal.signal(signal.SIGTERM, self._ask)
@@ -175,6 +215,15 @@ class _Terminate:
 
     def _ask(self, *_):
         self.asked = True
+        if self.at_once:
+            _leave()
+
+
+def _leave(*_) -> None:
+    """End with status 0, whatever further SIGTERM comes."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("terminated: nothing to save", file=sys.stderr)
+    sys.exit(0)
 
 
 def _check(config: ConfigDict) -> None:
@@ -182,9 +231,23 @@ def _check(config: ConfigDict) -> None:
         ("parallel", parallel.MODES),
         ("nonfinite", NONFINITE),
         ("best_mode", ("max", "min")),
+        ("dtype", DTYPES),
     ):
         if config[field] not in allowed:
             raise UserError(f"config.{field}={config[field]!r}: use one of {', '.join(allowed)}")
+    for field in ("workers", "log_every", "eval_every", "save_every", "accumulate"):
+        least = 1 if field == "accumulate" else 0
+        if config[field] < least:
+            raise UserError(f"config.{field}={config[field]}: at least {least}")
+
+
+def _check_best(config: ConfigDict, outputs: dict) -> None:
+    """Before anything is trained: whether a task and model with these outputs measure `config.best`."""
+    known = definitions.names(config.task, outputs)
+    if config.best and definitions.general(config.best) not in known:
+        raise UserError(
+            f"config.best={config.best!r} is not among this task's metrics: {', '.join(known)} (k: a number)"
+        )
 
 
 def add_flags() -> None:
@@ -196,8 +259,10 @@ def add_flags() -> None:
 
 def main(argv: list[str]) -> int:
     cli.no_arguments(argv)
+    signal.signal(signal.SIGTERM, _leave)
     parallel.start()
     train(flags.FLAGS.config, flags.FLAGS.workdir)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is saved
     return 0
 
 

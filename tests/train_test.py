@@ -7,13 +7,17 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from runs import STEPS, command, environment, finish, start
+from runs import STEPS, command, damaged_copy, environment, finish, start
 
-from fashionjax import checkpoint
+from fashionjax import checkpoint, inference, train
+from fashionjax.errors import UserError
+from fashionjax.scalars import ScalarLog
+from fashionjax.task import Task
 
 
 def saved_arrays(workdir, step: int) -> dict[str, bytes]:
@@ -34,7 +38,7 @@ def logged(workdir) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def wait_for(condition, process, timeout=400):
+def wait_for(condition, process, timeout=900):
     deadline = time.monotonic() + timeout
     while not condition():
         assert process.poll() is None, process.communicate()[1][-3000:]
@@ -58,11 +62,12 @@ def alive(pid: int) -> bool:
 
 
 def kill(process: subprocess.Popen) -> None:
-    """kill -9, and nothing that it had started lives on."""
+    """kill -9, and nothing that it had started lives on: at least one worker."""
     family = descendants(process.pid)
+    assert family, "a run with config.workers=1 has a worker process"
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 300
     while any(map(alive, family)):
         assert time.monotonic() < deadline, f"processes {[p for p in family if alive(p)]} outlive the trainer"
         time.sleep(0.1)
@@ -123,25 +128,45 @@ def test_sigterm_saves_and_exits_cleanly(synthetic_dir, tmp_path):
     assert logged(tmp_path)[-1]["step"] == step and f"saving step {step}" in err
 
 
-def test_two_processes_train_as_one(uninterrupted, synthetic_dir, tmp_path):
-    """Two hosts of four devices each on localhost against one of eight: the same run but for rounding."""
+def test_two_sigterms_are_one(synthetic_dir, tmp_path):
+    """A second one while the first one's checkpoint is written."""
+    process = start(tmp_path, synthetic_dir, "--config.save_every=0", steps=100_000)
+    wait_for(lambda: logged(tmp_path), process)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.15)
+    process.send_signal(signal.SIGTERM)
+    finish(process)
+    (step,) = saved_steps(tmp_path)
+    assert len(saved_arrays(tmp_path, step)) > 50
+
+
+def test_sigterm_before_the_first_step_has_nothing_to_save(synthetic_dir, tmp_path):
+    process = start(tmp_path, synthetic_dir)
+    while "already prepared" not in (line := process.stderr.readline()):  # the first look at the data
+        assert line, "ended before it began"
+    process.send_signal(signal.SIGTERM)
+    _, err = finish(process)
+    assert "nothing to save" in err and not saved_steps(tmp_path)
+
+
+def two_hosts(workdir, data_dir) -> list[subprocess.Popen]:
+    """20 steps by two processes of four devices each, to their end, on a port that is free just now."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
-    hosts = [
-        start(
-            tmp_path,
-            synthetic_dir,
-            f"--coordinator={address}",
-            "--process_count=2",
-            f"--process_id={i}",
-            devices=4,
-            steps=20,
-        )
-        for i in range(2)
-    ]
+    joined = (f"--coordinator={address}", "--process_count=2")
+    hosts = [start(workdir, data_dir, *joined, f"--process_id={i}", devices=4, steps=20) for i in range(2)]
     for host in hosts:
-        finish(host)
+        host.told = host.communicate(timeout=900)[1]
+    return hosts
+
+
+def test_two_processes_train_as_one(uninterrupted, synthetic_dir, tmp_path):
+    """Two hosts of four devices each on localhost against one of eight: the same run but for rounding."""
+    hosts = two_hosts(tmp_path, synthetic_dir)
+    if any("ddress already in use" in host.told for host in hosts):  # taken since it was looked for
+        hosts = two_hosts(tmp_path, synthetic_dir)
+    assert [host.returncode for host in hosts] == [0, 0], [host.told[-3000:] for host in hosts]
     one, two = logged(uninterrupted[8])[:1], logged(tmp_path)[:1]
     np.testing.assert_allclose(two[0]["loss"], one[0]["loss"], rtol=1e-3)
     assert saved_steps(tmp_path) == [20]
@@ -156,13 +181,77 @@ def test_two_processes_train_as_one(uninterrupted, synthetic_dir, tmp_path):
         (["--config.parallel=threads"], "config.parallel"),
         (["--config.batch_size=0"], "config.batch_size"),
         (["--config.epochs=3"], "config.epochs"),
+        (["--config.workers=-1"], "config.workers"),
+        (["--config.accumulate=0"], "config.accumulate"),
+        (["--config.dtype=bf16"], "use one of float32, bfloat16"),
+        (["--config.best=standard/attribute_mpa"], "standard/attribute_map"),
+        (["--config.best=standard/recall@1"], "standard/category_top1"),
+        (["--config=experiments/landmarkz.py"], "No such file or directory: 'experiments/landmarkz.py'"),
+        (["--workdir={file}"], "give another --workdir"),
+        (["--workdir={file}/run"], "give another --workdir"),
         (["--config.init_from=/nowhere"], "/nowhere"),
         (["surplus"], "surplus"),
     ],
 )
 def test_bad_input_is_one_line(synthetic_dir, tmp_path, flags, told):
-    line = command(tmp_path, synthetic_dir, *flags)
+    (tmp_path / "file").touch()
+    filled = [flag.format(file=tmp_path / "file") for flag in flags]
+    line = command(tmp_path / "run", synthetic_dir, *filled)
     run = subprocess.run(line, env=environment(), capture_output=True, text=True)
     assert run.returncode == 2
     lines = [line for line in run.stderr.splitlines() if line.startswith("error:")]
     assert len(lines) == 1 and told in lines[0] and "Traceback" not in run.stderr
+
+
+# ------------------------------------------------------------------------------ evaluation within a run
+def test_a_damaged_record_of_the_evaluation_split_does_not_stop_a_run(synthetic_dir, tmp_path):
+    data = damaged_copy(synthetic_dir, tmp_path / "data", "val")
+    _, err = finish(start(tmp_path / "run", data, steps=5))
+    assert "1 of 21 records cannot be read" in err and "damaged record" in err
+    (line,) = (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()
+    assert json.loads(line)["step"] == 5 and saved_steps(tmp_path / "run") == [5]
+
+
+def test_a_failed_evaluation_leaves_its_step_saved(synthetic_dir, tmp_path, tiny_config, monkeypatch, capsys):
+    """And its run, started again, evaluates; what it was initialised from is gone then."""
+    config, folder = tiny_config, tmp_path / "run"
+    config.data_dir, config.save_every = str(synthetic_dir), 0
+    train.train(config, tmp_path / "before")
+
+    def fail(*_):
+        raise UserError("the model has diverged")
+
+    config.init_from = str(tmp_path / "before")
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_evaluate", fail)
+        with pytest.raises(UserError, match="diverged"):
+            train.train(config, folder)
+    assert "evaluation of step 4 failed; the step is saved" in capsys.readouterr().err
+    assert saved_steps(folder) == [4] and not (folder / "evaluations.jsonl").read_text()
+    (tmp_path / "before").rename(tmp_path / "elsewhere")
+    assert int(train.train(config, folder).step) == 4
+    (line,) = (folder / "evaluations.jsonl").read_text().splitlines()
+    assert json.loads(line)["step"] == 4
+
+
+def evaluate(tmp_path, config, found: dict, cut_short=False) -> dict:
+    """`train._evaluate` of a model without predictions whose metrics are `found`."""
+    task = Task(None, None, None, None, lambda pairs, given: found if list(pairs) else {})
+    model = inference.Model(config, task, None, None, None, None, 7)
+    with ScalarLog(tmp_path, 0, 10, 8) as log:
+        return train._evaluate(model, SimpleNamespace(dataset="shop", name="val"), log, lambda: cut_short)
+
+
+def test_the_best_metric_that_is_not_finite_is_told_as_such(tmp_path, tiny_config, monkeypatch):
+    monkeypatch.setattr(inference, "predictions", lambda *_, **__: iter([({}, {})]))
+    monkeypatch.setattr(inference, "given", lambda *_: None)
+    tiny_config.best, found = "standard/recall@7", {"standard/recall@7": np.nan, "zoo/recall@3": 50.0}
+    with pytest.raises(UserError, match=r"'standard/recall@7' .* is nan there \(shop/val\); .* zoo/recall@3"):
+        evaluate(tmp_path, tiny_config, found)
+    tiny_config.best = "standard/recall@9"
+    with pytest.raises(UserError, match=r"'standard/recall@9' .* is not measured there"):
+        evaluate(tmp_path, tiny_config, found)
+    tiny_config.best = "zoo/recall@3"
+    assert evaluate(tmp_path, tiny_config, found) == {"zoo/recall@3": 50.0}
+    with pytest.raises(train._CutShort):
+        evaluate(tmp_path, tiny_config, found, cut_short=True)
