@@ -2,13 +2,16 @@
 
     fashionjax export --checkpoint=runs/imported --format=safetensors --out=weights.safetensors
 
-The file holds what `fashionjax import` reads back bit for bit; buffers that PyTorch keeps and nothing uses
-(num_batches_tracked) are not in it.
+Every value that the model uses is in the file, and `fashionjax import` reads it back bit for bit. What an
+import leaves out is not in it, and is named: the step counters num_batches_tracked, which PyTorch fills in
+itself, and embed_extractor.bn.*, which MMFashion's retrievers store and never apply; loading an exported
+retriever there needs `load_state_dict(…, strict=False)`.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +48,13 @@ def export(path: str | Path, out: str | Path, which: str = "best") -> dict[str, 
     return tensors
 
 
+def _left_out(path: str | Path, which: str) -> list[str]:
+    """Learned tensors that the import of a checkpoint left out; none of a model that was made here."""
+    folder, step = checkpoint.locate(path, which)
+    config = json.loads((folder / str(step) / "config" / "metadata").read_text())
+    return (config.get("imported") or {}).get("left_out") or []
+
+
 def add_flags() -> None:
     flags.DEFINE_string("checkpoint", None, "workdir of a training run or an import, or one step's folder")
     flags.DEFINE_string("step", "best", "best, last, or a step number")
@@ -58,6 +68,10 @@ def main(argv: list[str]) -> int:
         raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value")
     args = flags.FLAGS
     tensors = export(args.checkpoint, args.out, args.step)
+    left_out = _left_out(args.checkpoint, args.step)
+    if left_out:
+        told = f"{len(left_out)} tensors of the imported file are not in it, for nothing applies them"
+        print(f"{told}: {', '.join(left_out)}", file=sys.stderr)
     numbers = sum(int(array.size) for array in tensors.values())
     print(json.dumps({"out": args.out, "tensors": len(tensors), "numbers": numbers}))
     return 0

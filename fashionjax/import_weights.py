@@ -7,7 +7,9 @@
 
 Reads .pth and .pt (both formats of torch.save), .safetensors and Google's ViT .npz without executing
 anything. The config says which model is built; the widths of its heads are taken from the file. Every
-tensor must find its leaf and every leaf its tensor. `--backbone_only` fills the backbone from ImageNet
+tensor must find its leaf and every leaf its tensor; only what no model ever reads is left out, and named:
+step counters (num_batches_tracked) and the normalisation that MMFashion's retrievers store and never apply
+(embed_extractor.bn). `--backbone_only` fills the backbone from ImageNet
 weights and leaves the rest at its initial values. The checkpoint is read by train (resumes at step 0),
 evaluate and predict.
 """
@@ -45,6 +47,7 @@ __all__ = ["fill", "import_backbone", "import_model", "key_rules", "main", "temp
 
 LANDMARKS = 8
 STAGES = (1, 2, 3, 4)  # of a ResNet
+COUNTER = "num_batches_tracked"
 BACKBONE_PREFIXES = ("backbone.", ORIGIN_PREFIX)
 
 # config.task → its flax module; every one of them has a `backbone`
@@ -212,13 +215,25 @@ def run(
     else:
         variables, accounting = import_model(config, tasks.make(config), tensors)
     del tensors  # as large as the model, and saving needs memory of its own
-    if accounting.ignored:
-        print(f"ignored {len(accounting.ignored)} tensors that carry nothing", file=sys.stderr)
+    unused = _tell_left_out(accounting.ignored)
     with config.unlocked():
         config.imported = ConfigDict({"file": Path(file).name, "sha256": _sha256(file)})
         config.imported.backbone_only = backbone_only
+        config.imported.left_out = unused
     write_checkpoint(config, variables, workdir)
     return accounting
+
+
+def _tell_left_out(ignored: list[str]) -> list[str]:
+    """Prints which tensors have no place here; → those that were learned, which an export lacks."""
+    unused = [key for key in ignored if not key.endswith(COUNTER)]
+    if len(ignored) > len(unused):
+        count = len(ignored) - len(unused)
+        print(f"left out {count} tensors {COUNTER}: step counters, which nothing reads", file=sys.stderr)
+    if unused:
+        told = f"left out {len(unused)} tensors that the original stores and never applies"
+        print(f"{told}: {', '.join(unused)}", file=sys.stderr)
+    return unused
 
 
 def _sha256(file: str) -> str:

@@ -138,7 +138,10 @@ def fitting_config(family: Family) -> str:
     if set(family.heads) & set(OUTFIT_PARTS):
         return _fitting_outfit_config(family)
     if {"embedding", "id"} & set(family.heads):
-        task, learns = "retrieval", ""
+        # the experiments' argument, and what it says where an experiment has none
+        full = "loss=full (config.loss has attribute)"
+        alone = "loss=id or loss=triplet (config.loss has no attribute)"
+        task, learns = "retrieval", f" {full if 'attribute' in family.heads else alone}"
     elif family.heads and not {"attribute", "category"} & set(family.heads):
         task, learns = "landmarks", ""
     else:

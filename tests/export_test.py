@@ -1,14 +1,20 @@
 """Exported files: PyTorch's names and layout, whole or not at all."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
-from import_weights_test import assert_same, file_for, tiny_config
+from import_weights_test import assert_same, drawn, file_for, tiny_config
+from runs import run
 from safetensors import safe_open
 from torch_writers import save_zip
 
+from experiments import inshop
 from fashionjax import export, import_weights, tasks
 from fashionjax.errors import UserError
+from fashionjax.key_maps import torch_shapes
+from fashionjax.weight_files import read_tensors
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +49,23 @@ def test_a_model_trained_here_goes_out_and_comes_back(tmp_path):
     assert_same(export.state_dict(tmp_path / "again"), written)
     sharpness = variables["params"]["landmark_head"]["log_sharpness"]
     np.testing.assert_array_equal(written["landmark_head.log_sharpness"], sharpness)
+
+
+def test_what_is_left_out_is_named(tmp_path, capsys):
+    """A retriever's file with everything that PyTorch stores: what nothing reads does not come back."""
+    config = inshop.get_config("backbone=resnet50,loss=id,tiny=true")
+    config.data_dir, config.labels = str(tmp_path), {"item_id": ["a", "b"]}
+    shapes = import_weights.template(config, tasks.make(config))
+    read = drawn(torch_shapes(shapes, import_weights.key_rules(config)))
+    norm = {f"embed_extractor.bn.{name}": np.ones(4, np.float32) for name in ("weight", "running_mean")}
+    counters = {"backbone.bn1.num_batches_tracked": np.zeros((), np.int64)}
+    import_weights.run(str(save_zip(tmp_path / "w.pth", read | norm | counters)), config, tmp_path / "run")
+    err = capsys.readouterr().err
+    assert "left out 1 tensors num_batches_tracked" in err and ", ".join(norm) in err
+    done = run("export", f"--checkpoint={tmp_path / 'run'}", f"--out={tmp_path / 'out'}")
+    assert done.returncode == 0 and ", ".join(norm) in done.stderr
+    assert json.loads(done.stdout)["tensors"] == len(read)
+    assert_same(read_tensors(tmp_path / "out"), read)
 
 
 def test_refusals(imported, tmp_path):

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 from torch_writers import save_legacy, save_zip
 
-from experiments import common
+from experiments import common, inshop
 from fashionjax import checkpoint, cli, export, import_weights, tasks, weight_families
 from fashionjax.errors import UserError
 from fashionjax.key_maps import KeyMismatch, fill, torch_names, torch_shapes, unfill
@@ -467,6 +467,31 @@ def test_another_family_is_told_with_the_config_that_fits(tmp_path, wrong):
     assert "The file holds resnet18, global pooling, attribute + category heads" in message
     assert "task=attributes model.backbone=resnet18 model.pooling=global" in message
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("loss", "held", "fits"),
+    [
+        ("id", "attribute + embedding + id heads", "loss=full (config.loss has attribute)"),
+        ("full", "embedding + id heads", "loss=id or loss=triplet (config.loss has no attribute)"),
+    ],
+)
+def test_a_retriever_of_another_loss_is_told_by_its_attribute_head(tmp_path, loss, held, fits):
+    """The row's config and the file differ in nothing else."""
+
+    def config(loss: str) -> ConfigDict:
+        made = inshop.get_config(f"backbone=vgg16,loss={loss},tiny=true")
+        made.data_dir = str(tmp_path)
+        return made
+
+    theirs = config({"id": "full", "full": "id"}[loss])
+    theirs.labels = {"item_id": ["a", "b"], "attribute": ["x"]}
+    shapes = import_weights.template(theirs, tasks.make(theirs))
+    tensors = drawn(torch_shapes(shapes, import_weights.key_rules(theirs)))
+    with pytest.raises(KeyMismatch) as caught:
+        import_weights.run(str(save_zip(tmp_path / "w.pth", tensors)), config(loss), str(tmp_path / "run"))
+    assert f"global pooling, {held}; " in caught.value.hint
+    assert caught.value.hint.endswith(f"model.pooling=global {fits} fits")
 
 
 def test_an_imagenet_file_is_told_to_need_backbone_only(tmp_path):
