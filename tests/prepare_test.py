@@ -20,6 +20,7 @@ from fashionjax import prepare
 from fashionjax.errors import UserError
 
 NAME = "deepfashion_landmarks"
+PATIENCE = 300  # seconds; a loaded machine is slow
 
 
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
@@ -36,15 +37,15 @@ def finished(root: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A release of 1500 pictures, so that a build takes a moment."""
-    return trees.landmarks(tmp_path_factory.mktemp("large") / "release", n=1500)
+    """A release of 4000 pictures, so that a build takes a moment."""
+    return trees.landmarks(tmp_path_factory.mktemp("large") / "release", n=4000)
 
 
 def test_command_prints_json_and_repeats_it(tmp_path: Path) -> None:
     release = trees.landmarks(tmp_path / "release")
     arguments = (NAME, f"--manual_dir={release}", f"--data_dir={tmp_path / 'out'}")
     first = start(*arguments)
-    stdout, stderr = first.communicate(timeout=60)
+    stdout, stderr = first.communicate(timeout=PATIENCE)
     assert first.returncode == 0, stderr
     result = json.loads(stdout.splitlines()[-1])
     assert result == {
@@ -77,7 +78,7 @@ def test_command_names_file_and_line(tmp_path: Path) -> None:
     release = trees.landmarks(tmp_path / "release")
     trees.edit(release / "Eval/list_eval_partition.txt", 7, lambda line: line.replace("train", "trian"))
     run = start(NAME, f"--manual_dir={release}", f"--data_dir={tmp_path / 'out'}")
-    stdout, stderr = run.communicate(timeout=60)
+    stdout, stderr = run.communicate(timeout=PATIENCE)
     assert run.returncode == 2 and not stdout
     assert "list_eval_partition.txt:7: split 'trian'" in stderr.splitlines()[-1]
     assert not trees.all_files(tmp_path / "out")
@@ -137,24 +138,27 @@ def test_killed_build_leaves_nothing_finished(large: Path, tmp_path: Path, numbe
     out = tmp_path / "out"
     arguments = (NAME, f"--manual_dir={large}", f"--data_dir={out}", "--processes=2")
     run = start(*arguments)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not any(".array_record" in path for path in trees.all_files(out)):
         assert run.poll() is None and time.monotonic() < deadline, run.communicate()
         time.sleep(0.005)
+    run.send_signal(signal.SIGSTOP)  # it waits here, however long this process takes
+    assert not finished(out), "the build was finished before it was stopped"
     workers = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if parent(pid) == run.pid]
     assert len(workers) >= 2
     run.send_signal(number)
-    run.communicate(timeout=30)
+    run.send_signal(signal.SIGCONT)
+    run.communicate(timeout=PATIENCE)
     assert run.returncode == (-9 if number == signal.SIGKILL else 143)
     assert not finished(out)
     assert bool(list(out.glob(f"{prepare.BUILDING}*"))) == (number == signal.SIGKILL)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while any(alive(pid) for pid in workers):
         assert time.monotonic() < deadline, "a worker process outlived the killed command"
         time.sleep(0.05)
     if number == signal.SIGKILL:
         result = prepare.prepare(NAME, data_dir=out, manual_dir=large, progress=False)
-        assert result["splits"] == {"train": 750, "val": 375, "test": 375}
+        assert result["splits"] == {"train": 2000, "val": 1000, "test": 1000}
         assert os.listdir(out) == [NAME]
     shutil.rmtree(out)
 

@@ -10,6 +10,7 @@ from fitting import fit
 from fashionjax import inference, optim, parallel, state, tasks
 from fashionjax.data import pipeline, source
 from fashionjax.errors import UserError
+from fashionjax.metrics import classification, stream
 
 
 def landmarks_config(config, head: str):
@@ -98,6 +99,46 @@ def test_batch_size_does_not_change_predictions(tiny_config, tiny_batch):
             expected = np.asarray(whole[name][3 : 3 + size])
             error = np.linalg.norm(np.asarray(value) - expected) / np.linalg.norm(expected)
             assert error <= 1e-5, (size, name, error)
+
+
+def test_batch_size_does_not_change_metrics(tiny_config, synthetic_dir):
+    """A split of 21 in batches of 1, 7 and 64: the predictions to 1e-5, and every count of the metrics the
+    same but where two scores are equal to that precision."""
+    split = source.open_split("synthetic_fashion/attributes", "val", synthetic_dir)
+    tiny_config.labels.update(split.labels)
+    tiny_config.parallel = "shard_map"
+    task, mesh = tasks.make(tiny_config), parallel.make_mesh(jax.devices()[:1])
+    sample = next(pipeline.eval_batches(split, task.preprocess, batch_size=1))
+    params, model_state = parallel.replicate(task.init(jax.random.PRNGKey(0), sample), mesh)
+    step = parallel.compile_predict_step(state.make_predict_step(task), "shard_map", mesh)
+
+    def evaluate(size):
+        tiny_config.batch_size = size
+        model = inference.Model(tiny_config, task, mesh, step, params, model_state, 0)
+        return stream.collect(inference.predictions(model, split, show_progress=False))
+
+    outputs, truth = evaluate(64)
+    assert truth["index"].tolist() == list(range(21))
+    for size in (1, 7):
+        others, labels = evaluate(size)
+        for name, expected in outputs.items():
+            error = np.linalg.norm(others[name] - expected) / np.linalg.norm(expected)
+            assert error <= 1e-5, (size, name, error)
+        np.testing.assert_array_equal(labels["index"], truth["index"])
+        for k in (1, 3, 5):
+            attributes = [outputs["attribute_logits"], others["attribute_logits"]]
+            categories = [outputs["category_logits"], others["category_logits"]]
+            counts = [classification.topk_counts(score, truth["attribute"], k) for score in attributes]
+            found = [classification.category_counts(score, truth["category"], k) for score in categories]
+            assert np.abs(np.subtract(*counts)).sum() <= 4 * ties(attributes[0], k)
+            assert np.abs(np.subtract(*found)).sum() <= 4 * ties(categories[0], k)
+
+
+def ties(score: np.ndarray, k: int) -> int:
+    """Rows whose k-th and next score are equal to 1e-5."""
+    score = -np.sort(-score, axis=1)
+    gap = score[:, k - 1] - score[:, k] if k < score.shape[1] else np.full(len(score), np.inf)
+    return int((gap <= 1e-5 * np.abs(score).max()).sum())
 
 
 def test_given_landmarks_must_be_given(tiny_config, tiny_batch):
