@@ -3,7 +3,8 @@
     XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m benchmarks.parallel_agreement
 
 The demo's model with synchronised batch-norm and without dropout, float32, one fixed batch; after 1 and
-after 20 steps. One JSON object on standard output.
+after 20 steps. The yardstick is one device against itself with every initial parameter moved by one rounding:
+how far the training itself carries a difference of that size. One JSON object on standard output.
 """
 
 import json
@@ -12,11 +13,21 @@ import jax
 import numpy as np
 import optax
 
+from benchmarks import hardware
 from experiments import demo
 from fashionjax import parallel, state, tasks
 
-CASES = {"pmap 8": ("pmap", 8), "shard_map 8": ("shard_map", 8), "pmap 1": ("pmap", 1)}
-PAIRS = {"pmap against shard_map": ("pmap 8", "shard_map 8"), "8 devices against 1": ("pmap 8", "pmap 1")}
+CASES = {
+    "pmap 8": ("pmap", 8, 0.0),
+    "shard_map 8": ("shard_map", 8, 0.0),
+    "pmap 1": ("pmap", 1, 0.0),
+    "pmap 1 moved": ("pmap", 1, 2.0**-23),
+}
+PAIRS = {
+    "pmap against shard_map": ("pmap 8", "shard_map 8"),
+    "8 devices against 1": ("pmap 8", "pmap 1"),
+    "1 device against itself moved by one rounding": ("pmap 1", "pmap 1 moved"),
+}
 STEPS = (1, 20)
 
 
@@ -41,11 +52,12 @@ def make_batch() -> dict:
     }
 
 
-def changes(task, batch, mode: str, devices: int) -> dict[int, np.ndarray]:
-    """Steps taken → the parameter change so far, one vector."""
+def changes(task, batch, mode: str, devices: int, moved: float) -> dict[int, np.ndarray]:
+    """Steps taken → the parameter change so far, one vector; `moved`: of the initial parameters, relative."""
     mesh = parallel.make_mesh(jax.devices()[:devices])
     tx = optax.sgd(0.01, momentum=0.9)
     run = state.create_state(task, tx, 0, batch)
+    run = run.replace(params=jax.tree.map(lambda leaf: leaf * (1 + moved), run.params))
     first = flat(run.params)
     run = parallel.replicate(run, mesh)
     step = parallel.compile_train_step(state.make_train_step(task, tx), mode, mesh)
@@ -73,7 +85,7 @@ def main() -> None:
         pair: {f"after {count}": relative(found[b][count], found[a][count]) for count in STEPS}
         for pair, (a, b) in PAIRS.items()
     }
-    print(json.dumps({"devices": jax.device_count(), "jax": jax.__version__, "relative_l2": result}))
+    print(json.dumps({"hardware": hardware.describe(jax.devices()), "relative_l2": result}, indent=1))
 
 
 if __name__ == "__main__":
