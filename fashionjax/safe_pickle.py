@@ -150,6 +150,8 @@ class _Machine:
         elif name == "ADDITEMS":
             values = self.pop_to_mark()
             self.top(set).update(dict_key(value) for value in values)
+        elif name == "FROZENSET":
+            stack.append(frozenset(dict_key(value) for value in self.pop_to_mark()))
         elif name == "SETITEM":
             value, key = self.pop(), self.pop()
             self._set_items([key, value])
@@ -189,8 +191,11 @@ class _Machine:
 
 
 def dict_key(value: Any) -> Any:
-    """A dict key or set member: text, a number, or a flat tuple (hashing deep ones exhausts the C stack)."""
-    if isinstance(value, _SCALARS) or (type(value) is tuple and all(isinstance(v, _SCALARS) for v in value)):
+    """A dict key or set member: text, a number, a stand-in, or a flat tuple (hashing deep ones exhausts the C
+    stack)."""
+    if isinstance(value, (*_SCALARS, StandIn)) or (
+        type(value) is tuple and all(isinstance(v, _SCALARS) for v in value)
+    ):
         return value
     raise PickleRefused(f"a dict key is a {type(value).__name__}")
 

@@ -98,6 +98,18 @@ def _size(items: Any = ()) -> tuple:
     return tuple(items)
 
 
+def _default_dict(factory: Any = None) -> dict:
+    """Its items follow; the factory, which is never called, is dropped."""
+    del factory
+    return {}
+
+
+def _deque(items: Any = (), maxlen: Any = None) -> list:
+    """Its items follow."""
+    del items, maxlen
+    return []
+
+
 _DTYPES = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
 _NUMPY_SCALARS = (
     "numpy.core.multiarray.scalar",
@@ -106,9 +118,33 @@ _NUMPY_SCALARS = (
     "_codecs.encode",
 )
 
-# the whole of what a checkpoint's pickle may name; the last two rows are for what stands beside the tensors
+# what stands beside the tensors (options, counts, dates, paths, arrays): none of it is needed, so none of it
+# is made, not even a set, which a pickle could ask for again and again
+_BESIDE = (
+    *_NUMPY_SCALARS,
+    *(f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")),
+    "torch.device",
+    *("argparse.Namespace", "types.SimpleNamespace", "collections.Counter"),
+    *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
+    *(f"pathlib.{kind}{name}" for kind in ("", "Pure") for name in ("PosixPath", "WindowsPath")),
+    *(f"pathlib._local.{kind}{name}" for kind in ("", "Pure") for name in ("PosixPath", "WindowsPath")),
+    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "frozenset")),
+)
+# classes that are named and never called: the factory of a defaultdict, the kind of an array
+_NAMED = (
+    *(
+        f"{module}.{name}"
+        for module in ("builtins", "__builtin__")
+        for name in ("dict", "float", "int", "list")
+    ),
+    *("builtins.str", "__builtin__.unicode", "builtins.tuple", "__builtin__.tuple", "numpy.ndarray"),
+)
+
+# the whole of what a checkpoint's pickle may name
 ALLOWED: dict[str, Global] = {
     "collections.OrderedDict": Global("collections.OrderedDict", _ordered_dict),
+    "collections.defaultdict": Global("collections.defaultdict", _default_dict),
+    "collections.deque": Global("collections.deque", _deque),
     "torch._utils._rebuild_tensor": Global("torch._utils._rebuild_tensor", _rebuild_tensor),
     "torch._utils._rebuild_tensor_v2": Global("torch._utils._rebuild_tensor_v2", _rebuild_tensor),
     "torch._utils._rebuild_parameter": Global("torch._utils._rebuild_parameter", _rebuild_parameter),
@@ -117,7 +153,8 @@ ALLOWED: dict[str, Global] = {
     **{f"torch.{name}": Global(f"torch.{name}") for name in STORAGES},
     **{f"torch.cuda.{name}": Global(f"torch.{name}") for name in STORAGES},
     **{f"torch.{name}": Global(f"torch.{name}") for name in _DTYPES},
-    **{name: safe_pickle.inert(name) for name in (*_NUMPY_SCALARS, "torch.device")},
+    **{name: safe_pickle.inert(name) for name in _BESIDE},
+    **{name: Global(name) for name in _NAMED},
 }
 
 
@@ -161,8 +198,17 @@ def _state_dict(loaded: Any) -> dict[str, _Tensor]:
 
     if type(loaded) is not dict:
         raise Refused(f"holds a {type(loaded).__name__}, not a state dict")
-    wrapped = [loaded[key] for key in WRAPPINGS if type(loaded.get(key)) is dict]
-    found = next((t for t in map(tensors, [*wrapped, loaded]) if t), {})
+
+    def wrapped(mapping: dict) -> dict[str, dict]:
+        return {key: mapping[key] for key in WRAPPINGS if type(mapping.get(key)) is dict}
+
+    once = wrapped(loaded)
+    found = next((t for t in map(tensors, [*once.values(), loaded]) if t), {})
+    if not found:
+        twice = {f"{a}.{b}": m for a, inner in once.items() for b, m in wrapped(inner).items() if tensors(m)}
+        if len(twice) > 1:
+            raise Refused(f"holds several state dicts: {', '.join(twice)}; save the one that is meant")
+        found = tensors(*twice.values()) if twice else {}
     if not found:
         raise Refused(f"holds no tensors (looked at the top level and under {', '.join(WRAPPINGS)})")
     for key in found:

@@ -46,7 +46,8 @@ class WeightFileError(UserError):
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     """All tensors of a weight file by name, in file order, as read-only arrays (bfloat16 becomes float32).
 
-    Accepts a bare state dict or one wrapped in 'state_dict', 'model_state_dict' or 'model'; takes a leading
+    Accepts a bare state dict or one wrapped in 'state_dict', 'model_state_dict' or 'model', or in two of them
+    where only one place holds tensors; takes a leading
     'module.' off when every name has it; leaves out entries that are not tensors. Raises WeightFileError.
     """
     return _reading(path, lambda file, size: without_module(_by_content(file, size)))

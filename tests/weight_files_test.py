@@ -1,5 +1,8 @@
 """Weight files: what PyTorch wrote is read by value; what an attacker wrote is refused and never runs."""
 
+import argparse
+import collections
+import datetime
 import importlib.util
 import io
 import json
@@ -7,9 +10,10 @@ import os
 import pickle
 import struct
 import tarfile
+import types
 import zipfile
 import zlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import pytest
@@ -78,6 +82,49 @@ def test_views_are_values_not_windows():
 def test_wrappings_and_formats(tmp_path, save, wrap):
     arrays = make_fixtures.arrays()
     assert_same(read_tensors(save(tmp_path / "w.pth", arrays, wrap)), arrays)
+
+
+def test_a_state_dict_wrapped_twice_is_found_where_there_is_one(tmp_path):
+    a = np.arange(3, dtype=np.float32)
+    weights = mapping({"w": dense("0", a)})
+    for outer, inner in (("state_dict", "model"), ("model", "state_dict")):
+        value = mapping({outer: mapping({inner: weights, "epoch": number(3)})})
+        assert_same(read_tensors(zip_file(tmp_path / "w.pth", value, {"0": a.tobytes()})), {"w": a})
+    value = mapping({"state_dict": mapping({"model": weights, "state_dict": weights})})
+    with pytest.raises(
+        WeightFileError, match=r"several state dicts: state_dict\.state_dict, state_dict\.model"
+    ):
+        read_tensors(zip_file(tmp_path / "w.pth", value, {"0": a.tobytes()}))
+
+
+BESIDE = {
+    "args": argparse.Namespace(lr=0.1, layers=[1, 2], out=Path("runs")),
+    "options": types.SimpleNamespace(a=1),
+    "meters": collections.defaultdict(list, {"loss": [1.0, 2.0]}),
+    "best": collections.defaultdict(float, {3: 0.5}),
+    "seen": collections.Counter("abca"),
+    "last": collections.deque([1, 2], maxlen=3),
+    "classes": {"top", "skirt"},
+    "fixed": frozenset([1, 2]),
+    "paths": {PurePosixPath("a/b"), PureWindowsPath("c")},
+    "started": datetime.datetime(2020, 5, 6, 12, tzinfo=datetime.UTC),
+    "took": datetime.timedelta(hours=3),
+    "by_day": {datetime.date(2020, 5, 6): 1},
+    "curve": np.arange(4.0),
+    "lr": np.float64(0.1),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize("protocol", range(2, 5))  # torch.save writes 2
+def test_what_stands_beside_the_tensors_does_not_matter(tmp_path, name, protocol):
+    """Honest objects of the standard library become nothing, whatever protocol wrote them."""
+    a = np.arange(3, dtype=np.float32)
+    value = pickle.dumps(BESIDE[name], protocol)[:-1]  # without its stop
+    frame = value.find(b"\x95")
+    value = value[2:] if frame != 2 else value[11:]  # nor its start
+    value = mapping({"state_dict": mapping({"w": dense("0", a)}), name: value})
+    assert_same(read_tensors(zip_file(tmp_path / "w.pth", value, {"0": a.tobytes()})), {"w": a})
 
 
 def test_module_prefix_goes_only_when_every_name_has_it(tmp_path):
@@ -347,6 +394,16 @@ HOSTILE = {
     "state of a global": (build_on_global, "state of a Global"),
     "extension registry": (with_value(b"\x82\x01"), "EXT1"),
     "calling data": (with_value(text("x") + tuple_of() + b"R"), "calls a str"),
+    "state of an inert object": (
+        with_value(call("argparse.Namespace") + b"}" + text("x") + glob("os.system") + b"sb"),
+        "os.system",
+    ),
+    "factory of a defaultdict": (running("collections.defaultdict", glob("posix.system")), "posix.system"),
+    "calling a factory": (running("builtins.list", "x"), "calls builtins.list"),
+    "setting items of an inert object": (
+        with_value(call("collections.Counter") + text("x") + b"Ns"),
+        "a dict is expected",
+    ),
     "calling a storage type": (with_value(call("torch.FloatStorage")), "calls torch.FloatStorage"),
     "argument flood": (with_value(call("torch.Size", *[b"N"] * 50)), "arguments of torch.Size"),
     # persistent ids
@@ -554,6 +611,14 @@ def test_missing_files_and_folders(tmp_path):
     for path in (tmp_path, tmp_path / "none.pth"):
         with pytest.raises(WeightFileError, match="no such file"):
             read_tensors(path)
+
+
+def test_sets_asked_for_again_and_again_cost_nothing(tmp_path):
+    """A long list once, and a set of it 20,000 times, would be hours of work."""
+    items = b"](" + b"N" * 100_000 + b"eq\x01"
+    again = (glob("builtins.set") + b"h\x01\x85R0") * 20_000
+    zip_file(tmp_path / "w.pth", mapping({"w": HONEST, "x": items + again}), RAW)
+    assert list(read_tensors(tmp_path / "w.pth")) == ["w"]
 
 
 @pytest.mark.parametrize("protocol", range(6))
