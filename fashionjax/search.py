@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
-from fashionjax import cli, collection, gallery, parallel, photos, search_page
+from fashionjax import cli, collection, draw, gallery, parallel, photos, search_page
 from fashionjax.collection import Collection
 from fashionjax.errors import UserError
 from fashionjax.outfit_page import Candidate
@@ -91,15 +91,21 @@ def page(
     command: str,
 ) -> str:
     """The first photos beside their matches, as HTML; `name` is what the user calls the gallery."""
-    picture = functools.lru_cache(maxsize=256)(collection.pictures(found.source, found.rows.id, found.record))
+    full = collection.pictures(found.source, found.rows.id, found.record)
+
+    @functools.lru_cache(maxsize=1024)
+    def picture(place: int) -> np.ndarray | None:
+        whole = full(place)
+        return None if whole is None else draw.display(whole, search_page.SIDE)
+
     readable = [pair for pair in zip(queries, records, strict=True) if pair[0].error is None]
     shown = []
     for (query, record), places in zip(readable, row.tolist(), strict=True):
         if query.shown is not None:
+            best = zip(record["matches"][: search_page.MATCHES], places, strict=False)
             matches = [
-                Candidate(match["rank"], match["id"], match["score"], picture(place))
-                for match, place in zip(record["matches"], places, strict=True)
-            ][: search_page.MATCHES]
+                Candidate(match["rank"], match["id"], match["score"], picture(place)) for match, place in best
+            ]
             shown.append(search_page.Query(query.path, query.shown, matches))
     words = [
         f"{_count(len(readable), 'photo')}, each against {_count(len(found.rows.id), 'picture')} of {name}: "
