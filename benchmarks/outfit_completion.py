@@ -56,7 +56,7 @@ def make_ranker(name: str, rng: np.random.Generator):
         spaces = type_spaces.Spaces(kernel=kernel, bias=np.full(shape, 0.01, np.float32))
     spaces = jax.tree.map(jax.numpy.asarray, spaces)
     table = type_spaces.space_table(pairs, "abcdefghijk")
-    return completion.pair_ranker(spaces._replace(metric=metric), table)
+    return completion.pair_ranker(spaces._replace(metric=metric), table, "abcdefghijk")
 
 
 def measure(name: str, gallery: int, pieces: int, topk: int, repeats: int) -> dict:

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fashionjax.ops import type_spaces
-from fashionjax.tasks import compatibility
+from fashionjax.tasks import compatibility, scorers
 
 STANDS_FOR = {"all-body": ("tops", "bottoms")}  # a dress is worn instead of these, these instead of a dress
 
@@ -57,14 +57,15 @@ def make_ranker(config: ConfigDict, params: Mapping[str, Any]) -> Ranker:
     """The ranking of a trained model; `params` on one device or in numpy."""
     if config.model.kind == "set_transformer":
         return set_ranker(compatibility.make_model(config), params)
-    return pair_ranker(compatibility.make_spaces(config, params), compatibility.space_table(config))
+    types = list(config.labels.category)
+    return pair_ranker(compatibility.make_spaces(config, params), compatibility.space_table(config), types)
 
 
-def pair_ranker(spaces: type_spaces.Spaces, table: np.ndarray) -> Ranker:
+def pair_ranker(spaces: type_spaces.Spaces, table: np.ndarray, types: Sequence[str]) -> Ranker:
     """Score: 1 - the mean distance to the outfit's items."""
 
     def rank(embedding, category, kind, candidates, k):
-        space = table[category, kind]
+        space = scorers.space_of(table, types, category, kind)
         total, row = type_spaces.rank(spaces, embedding, candidates.blocks, space, k)
         return 1.0 - total.astype(np.float64) / len(category), candidates.number[row]
 

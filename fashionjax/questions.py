@@ -63,8 +63,8 @@ def baselines(model: inference.Model, split: Split, truth: dict, colours: np.nda
 
 def _plain(split: Split, predicted: dict, truth: dict) -> dict[str, float]:
     items = scorers.items(predicted, truth, len(split))
-    types = len(split.labels["category"])
-    scorer = scorers.pair_scorer(Spaces(), np.zeros((types, types), np.int32))
+    types = split.labels["category"]
+    scorer = scorers.pair_scorer(Spaces(), np.zeros((len(types), len(types)), np.int32), types)
     return scorers.judged_metrics(scorers.judge(scorer, items, split.column))
 
 

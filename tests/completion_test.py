@@ -45,7 +45,7 @@ def test_ranking_equals_a_loop(kind, pieces, monkeypatch):
     outfit, worn = rng.normal(size=(pieces, D)).astype(np.float32), rng.integers(0, 11, pieces)
     candidates = completion.by_type(gallery, category, [2, 7])
     assert set(candidates) == {2}, "the gallery has no type 7"
-    rank = completion.pair_ranker(own, TABLE)
+    rank = completion.pair_ranker(own, TABLE, TYPES)
     value, number = rank(outfit, worn, 2, candidates[2], 10)
     rows = np.flatnonzero(category == 2)
     want = np.asarray(
@@ -64,7 +64,7 @@ def test_equal_candidates_come_in_order_of_the_gallery(kind, monkeypatch):
     same = [3, 14, 15, 16, 40, 69]  # in blocks of their own and beside each other
     gallery[same] = gallery[40]
     outfit = rng.normal(size=(4, D)).astype(np.float32)
-    rank = completion.pair_ranker(spaces(kind), TABLE)
+    rank = completion.pair_ranker(spaces(kind), TABLE, TYPES)
     candidates = completion.by_type(gallery, np.zeros(70, int), [0])[0]
     value, number = rank(outfit, np.arange(4), 0, candidates, 1000)
     assert sorted(number) == list(range(70)), "topk beyond the gallery gives everything"
@@ -75,7 +75,7 @@ def test_equal_candidates_come_in_order_of_the_gallery(kind, monkeypatch):
 
 def test_one_trace_for_every_size():
     rng, own = np.random.default_rng(0), spaces("mask")
-    rank = completion.pair_ranker(own, TABLE)
+    rank = completion.pair_ranker(own, TABLE, TYPES)
     rank(np.ones((2, D), np.float32), np.zeros(2, int), 0, _all(rng.normal(size=(3, D))), 1)
     before = type_spaces._summed._cache_size()
     for size, pieces in itertools.product((1, 500, 5000), (1, 8)):

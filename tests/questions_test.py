@@ -39,7 +39,7 @@ def test_questions_and_type_pairs_are_written(tmp_path):
     """Points on a line, no type spaces: every number by hand."""
     embedding = np.asarray([[0.0], [1.0], [3.0], [7.0]], np.float32)
     items = scorers.Items(embedding, np.asarray([0, 1, 1, 0], np.int32), np.ones(4, bool))
-    scorer = scorers.pair_scorer(Spaces(), np.zeros((2, 2), np.int32))
+    scorer = scorers.pair_scorer(Spaces(), np.zeros((2, 2), np.int32), ["bags", "hats"])
     tables = {
         "compatibility": [np.asarray(rows) for rows in ([0, 1], [2, 3], [1])],
         "compatibility_label": [1, 0, 0],

@@ -35,10 +35,11 @@ class Spaces(NamedTuple):
     metric: Any = None
 
 
-def space_table(pairs: Sequence[Sequence[str]], types: Sequence[str]) -> np.ndarray:
+def space_table(pairs: Sequence[Sequence[str]], types: Sequence[str], *, complete: bool = True) -> np.ndarray:
     """pairs: the two types of each space; types: their names -> space of every two types, i32 [t t].
 
-    ValueError for a pair of unknown types, one that comes twice, or one that is missing.
+    ValueError for a pair of unknown types, one that comes twice, or, with `complete`, one that is missing;
+    else the table has -1 there.
     """
     place = {name: number for number, name in enumerate(types)}
     table = np.full((len(types), len(types)), -1, np.int32)
@@ -48,10 +49,17 @@ def space_table(pairs: Sequence[Sequence[str]], types: Sequence[str]) -> np.ndar
         if table[place[a], place[b]] >= 0:
             raise ValueError(f"type spaces {table[place[a], place[b]]} and {number} both join {a} and {b}")
         table[place[a], place[b]] = table[place[b], place[a]] = number
-    if (table < 0).any():
-        a, b = np.argwhere(table < 0)[0]
-        raise ValueError(f"no type space joins {types[a]} and {types[b]}")
+    if complete:
+        check_joined(table[table < 0], np.argwhere(table < 0), types)
     return table
+
+
+def check_joined(space: np.ndarray, pairs: np.ndarray, types: Sequence[str]) -> None:
+    """space [p] of the pairs of types [p 2]; ValueError where there is none (-1)."""
+    lacking = np.flatnonzero(np.asarray(space) < 0)
+    if len(lacking):
+        a, b = pairs[lacking[0]]
+        raise ValueError(f"no type space joins {types[a]} and {types[b]}")
 
 
 def project(spaces: Spaces, embedding, space):

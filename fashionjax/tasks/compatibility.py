@@ -166,7 +166,8 @@ def make_scorer(config: ConfigDict, params) -> scorers.Scorer:
     """The comparisons of a trained model."""
     if config.model.kind == "set_transformer":
         return scorers.set_scorer(make_model(config), params)
-    return scorers.pair_scorer(make_spaces(config, params), space_table(config))
+    types = supervised.label_names(config, "category")
+    return scorers.pair_scorer(make_spaces(config, params), space_table(config), types)
 
 
 def make_spaces(config: ConfigDict, params) -> type_spaces.Spaces:
@@ -176,10 +177,10 @@ def make_spaces(config: ConfigDict, params) -> type_spaces.Spaces:
 
 
 def space_table(config: ConfigDict) -> np.ndarray:
-    """Type space of every two categories, i32 [t t]."""
+    """Type space of every two categories, i32 [t t]; -1 for two that the release's outfits never join."""
     names = supervised.label_names(config, "category")
     try:
-        return type_spaces.space_table(supervised.label_names(config, "type_space"), names)
+        return type_spaces.space_table(supervised.label_names(config, "type_space"), names, complete=False)
     except ValueError as error:
         raise UserError(f"{config.dataset}: {error}") from error
 

@@ -38,13 +38,25 @@ class Scorer(NamedTuple):
     answers: Callable
 
 
-def pair_scorer(spaces: type_spaces.Spaces, table: np.ndarray) -> Scorer:
-    """Comparisons pair by pair: an outfit by the mean distance of its pairs, an answer by the sum."""
+def space_of(table: np.ndarray, types: Sequence[str], first, second) -> np.ndarray:
+    """The type spaces that join types first and second, i32 [p] -> [p]; UserError where none does."""
+    space = table[first, second]
+    try:
+        type_spaces.check_joined(space, np.stack(np.broadcast_arrays(first, second), -1), types)
+    except ValueError as error:
+        raise UserError(f"{error}: the typespaces.p of the training data has none") from error
+    return space
+
+
+def pair_scorer(spaces: type_spaces.Spaces, table: np.ndarray, types: Sequence[str]) -> Scorer:
+    """Comparisons pair by pair: an outfit by the mean distance of its pairs, an answer by the sum.
+
+    table i32 [t t]: the space of two types; `types` are their names.
+    """
 
     def pairs(embedding, category, first, second):
-        return type_spaces.distances(
-            spaces, embedding, first, second, table[category[first], category[second]]
-        )
+        space = space_of(table, types, category[first], category[second])
+        return type_spaces.distances(spaces, embedding, first, second, space)
 
     def outfits(embedding, category, sets):
         found = compatibility.pairs_within(sets)

@@ -347,8 +347,20 @@ def test_impossible_configs_are_refused(path, new, told):
         tasks.make(config)
 
 
-def test_labels_without_a_type_space_are_refused():
+def test_types_that_no_space_joins_are_told_when_they_meet():
     config = tiny()
     config.labels = {"category": [*TYPES, "hats"], "type_space": SPACES}
-    with pytest.raises(UserError, match="no type space joins"):
+    tasks.make(config)
+    scorer = compatibility.make_scorer(config, params_of(config))
+    embedding, category = items()
+    assert np.isfinite(scorer.outfits(embedding, category, [np.arange(4)]).double).all()
+    category[3] = 3
+    with pytest.raises(UserError, match=r"no type space joins \w+ and hats"):
+        scorer.outfits(embedding, category, [np.arange(4)])
+
+
+def test_type_spaces_of_unknown_types_are_refused():
+    config = tiny()
+    config.labels = {"category": TYPES[:2], "type_space": SPACES}
+    with pytest.raises(UserError, match="type space 2 joins 'bags' and 'tops'"):
         tasks.make(config)
