@@ -68,6 +68,10 @@ def evaluate(
     pairs = inference.predictions(model, split, allow_missing=allow_missing)
     seen: list[np.ndarray] = []  # of each picture what the baselines need
     predicted, truth = stream.collect(_watched(pairs, seen) if with_baselines else pairs)
+    if matches.is_retrieval(predicted, truth):
+        kept = matches.scored(truth, split, allow_missing=allow_missing)
+        predicted, truth = ({name: rows[kept] for name, rows in side.items()} for side in (predicted, truth))
+        seen = [colours for colours, keep in zip(seen, kept) if keep]
     metrics = model.task.metrics([(predicted, truth)], inference.given(model, split))
     missing = sorted(set(range(len(split))) - set(truth["index"].tolist()))
     if missing:

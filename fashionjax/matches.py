@@ -5,23 +5,45 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from fashionjax import draw, report
+from fashionjax.data.source import Joined, Split
+from fashionjax.errors import UserError
 from fashionjax.metrics import retrieval
 from fashionjax.panels import Bars, Curve, Images, Panel, Table, Tiles
-from fashionjax.tasks.retrieval import Ranking, rank
+from fashionjax.tasks.retrieval import QUERY, Ranking, matched, rank
 
 FILE = "matches.json"
 SAVED, SHOWN, QUERIES = 20, 5, 12  # matches kept for a query, matches and queries in a grid
+TOLD = 5  # queries named in one line
 
 
 def is_retrieval(predicted: dict, truth: dict) -> bool:
     """Whether the arrays of an evaluation are embeddings of queries and a gallery."""
     return "embedding" in predicted and "role" in truth and "identity" in truth
+
+
+def scored(truth: dict, split: Split | Joined, *, allow_missing: bool = False) -> np.ndarray:
+    """[n] bool: the records that a retrieval evaluation can use; False for queries whose item has no picture
+    in the gallery. They are named, and are an error unless `allow_missing`."""
+    kept = matched(truth)
+    if kept.all():
+        return kept
+    rows = np.asarray(truth["index"])[~kept]
+    item, picture = (split.column(name)[rows] for name in ("item_id", "image_id"))
+    shown = ", ".join(f"{name} of item {label}" for name, label in zip(picture[:TOLD], item[:TOLD]))
+    shown += f" and {len(rows) - TOLD} more" if len(rows) > TOLD else ""
+    queries = int((np.asarray(truth["role"]) == QUERY).sum())
+    told = f"{len(rows)} of {queries} queries have no picture of their item in the gallery: {shown}"
+    if not allow_missing:
+        raise UserError(f"{split.dataset}/{split.name}: {told}; pass --allow_missing to evaluate the others")
+    print(f"warning: {told}; evaluated without them", file=sys.stderr)
+    return kept
 
 
 def find(predicted: dict, truth: dict) -> Ranking:

@@ -160,9 +160,11 @@ def _move_points(landmark, visibility, whole, crop, flip: bool):
 
 def twice_scaled(record: Example, frame: np.ndarray, image: np.ndarray) -> np.ndarray:
     """Switch S4: landmarks [k 2] relative to the frame's corner over the size of the whole picture, scaled to
-    the 7-cell plane and then, as if they were pixels of 224, to the plane again."""
+    the 7-cell plane and then, as if they were pixels of 224, to the plane again. Points that are not visible
+    are 0 0, as the original's prepare scripts write them."""
     size = np.asarray([image.shape[1], image.shape[0]], np.float32)
-    points = np.asarray(record["landmark"], np.float32) * size
+    seen = np.asarray(record["visibility"]) == VISIBLE
+    points = np.where(seen[:, None], np.asarray(record["landmark"], np.float32) * size, 0)
     return (np.maximum(points - frame[:2], 0.0) / size * (7 / 224)).astype(np.float32)
 
 

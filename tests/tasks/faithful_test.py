@@ -173,6 +173,8 @@ def test_s4_scales_to_the_plane_twice():
     frame = preprocess.whole_frame(image)
     twice = preprocess.twice_scaled(marked, frame, image)[None, :1]
     assert pooled(jnp.asarray(twice), jnp.asarray(PLANE)[None])[0, 0] == pytest.approx(0.7344, abs=1e-4)
+    hidden = marked | {"visibility": np.ones(8, np.int64)}  # occluded: 0 0 in the original's lists
+    assert not preprocess.twice_scaled(hidden, frame, image).any()
     once = preprocess.landmarks_in_frame(landmark, image, frame)[None, :1]
     assert pooled(jnp.asarray(once), jnp.asarray(PLANE)[None])[0, 0] == pytest.approx(23.5)
 

@@ -215,6 +215,18 @@ def test_streams_that_cannot_be_ranked(change, told):
         task_module.rank(predicted, truth)
 
 
+def test_queries_that_nothing_can_match_are_left_out_with_a_warning(capsys):
+    """As when their item's gallery pictures cannot be read."""
+    predicted, truth = EXAMPLE
+    identity = truth["identity"].copy()
+    identity[1] = 99
+    found = tasks.make(tiny()).metrics([(predicted, truth | {"identity": identity})], None)
+    assert "1 of 2 queries are left out" in capsys.readouterr().err
+    rows = np.arange(8) != 1
+    alone = {name: value[rows] for name, value in truth.items()}
+    assert found == tasks.make(tiny()).metrics([({"embedding": predicted["embedding"][rows]}, alone)], None)
+
+
 def test_diverged_embeddings_are_told():
     predicted = {"embedding": EXAMPLE[0]["embedding"].copy()}
     predicted["embedding"][4, 0] = np.nan
