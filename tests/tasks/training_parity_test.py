@@ -101,6 +101,13 @@ CASES = {
 }
 
 
+# case → the switch that is turned over, and the term that it changes
+OTHERS = {
+    "detector": ("s9_double_sigmoid", "visibility"),  # to the correct loss
+    "predictor": ("s14_mean_sigmoid_loss", "attribute"),  # to the mean predicted probability
+}
+
+
 class Reference:
     """A stored case; `flax(prefix)` are its tensors KEY as the parameters they belong to."""
 
@@ -181,11 +188,12 @@ def test_gradient_of_every_loss(case):
     for term in wanted:
         assert values[term] == pytest.approx(reference.terms()[term], rel=1e-5), term
         assert relative(gradients[term], reference.flax(f"grad/{term}/")) <= GRADIENT, term
-    if name == "detector":  # the correct visibility loss as well
-        config.faithful.s9_double_sigmoid = False
+    if name in OTHERS:
+        switch, term = OTHERS[name]
+        config.faithful[switch] = not config.faithful[switch]
         values, gradients = terms_and_gradients(tasks.make(config), reference)
-        assert values["loss_visibility"] == pytest.approx(reference.terms()["other_visibility"], rel=1e-5)
-        assert relative(gradients["loss_visibility"], reference.flax("grad/other_visibility/")) <= GRADIENT
+        assert values[f"loss_{term}"] == pytest.approx(reference.terms()[f"other_{term}"], rel=1e-5)
+        assert relative(gradients[f"loss_{term}"], reference.flax(f"grad/other_{term}/")) <= GRADIENT
 
 
 def test_five_steps_change_the_parameters_alike(case):
