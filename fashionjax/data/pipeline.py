@@ -7,6 +7,7 @@ any step without replaying the ones before.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -143,14 +144,15 @@ def _iterate(dataset: grain.MapDataset, workers: int) -> grain.IterDataset:
         if not flags.FLAGS.is_parsed():  # Grain's workers read flags, also where no command parsed any
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-        batches = batches.mp_prefetch(options, worker_init_fn=_end_with_parent)
+        end = functools.partial(_end_with_parent, os.getpid())
+        batches = batches.mp_prefetch(options, worker_init_fn=end)
     return batches
 
 
-def _end_with_parent(worker: int, count: int) -> None:
-    """A worker whose trainer was killed ends within a second; it would wait on its queue for ever."""
+def _end_with_parent(parent: int, worker: int, count: int) -> None:
+    """A worker whose trainer was killed, also while the worker started, ends within a second; it would wait
+    on its queue for ever."""
     del worker, count
-    parent = os.getppid()
 
     def watch():
         while os.getppid() == parent:
