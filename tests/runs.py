@@ -42,9 +42,9 @@ def start(*args, devices=1, **kw) -> subprocess.Popen:
 
 
 def damaged_copy(data_dir, to: Path, split: str) -> Path:
-    """A copy of a data_dir in which the first picture of a split is overwritten with zeros."""
+    """A copy of a data_dir in which the first picture of an attributes split is overwritten with zeros."""
     shutil.copytree(data_dir, to)
-    (file,) = to.glob(f"**/*{split}.array_record*")
+    (file,) = to.glob(f"synthetic_fashion/attributes/**/*{split}.array_record*")
     raw = bytearray(file.read_bytes())
     begin = raw.index(b"\xff\xd8\xff")  # a JPEG's first bytes
     raw[begin : begin + 40] = bytes(40)
