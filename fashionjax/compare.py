@@ -20,10 +20,11 @@ from typing import NamedTuple
 
 from absl import flags
 
-from fashionjax import cli, compare_text, zoo_steps
+from fashionjax import cli, zoo_steps
 from fashionjax import zoo as published
 from fashionjax.errors import UserError
-from fashionjax.report import LABELS, REQUIRED, plain, render_page, write_whole
+from fashionjax.reports import compare_text
+from fashionjax.reports.report import LABELS, REQUIRED, plain, render_page, write_whole
 from fashionjax.zoo import FORWARD, RETRAINED, SYNTHETIC, Zoo
 
 COLUMNS = (FORWARD, RETRAINED)

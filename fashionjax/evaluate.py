@@ -14,23 +14,12 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from fashionjax import (
-    baselines,
-    checkpoint,
-    cli,
-    datasets,
-    inference,
-    matches,
-    panels,
-    parallel,
-    questions,
-    report,
-    scalars,
-)
+from fashionjax import baselines, checkpoint, cli, datasets, inference, parallel, scalars
 from fashionjax.data import pipeline
 from fashionjax.data.source import Split
 from fashionjax.errors import UserError
 from fashionjax.metrics import stream
+from fashionjax.reports import matches, panels, questions, report
 from fashionjax.task import Task
 from fashionjax.tasks import faithful
 

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from fashionjax import checkpoint, cli, import_weights
 from fashionjax.errors import UserError
-from fashionjax.key_maps import unfill
+from fashionjax.weights.key_maps import unfill
 
 FORMATS = ("safetensors",)
 

@@ -31,9 +31,8 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from fashionjax import checkpoint, cli, import_labels, optim, tasks, weight_families
+from fashionjax import checkpoint, cli, optim, tasks
 from fashionjax.errors import UserError
-from fashionjax.key_maps import Accounting, KeyMismatch, fill, torch_shapes, unfill
 from fashionjax.models import backbones, trunk, vit
 from fashionjax.models.compatibility import ORIGIN_PREFIX, Embedder
 from fashionjax.models.compatibility import torch_keys as outfit_keys
@@ -41,7 +40,9 @@ from fashionjax.models.torch_keys import Rules, prefixed
 from fashionjax.state import TrainState
 from fashionjax.task import Batch, Task
 from fashionjax.tasks import attributes, compatibility, landmarks, retrieval
-from fashionjax.weight_files import read_tensors
+from fashionjax.weights import families, labels
+from fashionjax.weights.files import read_tensors
+from fashionjax.weights.key_maps import Accounting, KeyMismatch, fill, torch_shapes, unfill
 
 __all__ = ["fill", "import_backbone", "import_model", "key_rules", "main", "template", "unfill"]
 
@@ -70,7 +71,7 @@ def key_rules(config: ConfigDict, keys: Iterable[str] | None = None) -> Rules:
     """The key rules of a config's model; where there are two sets of names, `keys` of a file tell its own."""
     model = make_model(config)
     if isinstance(model, Embedder):
-        origin = None if keys is None else weight_families.names_of_origin(keys)
+        origin = None if keys is None else families.names_of_origin(keys)
         return outfit_keys(model, origin)
     return trunk.torch_keys(model)
 
@@ -105,15 +106,15 @@ def import_model(
 
 def _hint(tensors: Mapping[str, np.ndarray], wanted: Mapping[str, tuple]) -> str:
     have = {key: array.shape for key, array in tensors.items()}
-    file, model = weight_families.describe(have), weight_families.describe(wanted)
-    spaces = [weight_families.outfit_sizes(shapes).spaces for shapes in (have, wanted)]
+    file, model = families.describe(have), families.describe(wanted)
+    spaces = [families.outfit_sizes(shapes).spaces for shapes in (have, wanted)]
     if file == model and spaces[0] != spaces[1]:
         return f"The file has {spaces[0]} type spaces, the types make {spaces[1]} pairs"
     if file == model or not file.backbone:  # the same model with other sizes, or damage: the keys say it all
         return ""
     if file.imagenet:
         return f"The file is {file}: --backbone_only initialises a model's backbone from it"
-    fits = weight_families.fitting_config(file)
+    fits = families.fitting_config(file)
     return f"The file holds {file}; the config builds {model}. A config with {fits} fits"
 
 
@@ -135,7 +136,7 @@ def import_backbone(
     try:
         filled, accounting = fill(wanted, kept, rules)
     except KeyMismatch as error:
-        file = weight_families.describe({key: array.shape for key, array in kept.items()})
+        file = families.describe({key: array.shape for key, array in kept.items()})
         hint = f"The file is {file}; config.model.backbone is {config.model.backbone}"
         raise KeyMismatch(error.accounting, hint) from error
     merged = _fresh_heads(config, task) | flax.traverse_util.flatten_dict(filled, sep="/")
@@ -161,7 +162,7 @@ def _backbone_tensors(
     """→ (the tensors of a backbone of so many stages, without a prefix; names of the others)."""
     prefix = next((p for p in BACKBONE_PREFIXES if any(key.startswith(p) for key in tensors)), "")
     later = "".join(f"|layer{stage}[.].*" for stage in STAGES[stages:])
-    others = re.compile(weight_families.IMAGENET_HEADS + "|fc_embed[.].*" + later)
+    others = re.compile(families.IMAGENET_HEADS + "|fc_embed[.].*" + later)
     kept, dropped = {}, []
     for key, tensor in tensors.items():
         name = key.removeprefix(prefix)
@@ -204,7 +205,7 @@ def run(
     _refuse_used(workdir)
     tensors = read_tensors(file)
     config = config.copy_and_resolve_references()
-    fit = import_labels.fit_backbone_config if backbone_only else import_labels.fit_config
+    fit = labels.fit_backbone_config if backbone_only else labels.fit_config
     for remark in fit(config, {key: array.shape for key, array in tensors.items()}, type_spaces):
         print(f"note: {remark}", file=sys.stderr)
     if backbone_only:

@@ -22,10 +22,11 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from fashionjax import cli, completion, inference, outfit_page, parallel, photos, pieces, wardrobe
+from fashionjax import cli, completion, inference, parallel, photos, pieces, wardrobe
 from fashionjax.errors import UserError
-from fashionjax.outfit_page import Candidate, Item
 from fashionjax.pieces import Outfit
+from fashionjax.reports import outfit_page
+from fashionjax.reports.outfit_page import Candidate, Item
 from fashionjax.tasks import compatibility
 
 BATCH, FEW = 16, 8  # photos that go through the model together, with a folder as gallery and without

@@ -4,7 +4,7 @@ A folder holds a manifest (which weights and inputs to draw, which outputs exist
 is told from the state dict's keys and shapes, the weights are drawn and go through the importer as if they
 came from a checkpoint, and every output named by the manifest is compared: one line each, `folder output
 rel_l2=… ok|FAIL`. An output that is not computed fails. A folder without a manifest holds metric and loss
-goldens (`parity_metrics`). A folder that cannot be read counts as one failure, and the others are still
+goldens (`metrics`). A folder that cannot be read counts as one failure, and the others are still
 compared. The last line counts; the exit status is 0 when something was compared and nothing failed, 1 when
 something failed, 2 when a folder's model is unknown.
 """
@@ -17,11 +17,13 @@ from typing import Any
 
 import jax
 
-from fashionjax import cli, key_maps, parity_draws, parity_metrics, parity_models
-from fashionjax.bounded import is_count
+from fashionjax import cli
 from fashionjax.errors import UserError
-from fashionjax.parity_results import Result, dense_difference, load_arrays
-from fashionjax.weight_files import without_module
+from fashionjax.goldens import draws, metrics, models
+from fashionjax.goldens.results import Result, dense_difference, load_arrays
+from fashionjax.weights import key_maps
+from fashionjax.weights.bounded import is_count
+from fashionjax.weights.files import without_module
 
 DENSE_BOUND = 1e-4  # relative L2 of features, logits, embeddings, probabilities and losses in float32
 
@@ -30,15 +32,15 @@ def check_model_folder(folder: Path) -> list[Result]:
     """Draw, import, run, compare one folder; UnknownModel when its keys belong to no model of the project."""
     manifest = read_manifest(folder)
     shapes = without_module({key: tuple(shape) for key, shape, _ in manifest["state_dict"]})
-    found = parity_models.recognise(shapes, manifest.get("model_args"))
+    found = models.recognise(shapes, manifest.get("model_args"))
     try:
-        arguments = found.arguments(parity_draws.inputs(manifest))
+        arguments = found.arguments(draws.inputs(manifest))
         template = jax.eval_shape(partial(found.init, found.model), *arguments)
     except (KeyError, ValueError, TypeError, RuntimeError) as error:  # einops raises RuntimeError
         why = " ".join(str(error).split())[:200]
         raise UserError(f"{folder / 'manifest.json'}: inputs do not fit the model: {why}") from error
     stored = load_arrays(folder / "outputs.npz")
-    drawn = without_module(parity_draws.state_dict(manifest))  # a key is drawn as it stands in the file
+    drawn = without_module(draws.state_dict(manifest))  # a key is drawn as it stands in the file
     variables, _ = key_maps.fill(template, drawn, found.rules)
     with jax.default_matmul_precision("highest"):
         computed = found.outputs(found.model, variables, arguments)
@@ -102,7 +104,7 @@ def check(folder: Path) -> list[Result]:
         raise UserError(f"{folder}: is not a folder")
     if (folder / "manifest.json").exists():
         return check_model_folder(folder)
-    return parity_metrics.check_folder(folder)
+    return metrics.check_folder(folder)
 
 
 def main(argv: list[str]) -> int:
@@ -115,7 +117,7 @@ def main(argv: list[str]) -> int:
         folder = Path(argument).resolve()
         try:
             results = check(folder)
-        except (parity_models.UnknownModel, key_maps.KeyMismatch) as error:
+        except (models.UnknownModel, key_maps.KeyMismatch) as error:
             print(f"error: {folder}: {error}", file=sys.stderr)
             unknown = True
             continue

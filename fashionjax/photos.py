@@ -15,10 +15,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from fashionjax import checkpoint, draw, inference
+from fashionjax import checkpoint, inference
 from fashionjax.data import photo
 from fashionjax.data.preprocess import VISIBLE
 from fashionjax.errors import UserError
+from fashionjax.reports import draw
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 READERS = min(4, os.cpu_count() or 1)  # each may hold a 100-megapixel photo

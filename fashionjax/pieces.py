@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from fashionjax import inference, outfit_page, photos, wardrobe
+from fashionjax import inference, photos, wardrobe
 from fashionjax.errors import UserError
-from fashionjax.outfit_page import Item
+from fashionjax.reports import outfit_page
+from fashionjax.reports.outfit_page import Item
 
 SHOWN = (outfit_page.SIDE, outfit_page.SIDE)  # longer side of a photo that is kept, least and largest
 

@@ -21,9 +21,10 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from fashionjax import cli, draw, parallel, photos, progress
+from fashionjax import cli, parallel, photos, progress
 from fashionjax.errors import UserError
 from fashionjax.photos import Photo, Predictor, expand
+from fashionjax.reports import draw
 
 ANNOTATED_SIDES = (480, 1280)  # longer side of an annotated picture, at least and at most
 OUTPUTS = ("category_logits", "attribute_logits", "landmark")

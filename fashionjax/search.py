@@ -20,11 +20,12 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
-from fashionjax import cli, collection, draw, gallery, parallel, photos, search_page
+from fashionjax import cli, collection, gallery, parallel, photos
 from fashionjax.collection import Collection
 from fashionjax.errors import UserError
-from fashionjax.outfit_page import Candidate
 from fashionjax.photos import Predictor
+from fashionjax.reports import draw, search_page
+from fashionjax.reports.outfit_page import Candidate
 
 SHOWN = (search_page.SIDE, search_page.SIDE)  # longer side of a photo that is kept, least and largest
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import experiments
 from fashionjax.errors import UserError
-from fashionjax.report import flat
+from fashionjax.reports.report import flat
 
 FILE = Path(experiments.__file__).parent / "zoo.json"
 SYNTHETIC = "synthetic"

@@ -5,10 +5,11 @@ import subprocess
 import sys
 
 import pytest
+from report_files import experiment, report_of, write
 
-from fashionjax import cli, compare, compare_text, zoo
+from fashionjax import cli, compare, zoo
 from fashionjax.errors import UserError
-from tests.reports import experiment, report_of, write
+from fashionjax.reports import compare_text
 
 ZOO = zoo.load()
 ROWS = {row["id"]: row for row in ZOO.rows}

@@ -13,8 +13,8 @@ from torch_writers import save_zip
 from experiments import inshop
 from fashionjax import export, import_weights, tasks
 from fashionjax.errors import UserError
-from fashionjax.key_maps import torch_shapes
-from fashionjax.weight_files import read_tensors
+from fashionjax.weights.files import read_tensors
+from fashionjax.weights.key_maps import torch_shapes
 
 
 @pytest.fixture(scope="module")

@@ -23,11 +23,12 @@ from import_weights_test import (
 from torch_writers import save_zip
 
 from experiments import compatibility as experiment
-from fashionjax import checkpoint, export, import_weights, tasks, weight_families
+from fashionjax import checkpoint, export, import_weights, tasks
 from fashionjax.errors import UserError
-from fashionjax.key_maps import KeyMismatch, fill, torch_names, torch_shapes, unfill
 from fashionjax.models.compatibility import SetTransformer, TypeAware, torch_keys
 from fashionjax.tasks import compatibility
+from fashionjax.weights import families
+from fashionjax.weights.key_maps import KeyMismatch, fill, torch_names, torch_shapes, unfill
 
 TYPES = ["bags", "shoes", "tops"]
 PAIRS = [("tops", "shoes"), ("bags", "bags"), ("shoes", "shoes"), ("bags", "shoes"), ("tops", "tops"),
@@ -193,8 +194,8 @@ def test_mutated_state_dicts_give_typed_errors_that_name_the_key(name):
 )
 def test_families_are_told_from_keys(name, told):
     shapes = torch_shapes(family(name)[1], family(name)[0])
-    assert weight_families.describe(shapes) == told
-    sizes = weight_families.outfit_sizes(shapes)
+    assert families.describe(shapes) == told
+    sizes = families.outfit_sizes(shapes)
     spaces = {"masks": 6, "layers": 12}.get(name.split()[1] if " " in name else "")
     types = 3 if "type head" in told[2] else None
     assert sizes == (spaces, types, 4 if "text features" in told[2] else None)
@@ -212,7 +213,7 @@ def test_families_are_told_from_keys(name, told):
 )
 def test_the_fitting_config_is_one_that_fits(argument):
     """What is told of a file builds the same family."""
-    told = weight_families.fitting_config(weight_families.describe(file_shapes(tiny(argument))))
+    told = families.fitting_config(families.describe(file_shapes(tiny(argument))))
     if argument == "recipe=set":
         expected = "task=compatibility model.kind=set_transformer model.pool=average model.text=none"
         assert told == expected
@@ -318,7 +319,7 @@ def test_spaces_of_unknown_order_are_numbered_and_told(tmp_path, capsys):
 def test_labels_of_the_prepared_dataset(tmp_path, capsys, monkeypatch):
     """The nondisjoint release may number its spaces otherwise than the files' own."""
     known = {"category": TYPES, "type_space": [list(pair) for pair in reversed(PAIRS)]}
-    monkeypatch.setattr(import_weights.import_labels, "_dataset_labels", lambda config: dict(known))
+    monkeypatch.setattr(import_weights.labels, "_dataset_labels", lambda config: dict(known))
     for split, remarks in (("disjoint", 0), ("nondisjoint", 1)):
         config = tiny(f"split={split},types=false", tmp_path)
         file, _ = written(tmp_path, config)
@@ -404,7 +405,7 @@ def test_absurd_sizes_are_told_by_their_keys(tmp_path, shapes):
     with pytest.raises(KeyMismatch) as caught:
         fitted = config.copy_and_resolve_references()
         sizes = {key: tensor.shape for key, tensor in tensors.items()}
-        import_weights.import_labels.fit_config(fitted, sizes)
+        import_weights.labels.fit_config(fitted, sizes)
         import_weights.import_model(fitted, tasks.make(fitted), tensors)
     told = json.dumps(caught.value.accounting.problems())
     assert all(key in told for key in shapes)

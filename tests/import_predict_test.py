@@ -10,14 +10,15 @@ from runs import run
 from torch_writers import save_zip
 
 from experiments import attributes, inshop
-from fashionjax import collection, import_weights, parity_draws, photos, predict, search
+from fashionjax import collection, import_weights, photos, predict, search
+from fashionjax.goldens import draws
 
 FOLDERS = Path(__file__).parent / "fixtures" / "parity"
 
 
 def weight_file(name, folder) -> str:
     """The weights of a fixture as a file of PyTorch."""
-    tensors = parity_draws.state_dict(json.loads((FOLDERS / name / "manifest.json").read_text()))
+    tensors = draws.state_dict(json.loads((FOLDERS / name / "manifest.json").read_text()))
     return str(save_zip(folder / f"{name}.pth", tensors, "state_dict"))
 
 

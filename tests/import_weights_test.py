@@ -16,15 +16,16 @@ from safetensors.numpy import save_file
 from torch_writers import save_legacy, save_zip
 
 from experiments import common, inshop
-from fashionjax import checkpoint, cli, export, import_weights, tasks, weight_families
+from fashionjax import checkpoint, cli, export, import_weights, tasks
 from fashionjax.errors import UserError
-from fashionjax.key_maps import KeyMismatch, fill, torch_names, torch_shapes, unfill
 from fashionjax.models import backbones, trunk, vit
 from fashionjax.models.landmark_detector import LandmarkDetector
 from fashionjax.models.predictor import Predictor
 from fashionjax.models.retriever import Retriever
 from fashionjax.models.torch_keys import KeyRule
-from fashionjax.weight_files import read_tensors
+from fashionjax.weights import families
+from fashionjax.weights.files import read_tensors
+from fashionjax.weights.key_maps import KeyMismatch, fill, torch_names, torch_shapes, unfill
 
 IMAGE, POINTS = (
     jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),
@@ -322,7 +323,7 @@ def test_families_are_told_from_keys(name):
     kind, backbone, *pooling = name.split()
     rules, template = family(name)
     shapes = torch_shapes(template, rules)
-    told = weight_families.describe(shapes)
+    told = families.describe(shapes)
     heads = {
         "coarse": ("attribute",),
         "fine": ("attribute", "category"),
@@ -331,7 +332,7 @@ def test_families_are_told_from_keys(name):
         "landmark": ("landmark",),
     }[kind]
     assert told == (backbone, (pooling or ["global"])[0], heads, False)
-    widths = weight_families.head_widths(shapes)
+    widths = families.head_widths(shapes)
     expected = {"attribute": 7, "category": 4, "embedding": 3, "id": 9, "landmark": 2}
     assert widths == {head: expected[head] for head in heads}
 
@@ -339,7 +340,7 @@ def test_families_are_told_from_keys(name):
 @pytest.mark.parametrize("name", ["vgg11_bn", "vgg16", "resnet18", "resnet34", "resnet50", "resnet101"])
 def test_plain_backbones_are_told_from_keys(name):
     backbone = tiny_backbone(name)
-    told = weight_families.describe(torch_shapes(shapes_of(backbone), backbones.torch_keys(backbone)))
+    told = families.describe(torch_shapes(shapes_of(backbone), backbones.torch_keys(backbone)))
     assert told == (name, "global", (), True)
 
 

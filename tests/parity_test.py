@@ -9,12 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from fashionjax import key_maps, parity, parity_draws, parity_models
+from fashionjax import parity
 from fashionjax.errors import UserError
+from fashionjax.goldens import draws, models
+from fashionjax.goldens.results import array_difference, dense_difference, relative_l2
 from fashionjax.models import backbones, resnet, vgg
 from fashionjax.models.landmark_detector import LandmarkDetector
 from fashionjax.models.retriever import Retriever
-from fashionjax.parity_results import array_difference, dense_difference, relative_l2
+from fashionjax.weights import key_maps
 
 FOLDERS = Path(__file__).parent / "fixtures" / "parity"
 METRICS = Path(__file__).parent / "fixtures" / "metrics"
@@ -60,9 +62,9 @@ def tiny_folder(folder, salt="salt:"):
         "inputs": [{"name": "image", "key": "input:image", "shape": [1, 3, 32, 32], "draw": "image"}],
         "outputs": [{"name": "layer2"}, {"name": "output"}],
     }
-    found = parity_models.recognise({key: tuple(shape) for key, shape, _ in manifest["state_dict"]})
-    variables, _ = key_maps.fill(template, parity_draws.state_dict(manifest), found.rules)
-    arguments = found.arguments(parity_draws.inputs(manifest))
+    found = models.recognise({key: tuple(shape) for key, shape, _ in manifest["state_dict"]})
+    variables, _ = key_maps.fill(template, draws.state_dict(manifest), found.rules)
+    arguments = found.arguments(draws.inputs(manifest))
     computed = found.outputs(found.model, variables, arguments)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     np.savez(folder / "outputs.npz", layer2=computed["layer2"], output=computed["output"])
@@ -163,24 +165,24 @@ def shapes_of(name):
 
 
 def test_models_are_told_from_their_keys():
-    model = parity_models.recognise(shapes_of("mmf_inshop_roi_resnet50_lite")).model
+    model = models.recognise(shapes_of("mmf_inshop_roi_resnet50_lite")).model
     assert isinstance(model, Retriever) and model.pooling == "roi"
     assert (model.hidden, model.features, model.ids, model.attributes) == (48, 64, 100, 463)
     assert model.backbone == resnet.ResNet(depth=50)
-    model = parity_models.recognise(shapes_of("mmf_landmark_vgg16_lite")).model
+    model = models.recognise(shapes_of("mmf_landmark_vgg16_lite")).model
     assert isinstance(model, LandmarkDetector) and (model.landmarks, model.landmark_features) == (8, 32)
     assert model.backbone == vgg.VGG(depth=16)
-    model = parity_models.recognise(shapes_of("mmf_cateattr_global_vgg16_lite")).model
+    model = models.recognise(shapes_of("mmf_cateattr_global_vgg16_lite")).model
     assert (model.pooling, model.attributes, model.categories) == ("global", 26, 50)
-    model = parity_models.recognise(shapes_of("plain_resnet50_timm")).model
+    model = models.recognise(shapes_of("plain_resnet50_timm")).model
     assert model == resnet.ResNet(depth=50, num_classes=1000)
-    model = parity_models.recognise(shapes_of("mmf_typeaware_fc_resnet18")).model
+    model = models.recognise(shapes_of("mmf_typeaware_fc_resnet18")).model
     assert (model.pool, model.projection, model.metric, model.types) == ("flatten", "fc", True, None)
     assert (model.spaces, model.embedding, model.backbone) == (66, 256, resnet.ResNet(depth=18))
-    model = parity_models.recognise(shapes_of("fc_typeaware_mask_l2_resnet18")).model
+    model = models.recognise(shapes_of("fc_typeaware_mask_l2_resnet18")).model
     assert (model.pool, model.projection, model.metric, model.spaces) == ("average", "mask", False, 66)
     assert model.embedding == 64 and model.backbone == resnet.ResNet(depth=18, stage_strides=(1, 2, 2))
-    model = parity_models.recognise(shapes_of("plain_vit_base_patch16_224")).model
+    model = models.recognise(shapes_of("plain_vit_base_patch16_224")).model
     assert (model.width, model.depth, model.heads, model.grid, model.num_classes) == (768, 12, 12, 14, 1000)
 
 
@@ -190,9 +192,9 @@ def test_depths_and_normalisation_are_told_from_the_numbers():
             f"features.{i}.weight": (64, 3, 3, 3) for stage in vgg.conv_indices(depth, True) for i in stage
         }
 
-    assert parity_models.backbone_from(vgg_shapes(11)) == vgg.VGG(depth=11, batch_norm=True)
+    assert models.backbone_from(vgg_shapes(11)) == vgg.VGG(depth=11, batch_norm=True)
     shapes = {key: s for key, s in shapes_of("plain_resnet50_features").items() if "layer4" not in key}
-    assert parity_models.backbone_from(shapes) == resnet.ResNet(depth=50, stage_strides=(1, 2, 2))
+    assert models.backbone_from(shapes) == resnet.ResNet(depth=50, stage_strides=(1, 2, 2))
 
 
 @pytest.mark.parametrize(
@@ -226,10 +228,10 @@ def test_weights_of_losses_are_the_folders_own():
 def outputs_of(name, model_args) -> dict:
     """Everything that is computed for a folder, as the command does it."""
     manifest = parity.read_manifest(FOLDERS / name)
-    found = parity_models.recognise(shapes_of(name), model_args)
-    arguments = found.arguments(parity_draws.inputs(manifest))
+    found = models.recognise(shapes_of(name), model_args)
+    arguments = found.arguments(draws.inputs(manifest))
     template = jax.eval_shape(functools.partial(found.init, found.model), *arguments)
-    variables, _ = key_maps.fill(template, parity_draws.state_dict(manifest), found.rules)
+    variables, _ = key_maps.fill(template, draws.state_dict(manifest), found.rules)
     with jax.default_matmul_precision("highest"):
         return found.outputs(found.model, variables, arguments)
 

@@ -11,9 +11,10 @@ from checkpoints import save
 from outfits import photo
 from runs import run
 
-from fashionjax import cli, collection, gallery, inference, photos, prepare, search, search_page
+from fashionjax import cli, collection, gallery, inference, photos, prepare, search
 from fashionjax.data.photo import read_photo
 from fashionjax.errors import UserError
+from fashionjax.reports import search_page
 
 IN_SHOP = "synthetic_fashion/in_shop"
 

@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+from report_files import experiment, report_of
 
 from fashionjax import zoo
 from fashionjax.errors import UserError
 from fashionjax.metrics import definitions
-from tests.reports import experiment, report_of
 
 ZOO = zoo.load()
 BUILT = [row for row in ZOO.rows if row["config"]]

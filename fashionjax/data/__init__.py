@@ -1,0 +1,1 @@
+"""Records of prepared datasets, made into batches for the devices; photos as they come."""

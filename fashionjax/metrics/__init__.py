@@ -1,0 +1,1 @@
+"""Metrics of a whole split, in numpy; each says its definition in one line."""

@@ -1,0 +1,1 @@
+"""Flax modules, named after the PyTorch keys they receive."""

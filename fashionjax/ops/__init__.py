@@ -1,0 +1,1 @@
+"""Functions on arrays: one image, lifted by vmap; no parameters."""

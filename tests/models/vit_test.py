@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fashionjax import key_maps
 from fashionjax.models import vit
 from fashionjax.models.vit import Block, ViT
+from fashionjax.weights import key_maps
 
 IMAGE = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
 SMALL = {"width": 8, "depth": 4, "heads": 2, "grid": 2, "num_classes": 3}

@@ -17,8 +17,8 @@ import pytest
 from experiments import category_attributes, compatibility, inshop, landmarks, retrieval
 from fashionjax import optim, parallel, state, tasks
 from fashionjax.import_weights import key_rules
-from fashionjax.key_maps import fill
 from fashionjax.task import AXIS
+from fashionjax.weights.key_maps import fill
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "training"
 GRADIENT, CHANGE = 1e-4, 1e-3  # relative L2

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from fashionjax import parity_outfits, weight_families
 from fashionjax.errors import UserError
+from fashionjax.goldens import outfits
 from fashionjax.models import backbones, compatibility, resnet, trunk, vgg
 from fashionjax.models.heads import FRAME
 from fashionjax.models.landmark_detector import LandmarkDetector
@@ -26,6 +26,7 @@ from fashionjax.models.retriever import Retriever
 from fashionjax.models.torch_keys import Rules
 from fashionjax.models.vgg import VGG
 from fashionjax.models.vit import ViT
+from fashionjax.weights import families
 
 Shapes = dict[str, tuple[int, ...]]
 HEAD_SIZE = 64  # channels of one attention head in every published ViT
@@ -59,7 +60,7 @@ def recognise(shapes: Shapes, model_args: dict | None = None) -> Recognised:
 
 
 def _recognise(shapes: Shapes, model_args: dict) -> Recognised:
-    if parity_outfits.is_outfit_model(shapes):
+    if outfits.is_outfit_model(shapes):
         return _outfit_model(shapes, model_args)
     inner = {key.removeprefix("backbone."): s for key, s in shapes.items() if key.startswith("backbone.")}
     if inner:
@@ -71,13 +72,13 @@ def _recognise(shapes: Shapes, model_args: dict) -> Recognised:
 
 
 def _outfit_model(shapes: Shapes, model_args: dict) -> Recognised:
-    prefix = parity_outfits.backbone_prefix(shapes)
+    prefix = outfits.backbone_prefix(shapes)
     inner = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
-    model = parity_outfits.model_of(backbone_from(inner), shapes)
-    origin = weight_families.names_of_origin(shapes)
-    outputs = partial(parity_outfits.outputs, parity_outfits.config_of(shapes, model_args), origin)
+    model = outfits.model_of(backbone_from(inner), shapes)
+    origin = families.names_of_origin(shapes)
+    outputs = partial(outfits.outputs, outfits.config_of(shapes, model_args), origin)
     rules = compatibility.torch_keys(model, origin)
-    return Recognised(model, rules, parity_outfits.arguments, outputs, parity_outfits.init)
+    return Recognised(model, rules, outfits.arguments, outputs, outfits.init)
 
 
 def backbone_from(shapes: Shapes):

@@ -5,8 +5,8 @@ import types
 import numpy as np
 import pytest
 
-from fashionjax import matches
 from fashionjax.errors import UserError
+from fashionjax.reports import matches
 
 
 def test_queries_without_a_match_are_named(capsys):

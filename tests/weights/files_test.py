@@ -37,11 +37,11 @@ from torch_writers import (
     zip_file,
 )
 
-from fashionjax import safe_pickle
 from fashionjax.errors import UserError
-from fashionjax.weight_files import WeightFileError, read_tensors
+from fashionjax.weights import safe_pickle
+from fashionjax.weights.files import WeightFileError, read_tensors
 
-FIXTURES = Path(__file__).parent / "fixtures" / "weights"
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "weights"
 _spec = importlib.util.spec_from_file_location("make_fixtures", FIXTURES / "make_fixtures.py")
 make_fixtures = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(make_fixtures)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fashionjax import draw, report
+from fashionjax.reports import draw, report
 
 SIDE = 320  # longer side of a picture on the page
 CELLS = (44, 112)  # side of a cell of the matrix, at least and at most

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from fashionjax import parity_draws
+from fashionjax.goldens import draws
 
 
 def manifests(folder):
@@ -14,7 +14,7 @@ def manifests(folder):
 
 @pytest.fixture(scope="module")
 def stored(request):
-    found = manifests(request.path.parent / "fixtures" / "parity")
+    found = manifests(request.path.parents[1] / "fixtures" / "parity")
     assert found
     return found
 
@@ -22,7 +22,7 @@ def stored(request):
 def test_inputs_reproduce_the_stored_norms_and_first_values(stored):
     specs = {json.dumps(spec): spec for manifest in stored for spec in manifest["inputs"]}
     for spec in specs.values():
-        array = parity_draws.model_input(spec)
+        array = draws.model_input(spec)
         np.testing.assert_allclose(array.ravel()[:4], spec["check_first"], rtol=1e-6)
         assert np.linalg.norm(array.astype(np.float64)) == pytest.approx(spec["check_l2"], rel=1e-6)
 
@@ -31,13 +31,13 @@ def test_weights_reproduce_the_stored_first_values(stored):
     for manifest in stored:
         shapes = {key: shape for key, shape, _ in manifest["state_dict"]}
         for key, first in manifest["state_dict_spot"].items():
-            array = parity_draws.weight(key, shapes[key], manifest["salt"])
+            array = draws.weight(key, shapes[key], manifest["salt"])
             np.testing.assert_allclose(array.ravel()[:4], first, rtol=1e-6)
 
 
 def test_a_whole_state_dict_has_the_stored_norm(stored):
     manifest = next(m for m in stored if m["name"] == "plain_resnet18_features")
-    tensors = parity_draws.state_dict(manifest)
+    tensors = draws.state_dict(manifest)
     total = sum(np.sum(x.astype(np.float64) ** 2) for x in tensors.values() if x.dtype == np.float32)
     assert np.sqrt(total) == pytest.approx(manifest["state_dict_l2"], rel=1e-6)
     assert tensors["bn1.num_batches_tracked"].dtype == np.int64
@@ -57,7 +57,7 @@ def test_a_whole_state_dict_has_the_stored_norm(stored):
     ],
 )
 def test_the_salt_enters_the_stream_and_the_key_the_scale(key, shape, salt, first):
-    np.testing.assert_allclose(parity_draws.weight(key, shape, salt).ravel()[:3], first, rtol=1e-6)
+    np.testing.assert_allclose(draws.weight(key, shape, salt).ravel()[:3], first, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -71,12 +71,12 @@ def test_the_salt_enters_the_stream_and_the_key_the_scale(key, shape, salt, firs
     ],
 )
 def test_recipes(key, shape, deviation):
-    assert parity_draws.recipe(key, shape) == ("normal", 0, pytest.approx(deviation))
+    assert draws.recipe(key, shape) == ("normal", 0, pytest.approx(deviation))
 
 
 def test_other_inputs_keep_their_ranges():
     def draw(how, shape, **spec):
-        return parity_draws.model_input({"name": "x", "key": "input:x", "shape": shape, "draw": how, **spec})
+        return draws.model_input({"name": "x", "key": "input:x", "shape": shape, "draw": how, **spec})
 
     integers = draw("integers", (500,), low=0, high=4, dtype="int64")
     assert set(integers) == {0, 1, 2, 3} and integers.dtype == np.int64

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fashionjax import safe_pickle
-from fashionjax.bounded import (
+from fashionjax.weights import safe_pickle
+from fashionjax.weights.bounded import (
     BFLOAT16,
     SLACK,
     Archive,
@@ -27,7 +27,7 @@ from fashionjax.bounded import (
     read_exactly,
     shaped,
 )
-from fashionjax.safe_pickle import Global, PickleRefused, StandIn, dict_key
+from fashionjax.weights.safe_pickle import Global, PickleRefused, StandIn, dict_key
 
 PICKLE_LIMIT = (
     64 << 20

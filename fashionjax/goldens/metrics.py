@@ -17,9 +17,9 @@ from einops import rearrange
 
 from fashionjax import gallery, losses
 from fashionjax.errors import UserError
+from fashionjax.goldens.results import Result, array_difference, load_arrays
 from fashionjax.metrics import classification, compatibility, landmarks, retrieval
 from fashionjax.ops import type_spaces
-from fashionjax.parity_results import Result, array_difference, load_arrays
 
 FRAME = 224.0
 EXACT, METRIC, LOSS = 0.0, 1e-9, 1e-5

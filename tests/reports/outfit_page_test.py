@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from fashionjax import draw, outfit_page
-from fashionjax.outfit_page import Candidate, Item
+from fashionjax.reports import draw, outfit_page
+from fashionjax.reports.outfit_page import Candidate, Item
 
 DISTANCE = np.asarray([[0, 0.5, 0.2], [0.5, 0, 1.0], [0.2, 1.0, 0]])
 

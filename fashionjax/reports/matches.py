@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fashionjax import draw, report
 from fashionjax.data.source import Joined, Split
 from fashionjax.errors import UserError
 from fashionjax.metrics import retrieval
-from fashionjax.panels import Bars, Curve, Images, Panel, Table, Tiles
+from fashionjax.reports import draw, report
+from fashionjax.reports.panels import Bars, Curve, Images, Panel, Table, Tiles
 from fashionjax.tasks.retrieval import QUERY, Ranking, matched, rank
 
 FILE = "matches.json"

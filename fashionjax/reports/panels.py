@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fashionjax import draw
 from fashionjax.errors import UserError
 from fashionjax.metrics import classification, landmarks
+from fashionjax.reports import draw
 
 # of the evaluations during training, the ones that are plotted
 TRACKED = (

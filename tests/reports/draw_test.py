@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fashionjax import draw
+from fashionjax.reports import draw
 
 GRAY = np.full((200, 100, 3), 128, np.uint8)
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from fashionjax import torch_files
-from fashionjax.bounded import (
+from fashionjax.errors import UserError
+from fashionjax.weights import torch_files
+from fashionjax.weights.bounded import (
     BFLOAT16,
     Archive,
     Refused,
@@ -29,8 +30,7 @@ from fashionjax.bounded import (
     read_exactly,
     shaped,
 )
-from fashionjax.errors import UserError
-from fashionjax.safe_pickle import PickleRefused
+from fashionjax.weights.safe_pickle import PickleRefused
 
 HEADER_LIMIT = 100 << 20  # bytes of JSON in a safetensors file, the limit of the format's own reader
 SAFETENSORS_DTYPES = {

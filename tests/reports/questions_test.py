@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from experiments import compatibility
-from fashionjax import draw, questions
 from fashionjax.ops.type_spaces import Spaces
+from fashionjax.reports import draw, questions
 from fashionjax.tasks import scorers
 
 

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from fashionjax import report
-from fashionjax.panels import Bars, Confusion, Curve, Table, Tiles
+from fashionjax.reports import report
+from fashionjax.reports.panels import Bars, Confusion, Curve, Table, Tiles
 
 HOSTILE = "A<b>&\"'é"
 VOID = {"meta", "img", "link", "br", "hr", "input", "path", "use", "rect"}

@@ -12,11 +12,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fashionjax import draw, inference, report
+from fashionjax import inference
 from fashionjax.data.source import Split
 from fashionjax.metrics import compatibility, stream
 from fashionjax.ops.type_spaces import Spaces
-from fashionjax.panels import Bars, Curve, Images, Panel, Table, Tiles
+from fashionjax.reports import draw, report
+from fashionjax.reports.panels import Bars, Curve, Images, Panel, Table, Tiles
 from fashionjax.tasks import faithful, scorers
 from fashionjax.tasks.compatibility import make_scorer
 

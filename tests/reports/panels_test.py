@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from fashionjax import draw, panels
 from fashionjax.errors import UserError
+from fashionjax.reports import draw, panels
 
 NAMES = {"category": ["Tee", "Skirt", "Dress"], "attribute": ["striped", "dotted", "lace"]}
 

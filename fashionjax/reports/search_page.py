@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fashionjax import draw, report
-from fashionjax.outfit_page import Candidate
+from fashionjax.reports import draw, report
+from fashionjax.reports.outfit_page import Candidate
 
 SIDE = 240  # longer side of a picture on the page
 QUERIES, MATCHES = 50, 24  # photos on a page, and matches of each: all of them are on standard output

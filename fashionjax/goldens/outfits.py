@@ -15,11 +15,11 @@ from einops import rearrange
 from ml_collections import ConfigDict
 
 from experiments import compatibility as experiment
-from fashionjax import weight_families
 from fashionjax.models.compatibility import ORIGIN_PREFIX, TypeAware
 from fashionjax.ops import type_spaces
 from fashionjax.task import AXIS
 from fashionjax.tasks import compatibility, faithful, type_aware
+from fashionjax.weights import families
 
 PREFIXES = {"x": "", "z": "pos_", "y": "neg_"}  # role → prefix of its inputs' names
 SUFFIXES = {"x": ("a", "anchor"), "z": ("p", "pos"), "y": ("n", "neg")}  # of its outputs' names
@@ -40,17 +40,17 @@ def is_outfit_model(shapes: dict) -> bool:
 
 
 def backbone_prefix(shapes: dict) -> str:
-    return ORIGIN_PREFIX if weight_families.names_of_origin(shapes) else "backbone."
+    return ORIGIN_PREFIX if families.names_of_origin(shapes) else "backbone."
 
 
 def model_of(backbone, shapes: dict) -> TypeAware:
     """The model around `backbone`, every width read from the shapes; KeyError or ValueError for a missing
     part.
     """
-    shapes = weight_families.in_zoo_names(shapes)
-    masks = weight_families.OUTFIT_PARTS["type masks"]
-    layers = weight_families.OUTFIT_PARTS["type layers"]
-    sizes = weight_families.outfit_sizes(shapes)
+    shapes = families.in_zoo_names(shapes)
+    masks = families.OUTFIT_PARTS["type masks"]
+    layers = families.OUTFIT_PARTS["type layers"]
+    sizes = families.outfit_sizes(shapes)
     if not sizes.spaces:
         raise ValueError("the type spaces are neither masks nor layers")
     if sizes.text is None:
@@ -69,7 +69,7 @@ def model_of(backbone, shapes: dict) -> TypeAware:
 
 def config_of(shapes: dict, model_args: dict) -> ConfigDict:
     """The experiment of a model, with the loss weights that the folder's own arguments name."""
-    origin = weight_families.names_of_origin(shapes)
+    origin = families.names_of_origin(shapes)
     projection = "mask" if any(key.endswith("masks.weight") for key in shapes) else "fc"
     recipe = "origin" if origin else "zoo"
     config = experiment.get_config(f"recipe={recipe},projection={projection},types=false,faithful=zoo")

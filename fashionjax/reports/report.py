@@ -21,7 +21,7 @@ from PIL import Image
 
 from fashionjax import baselines
 from fashionjax.metrics.definitions import definition
-from fashionjax.panels import Bars, Confusion, Curve, Panel, Table, Tiles
+from fashionjax.reports.panels import Bars, Confusion, Curve, Panel, Table, Tiles
 
 LABELS = {
     "synthetic": "Measured on procedurally drawn pictures. Not comparable with any published number.",
