@@ -1,9 +1,9 @@
-"""A convolution whose kernel gradient is fast on a CPU.
+"""A convolution whose gradients are fast on a CPU.
 
 XLA writes the gradient of a convolution's kernel as another convolution whose window is the whole output map.
 Its CPU back end runs that one at half the speed of the forward pass, and at a tenth where the maps are large.
-Here it is a sum of matrix products over bands of output rows: the windows of one band, laid out as a matrix
-[rows of the band x columns, window x channels], stay in the cache.
+Here it is a sum of matrix products over bands of output rows. The gradient of the input is XLA's, but on
+small maps, where it mostly rearranges the kernel, it is one matrix product whose columns are then added up.
 """
 
 from functools import partial
@@ -13,11 +13,14 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax import lax
 
-# Output positions of a band, and of the smallest map worth it: on a smaller one, and for fewer output
-# channels than FEATURES, XLA's own is as fast or faster. Measured on AVX-512 cores for 3x3 at 16..512
-# channels; the time is flat for bands of 200 to 800.
-BAND = 196
-FEATURES = 64
+# Measured on AVX-512 cores for 3x3 at 16..512 channels. On output maps of fewer positions than SMALL, and for
+# fewer output channels than CHANNELS, XLA's kernel gradient is as fast or faster; its input gradient is
+# slower on maps smaller than SMALL.
+SMALL = 196
+CHANNELS = 64
+BAND = 196  # output positions of a band whose windows are laid out whole; flat from 200 to 800
+LARGE = 400  # positions from which a band of window parts is faster, with stride 1 and CHANNELS on both sides
+LARGE_BAND = 3136
 
 
 def conv(x, kernel, stride: int, padding: int):
@@ -49,7 +52,7 @@ def conv_tiled(x, kernel):
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv_banded(x, kernel, stride: int, padding: int):
-    """`conv` with the kernel's gradient by `kernel_gradient`. Reverse mode only."""
+    """`conv` with the gradients of `input_gradient` and `kernel_gradient`. Reverse mode only."""
     return conv(x, kernel, stride, padding)
 
 
@@ -59,11 +62,31 @@ def _forward(x, kernel, stride, padding):
 
 def _backward(stride, padding, saved, dy):
     x, kernel = saved
-    (dx,) = jax.linear_transpose(lambda x: conv(x, kernel, stride, padding), x)(dy)
+    dx = input_gradient(dy, kernel, x.shape[1:3], stride, padding)
     return dx, kernel_gradient(x, dy, kernel.shape[0], stride, padding).astype(kernel.dtype)
 
 
 conv_banded.defvjp(_forward, _backward)
+
+
+def input_gradient(dy, kernel, side: tuple[int, int], stride: int, padding: int):
+    """dy [b h' w' d], kernel [k k c d] -> the gradient of x [b h w c], as dy; side is (h, w)."""
+    (b, rows, cols, _), (k, _, c, _) = dy.shape, kernel.shape
+    if rows * cols >= SMALL:
+        shape = jax.ShapeDtypeStruct((b, *side, c), dy.dtype)
+        return jax.linear_transpose(lambda x: conv(x, kernel, stride, padding), shape)(dy)[0]
+    flat = rearrange(dy, "b h w d -> (b h w) d"), rearrange(kernel, "i j c d -> (i j c) d")
+    shares = jnp.einsum("nd,md->nm", *flat, preferred_element_type=jnp.float32)
+    shares = shares.reshape(b, rows, cols, k, k, c)
+
+    def placed(i, j):  # what window offset (i, j) gives to each position of x
+        edges = [
+            (tap - padding, size - (tap - padding) - (stride * (count - 1) + 1), stride - 1)
+            for tap, size, count in ((i, side[0], rows), (j, side[1], cols))
+        ]
+        return lax.pad(shares[:, :, :, i, j], jnp.float32(0), ((0, 0, 0), *edges, (0, 0, 0)))
+
+    return sum(placed(i, j) for i in range(k) for j in range(k)).astype(dy.dtype)
 
 
 def kernel_gradient(x, dy, k: int, stride: int, padding: int):
@@ -73,12 +96,15 @@ def kernel_gradient(x, dy, k: int, stride: int, padding: int):
     contiguous numbers: a 7x7 window with stride 2 is a 4x4 window over 12 channels.
     """
     (_, rows, cols, d), c = dy.shape, x.shape[-1]
-    if rows * cols < BAND or d < FEATURES:
+    if rows * cols < SMALL or d < CHANNELS:
         shape = jax.ShapeDtypeStruct((k, k, c, d), x.dtype)
         (grad,) = jax.linear_transpose(lambda kernel: conv(x, kernel, stride, padding), shape)(dy)
         return grad.astype(jnp.float32)
     if stride == 1 or c > 4:
-        return _bands(_pad_to(x, padding, stride * (rows - 1) + k, stride * (cols - 1) + k), dy, k, stride)
+        x = _pad_to(x, padding, stride * (rows - 1) + k, stride * (cols - 1) + k)
+        if stride == 1 and rows * cols >= LARGE and c >= CHANNELS:
+            return _large_bands(x, dy, k)
+        return _bands(x, dy, k, stride)
     taps = -(-k // stride)
     x = _pad_to(x, padding, stride * (rows - 1 + taps), stride * (cols - 1 + taps))
     x = rearrange(x, "b (h p) (w q) c -> b h w (p q c)", p=stride, q=stride)
@@ -94,11 +120,10 @@ def _pad_to(x, padding, h, w):
 
 
 def _bands(x, dy, k, stride):
-    """x [b h w c] padded, dy [b h' w' d] -> [k k c d] float32, one matrix product per band of rows."""
+    """x [b h w c] padded, dy [b h' w' d] -> [k k c d] float32, one matrix product per band of rows, whose
+    windows are laid out as a matrix [positions, window x c]."""
     (b, h, w, c), (_, rows, cols, d) = x.shape, dy.shape
-    count = max(1, rows * cols // BAND)
-    band = -(-rows // count)
-    count = -(-rows // band)
+    band, count = _banded(rows, cols, BAND)
     dy = jnp.pad(dy, ((0, 0), (0, count * band - rows), (0, 0), (0, 0)))
     reach = stride * (band - 1) + k
     x = jnp.pad(x, ((0, 0), (0, max(0, stride * band * (count - 1) + reach - h)), (0, 0), (0, 0)))
@@ -117,3 +142,35 @@ def _bands(x, dy, k, stride):
 
     total = lax.fori_loop(1, b * count, lambda index, total: total + product(index), product(0))
     return rearrange(total, "d (i j c) -> i j c d", i=k, j=k)
+
+
+def _large_bands(x, dy, k):
+    """x [b h w c] padded, dy [b h' w' d] -> [k k c d] float32, stride 1, one matrix product per band of rows.
+
+    The columns of a window stand side by side in x, its rows in dy: k copies of each instead of k * k of x,
+    and a product of more even sides, [k c] by [k d].
+    """
+    (b, _, w, c), (_, rows, cols, d) = x.shape, dy.shape
+    band, count = _banded(rows, cols, LARGE_BAND)
+    dy = jnp.pad(dy, ((0, 0), (0, count * band - rows), (0, 0), (0, 0)))
+    x = jnp.pad(x, ((0, 0), (0, count * band - rows), (0, 0), (0, 0)))
+    reach = band + k - 1
+
+    def product(index):
+        image, top = index // count, index % count * band
+        cells = lax.dynamic_slice(x, (image, top, 0, 0), (1, reach, w, c))[0]
+        shares = lax.dynamic_slice(dy, (image, top, 0, 0), (1, band, cols, d))[0]
+        shares = jnp.pad(shares, ((k - 1, k - 1), (0, 0), (0, 0)))
+        cells = jnp.concatenate([cells[:, j : j + cols] for j in range(k)], axis=-1)
+        shares = jnp.concatenate([shares[k - 1 - i : k - 1 - i + reach] for i in range(k)], axis=-1)
+        return jnp.einsum("hwn,hwm->nm", cells, shares, preferred_element_type=jnp.float32)
+
+    total = lax.fori_loop(1, b * count, lambda index, total: total + product(index), product(0))
+    return rearrange(total, "(j c) (i d) -> i j c d", i=k, j=k)
+
+
+def _banded(rows: int, cols: int, positions: int) -> tuple[int, int]:
+    """Rows of a band and number of bands, of about `positions` output positions each."""
+    count = max(1, rows * cols // positions)
+    band = -(-rows // count)
+    return band, -(-rows // band)
