@@ -15,9 +15,10 @@ from jax import lax
 
 # Measured on AVX-512 cores for 3x3 at 16..512 channels. On output maps of fewer positions than SMALL, and for
 # fewer output channels than CHANNELS, XLA's kernel gradient is as fast or faster; its input gradient is
-# slower on maps smaller than SMALL.
+# slower on maps smaller than SMALL, if both sides have WIDE channels.
 SMALL = 196
 CHANNELS = 64
+WIDE = 128
 BAND = 196  # output positions of a band whose windows are laid out whole; flat from 200 to 800
 LARGE = 400  # positions from which a band of window parts is faster, with stride 1 and CHANNELS on both sides
 LARGE_BAND = 3136
@@ -71,8 +72,8 @@ conv_banded.defvjp(_forward, _backward)
 
 def input_gradient(dy, kernel, side: tuple[int, int], stride: int, padding: int):
     """dy [b h' w' d], kernel [k k c d] -> the gradient of x [b h w c], as dy; side is (h, w)."""
-    (b, rows, cols, _), (k, _, c, _) = dy.shape, kernel.shape
-    if rows * cols >= SMALL:
+    (b, rows, cols, d), (k, _, c, _) = dy.shape, kernel.shape
+    if rows * cols >= SMALL or min(c, d) < WIDE:
         shape = jax.ShapeDtypeStruct((b, *side, c), dy.dtype)
         return jax.linear_transpose(lambda x: conv(x, kernel, stride, padding), shape)(dy)[0]
     flat = rearrange(dy, "b h w d -> (b h w) d"), rearrange(kernel, "i j c d -> (i j c) d")

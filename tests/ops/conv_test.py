@@ -25,12 +25,13 @@ SHAPES = {
     "3x3 without padding": ((1, 20, 20, 3), 3, 64, 1, 0),
     "2x2 stride 2 leaves a row": ((1, 31, 31, 3), 2, 64, 2, 0),
     "1x1": ((1, 15, 15, 3), 1, 64, 1, 0),
-    "small map": ((2, 7, 7, 5), 3, 64, 1, 1),
-    "small map, stride 2": ((2, 14, 13, 5), 3, 64, 2, 1),
-    "small map, stride 3 leaves rows": ((2, 18, 19, 5), 2, 8, 3, 0),
-    "small map without padding": ((2, 9, 8, 5), 5, 8, 1, 0),
-    "window of the whole map": ((2, 7, 7, 3), 7, 8, 1, 0),
-    "small map, much padding": ((1, 4, 5, 3), 5, 8, 1, 4),
+    "small map": ((2, 7, 7, 128), 3, 128, 1, 1),
+    "small map of few channels": ((2, 7, 7, 5), 3, 64, 1, 1),
+    "small map, stride 2": ((2, 14, 13, 128), 3, 128, 2, 1),
+    "small map, stride 3 leaves rows": ((2, 18, 19, 128), 2, 129, 3, 0),
+    "small map without padding": ((2, 9, 8, 130), 5, 128, 1, 0),
+    "window of the whole map": ((2, 7, 7, 128), 7, 128, 1, 0),
+    "small map, much padding": ((1, 4, 5, 128), 5, 128, 1, 4),
     "few features": ((2, 16, 16, 5), 3, 8, 1, 1),
 }
 
@@ -79,8 +80,8 @@ def test_pointwise_equals_a_1x1_convolution():
 
 
 def test_bfloat16_sums_in_float32():
-    for side in (32, 7):
-        x, kernel = draw((2, side, side, 8), 3, 64)
+    for side, channels in ((32, 64), (7, 128)):
+        x, kernel = draw((2, side, side, channels), 3, channels)
         want = vjp(conv.conv, x, kernel, 1, 1)[1:]
         got = vjp(conv.conv_banded, x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), 1, 1)[1:]
         for mine, theirs in zip(got, want, strict=True):
