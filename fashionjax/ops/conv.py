@@ -123,16 +123,9 @@ def _pad_to(x, padding, h, w):
 def _bands(x, dy, k, stride):
     """x [b h w c] padded, dy [b h' w' d] -> [k k c d] float32, one matrix product per band of rows, whose
     windows are laid out as a matrix [positions, window x c]."""
-    (b, h, w, c), (_, rows, cols, d) = x.shape, dy.shape
-    band, count = _banded(rows, cols, BAND)
-    dy = jnp.pad(dy, ((0, 0), (0, count * band - rows), (0, 0), (0, 0)))
-    reach = stride * (band - 1) + k
-    x = jnp.pad(x, ((0, 0), (0, max(0, stride * band * (count - 1) + reach - h)), (0, 0), (0, 0)))
 
-    def product(index):
-        image, top = index // count, index % count * band
-        cells = lax.dynamic_slice(x, (image, top * stride, 0, 0), (1, reach, w, c))[0]
-        shares = lax.dynamic_slice(dy, (image, top, 0, 0), (1, band, cols, d))[0]
+    def product(cells, shares):
+        band, cols, _ = shares.shape
         windows = [
             cells[i : i + stride * (band - 1) + 1 : stride, j : j + stride * (cols - 1) + 1 : stride]
             for i in range(k)
@@ -141,7 +134,7 @@ def _bands(x, dy, k, stride):
         windows = jnp.concatenate(windows, axis=-1)
         return jnp.einsum("hwd,hwn->dn", shares, windows, preferred_element_type=jnp.float32)
 
-    total = lax.fori_loop(1, b * count, lambda index, total: total + product(index), product(0))
+    total = _sum_over_bands(product, x, dy, k, stride, BAND)
     return rearrange(total, "d (i j c) -> i j c d", i=k, j=k)
 
 
@@ -151,27 +144,33 @@ def _large_bands(x, dy, k):
     The columns of a window stand side by side in x, its rows in dy: k copies of each instead of k * k of x,
     and a product of more even sides, [k c] by [k d].
     """
-    (b, _, w, c), (_, rows, cols, d) = x.shape, dy.shape
-    band, count = _banded(rows, cols, LARGE_BAND)
-    dy = jnp.pad(dy, ((0, 0), (0, count * band - rows), (0, 0), (0, 0)))
-    x = jnp.pad(x, ((0, 0), (0, count * band - rows), (0, 0), (0, 0)))
-    reach = band + k - 1
 
-    def product(index):
-        image, top = index // count, index % count * band
-        cells = lax.dynamic_slice(x, (image, top, 0, 0), (1, reach, w, c))[0]
-        shares = lax.dynamic_slice(dy, (image, top, 0, 0), (1, band, cols, d))[0]
+    def product(cells, shares):
+        reach, cols = cells.shape[0], shares.shape[1]
         shares = jnp.pad(shares, ((k - 1, k - 1), (0, 0), (0, 0)))
         cells = jnp.concatenate([cells[:, j : j + cols] for j in range(k)], axis=-1)
         shares = jnp.concatenate([shares[k - 1 - i : k - 1 - i + reach] for i in range(k)], axis=-1)
         return jnp.einsum("hwn,hwm->nm", cells, shares, preferred_element_type=jnp.float32)
 
-    total = lax.fori_loop(1, b * count, lambda index, total: total + product(index), product(0))
+    total = _sum_over_bands(product, x, dy, k, 1, LARGE_BAND)
     return rearrange(total, "(j c) (i d) -> i j c d", i=k, j=k)
 
 
-def _banded(rows: int, cols: int, positions: int) -> tuple[int, int]:
-    """Rows of a band and number of bands, of about `positions` output positions each."""
+def _sum_over_bands(product, x, dy, k, stride, positions):
+    """The sum of product(rows of x that a band's windows reach, the band's rows of dy) over the bands of all
+    pictures, each of about `positions` output positions."""
+    (b, h, w, c), (_, rows, cols, d) = x.shape, dy.shape
     count = max(1, rows * cols // positions)
     band = -(-rows // count)
-    return band, -(-rows // band)
+    count = -(-rows // band)
+    dy = jnp.pad(dy, ((0, 0), (0, count * band - rows), (0, 0), (0, 0)))
+    reach = stride * (band - 1) + k
+    x = jnp.pad(x, ((0, 0), (0, max(0, stride * band * (count - 1) + reach - h)), (0, 0), (0, 0)))
+
+    def of_band(index):
+        image, top = index // count, index % count * band
+        cells = lax.dynamic_slice(x, (image, top * stride, 0, 0), (1, reach, w, c))[0]
+        shares = lax.dynamic_slice(dy, (image, top, 0, 0), (1, band, cols, d))[0]
+        return product(cells, shares)
+
+    return lax.fori_loop(1, b * count, lambda index, total: total + of_band(index), of_band(0))
