@@ -26,9 +26,9 @@ import jax
 import numpy as np
 
 from benchmarks import hardware
-from fashionjax import completion
 from fashionjax.models.compatibility import SetTransformer
 from fashionjax.ops import type_spaces
+from fashionjax.outfit import completion
 
 MODELS = ("mask", "mask, learned metric", "fc", "fc, learned metric", "set transformer")
 TYPES, DIMENSION, WIDTH, HEADS = 11, 256, 128, 4

@@ -15,7 +15,8 @@ import optax
 
 from benchmarks import hardware
 from experiments import demo
-from fashionjax import parallel, state, tasks
+from fashionjax import tasks
+from fashionjax.runtime import parallel, state
 
 CASES = {
     "pmap 8": ("pmap", 8, 0.0),

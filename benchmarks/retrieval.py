@@ -23,7 +23,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from fashionjax import gallery as galleries
+from fashionjax.gallery import index as galleries
 from fashionjax.metrics.retrieval import relevant_rows
 
 PAIR_LOOP_QUERIES = 2

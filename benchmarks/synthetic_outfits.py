@@ -21,7 +21,8 @@ import jax
 
 from benchmarks import hardware
 from experiments import compatibility
-from fashionjax import evaluate, parallel, train
+from fashionjax import evaluate, train
+from fashionjax.runtime import parallel
 
 METRICS = (
     "standard/fill_in_blank",

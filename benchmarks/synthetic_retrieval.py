@@ -22,7 +22,8 @@ import jax
 
 from benchmarks import hardware
 from experiments import retrieval
-from fashionjax import evaluate, parallel, train
+from fashionjax import evaluate, train
+from fashionjax.runtime import parallel
 
 METRICS = ("standard/recall@1", "standard/recall@5", "standard/map", "zoo/recall@5")
 POOLS = ("global", "landmark")

@@ -29,11 +29,12 @@ from absl import flags
 
 from benchmarks import hardware, other_process
 from experiments import common
-from fashionjax import cli, datasets, losses, optim, parallel, state
+from fashionjax import cli, losses
 from fashionjax.data import pipeline
 from fashionjax.errors import UserError
 from fashionjax.models import backbones
 from fashionjax.ops import augment
+from fashionjax.runtime import datasets, optim, parallel, state
 from fashionjax.task import Task
 from fashionjax.tasks import supervised
 

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from fashionjax.models.backbones import PARAMETER_COUNTS
-from fashionjax.models.resnet import BLOCKS, BOTTLENECK_DEPTHS
-from fashionjax.models.vgg import STAGE_WIDTHS, STAGES
+from fashionjax.models.backbones.resnet import BLOCKS, BOTTLENECK_DEPTHS
+from fashionjax.models.backbones.vgg import STAGE_WIDTHS, STAGES
 
 VITS = {"vit_s16": (384, 12, 6), "vit_b16": (768, 12, 12), "vit_l16": (1024, 24, 16)}
 WIDTH = 64

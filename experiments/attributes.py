@@ -60,7 +60,7 @@ def get_config(arg: str | None = None):
         config.eval_split = config.test_split = "query"
 
     config.model = common.model(backbone)
-    config.model.learns = ("attribute",)
+    config.model.labels_predicted = ("attribute",)
     config.model.pooling = common.choose("pool", args["pool"], common.POOLS)
     config.model.init = "torch"
     config.loss = {"attribute": 1.0}

@@ -41,7 +41,7 @@ def get_config(arg: str | None = None):
     config.synthetic.config = "attributes"
 
     config.model = common.model(backbone)
-    config.model.learns = ("attribute", "category")
+    config.model.labels_predicted = ("attribute", "category")
     config.model.pooling = common.choose("pool", args["pool"], common.POOLS)
     config.model.hidden, config.model.features = 1024, features
     config.loss = {"attribute": 1.0, "category": 1.0}

@@ -26,7 +26,7 @@ def get_config(arg: str | None = None):
     config.best = "standard/category_top1"
 
     config.model = common.model("resnet18")
-    config.model.learns = ("attribute", "category", "landmark")
+    config.model.labels_predicted = ("attribute", "category", "landmark")
     config.model.backbone_fields.width = 16
     config.model.pooling = "roi"
     config.model.global_pooling = "average"

@@ -21,12 +21,18 @@ COMMANDS = {
     "train": ("fashionjax.train", "train an experiment, or resume it"),
     "evaluate": ("fashionjax.evaluate", "metrics and report of a checkpoint on a split"),
     "predict": ("fashionjax.predict", "photos to JSON lines and annotated pictures"),
-    "search": ("fashionjax.search", "photos to the pictures of a gallery that show the same garment"),
-    "outfit": ("fashionjax.outfit", "score: how photos go together; complete: what of a gallery fits"),
-    "compare": ("fashionjax.compare", "reports beside the published numbers, and what is missing"),
+    "search": (
+        "fashionjax.search.__main__",
+        "photos to the gallery images of the same garment",
+    ),
+    "outfit": (
+        "fashionjax.outfit.__main__",
+        "score: how photos go together; complete: gallery items that fit",
+    ),
+    "compare": ("fashionjax.compare.__main__", "reports beside the published numbers, and what is missing"),
     "import": ("fashionjax.import_weights", "published PyTorch weights to a checkpoint"),
-    "export": ("fashionjax.export", "a checkpoint to safetensors with PyTorch names"),
-    "parity": ("fashionjax.parity", "outputs of reference folders recomputed and compared"),
+    "export": ("fashionjax.export.__main__", "a checkpoint to safetensors with PyTorch names"),
+    "parity": ("fashionjax.parity.__main__", "outputs of reference folders recomputed and compared"),
 }
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from absl import flags
 
 from experiments import demo as experiment
-from fashionjax import cli, datasets, evaluate, parallel, predict, train
+from fashionjax import cli, evaluate, predict, train
 from fashionjax.errors import UserError
+from fashionjax.runtime import datasets, parallel
 
 PHOTOS = 8  # held-out pictures that are written out and predicted on
 

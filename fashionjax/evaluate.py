@@ -14,14 +14,25 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from fashionjax import baselines, checkpoint, cli, datasets, inference, parallel, scalars
+from fashionjax import cli, quirks
 from fashionjax.data import pipeline
 from fashionjax.data.source import Split
 from fashionjax.errors import UserError
-from fashionjax.metrics import stream
-from fashionjax.reports import matches, panels, questions, report
+from fashionjax.inference import model as inference
+from fashionjax.metrics import collect
+from fashionjax.reports import (
+    baselines,
+    panels,
+    report,
+)
+from fashionjax.reports import (
+    compatibility as compatibility_report,
+)
+from fashionjax.reports import (
+    retrieval as retrieval_report,
+)
+from fashionjax.runtime import checkpoint, datasets, metric_log, parallel
 from fashionjax.task import Task
-from fashionjax.tasks import faithful
 
 # labels that a task's metrics do not read, so that a model may have learned others than the split's: those of
 # training heads; compatibility models keep the order of type spaces of their own checkpoint
@@ -56,12 +67,12 @@ def evaluate(
     cli.make_folder(out, "--out")
     pairs = inference.predictions(model, split, allow_missing=allow_missing)
     seen: list[np.ndarray] = []  # of each picture what the baselines need
-    predicted, truth = stream.collect(_watched(pairs, seen) if with_baselines else pairs)
-    if matches.is_retrieval(predicted, truth):
-        kept = matches.scored(truth, split, allow_missing=allow_missing)
+    predicted, truth = collect.collect(_watched(pairs, seen) if with_baselines else pairs)
+    if retrieval_report.is_retrieval(predicted, truth):
+        kept = retrieval_report.scored(truth, split, allow_missing=allow_missing)
         predicted, truth = ({name: rows[kept] for name, rows in side.items()} for side in (predicted, truth))
         seen = [colours for colours, keep in zip(seen, kept) if keep]
-    metrics = model.task.metrics([(predicted, truth)], inference.given(model, split))
+    metrics = model.task.metrics([(predicted, truth)], inference.context(model, split))
     missing = sorted(set(range(len(split))) - set(truth["index"].tolist()))
     if missing:
         print(f"evaluated {len(split) - len(missing)} of {len(split)} records", file=sys.stderr)
@@ -75,7 +86,7 @@ def evaluate(
         "step": model.step,
         "metrics": metrics,
         "baselines": _baselines(model, split, predicted, truth, seen) if with_baselines else {},
-        "switches": faithful.names_on(config),
+        "switches": quirks.names_on(config),
         "checkpoint": str(path),
         "config": {key: value for key, value in config.to_dict().items() if key != "labels"},
         "command": f"python -m fashionjax.evaluate --checkpoint={path} --split={split_name} --out={out}",
@@ -122,11 +133,11 @@ def _watched(pairs: Iterator[tuple[dict, dict]], seen: list[np.ndarray]) -> Iter
 def _baselines(model: inference.Model, split: Split, predicted: dict, truth: dict, seen: list) -> dict:
     """Simple references on the same records, from the training split where it is prepared."""
     config, task = model.config, model.task
-    if matches.is_retrieval(predicted, truth):
+    if retrieval_report.is_retrieval(predicted, truth):
         colours = {"embedding": np.stack(seen)}
-        return {"colour_histogram": task.metrics([(colours, truth)], inference.given(model, split))}
-    if questions.is_outfits(split, predicted):
-        return questions.baselines(model, split, truth, np.stack(seen))
+        return {"colour_histogram": task.metrics([(colours, truth)], inference.context(model, split))}
+    if compatibility_report.is_outfits(split, predicted):
+        return compatibility_report.baselines(model, split, truth, np.stack(seen))
     try:
         train = datasets.open_split(config, config.train_split)
     except UserError as error:
@@ -151,19 +162,21 @@ def _panels(model: inference.Model, split: Split, predicted: dict, truth: dict, 
     names = {label: list(config.labels.get(label, ())) for label in ("category", "attribute")}
     ids = [f"{split.name}[{index}]" for index in truth["index"]]
     folder = checkpoint.locate(path)[0].parent
-    logs = [folder / name for name in (scalars.METRICS_FILE, scalars.EVALUATIONS_FILE)]
+    logs = [folder / name for name in (metric_log.METRICS_FILE, metric_log.EVALUATIONS_FILE)]
     curves = panels.training_curves(*(log for log in logs if log.is_file()))
-    if matches.is_retrieval(predicted, truth):
+    if retrieval_report.is_retrieval(predicted, truth):
         ids = split.column("image_id")[truth["index"]].tolist()
-        found = matches.find(predicted, truth)
-        print(f"matches: {matches.write(out, found, truth, ids)}", file=sys.stderr)
-        return matches.panels(found, truth, names["category"], images, ids) + curves
+        found = retrieval_report.find(predicted, truth)
+        print(f"matches: {retrieval_report.write(out, found, truth, ids)}", file=sys.stderr)
+        return retrieval_report.panels(found, truth, names["category"], images, ids) + curves
     shown = panels.panels_from(predicted, truth, names, images, ids)
-    if questions.is_outfits(split, predicted):
-        found = questions.find(model, split, predicted, truth)
-        print(f"questions: {questions.write(out, found, split.column('image_id'))}", file=sys.stderr)
+    if compatibility_report.is_outfits(split, predicted):
+        found = compatibility_report.find(model, split, predicted, truth)
+        print(
+            f"questions: {compatibility_report.write(out, found, split.column('image_id'))}", file=sys.stderr
+        )
         stored = lambda row: pipeline.read(split, preprocess, row)["image"]  # noqa: E731
-        return questions.panels(config, found, split, stored) + shown + curves
+        return compatibility_report.panels(config, found, split, stored) + shown + curves
     return shown + curves
 
 
@@ -193,7 +206,7 @@ def main(argv: list[str]) -> int:
         allow_missing=args.allow_missing,
         with_baselines=args.baselines,
     )
-    judged = faithful.judged_by(ConfigDict(result["config"]))
+    judged = quirks.judged_by(ConfigDict(result["config"]))
     headline = {name: value for name, value in result["metrics"].items() if name.startswith(judged)}
     for name, value in headline.items():
         print(f"{name:<40} {value:.4f}")

@@ -31,16 +31,18 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from fashionjax import checkpoint, cli, optim, tasks
+from fashionjax import cli, tasks
 from fashionjax.errors import UserError
-from fashionjax.models import backbones, trunk, vit
+from fashionjax.models import backbones, pooled_features
+from fashionjax.models.backbones import vit
 from fashionjax.models.compatibility import ORIGIN_PREFIX, Embedder
 from fashionjax.models.compatibility import torch_keys as outfit_keys
 from fashionjax.models.torch_keys import Rules, prefixed
-from fashionjax.state import TrainState
+from fashionjax.runtime import checkpoint, optim
+from fashionjax.runtime.state import TrainState
 from fashionjax.task import Batch, Task
 from fashionjax.tasks import attributes, compatibility, landmarks, retrieval
-from fashionjax.weights import families, labels
+from fashionjax.weights import labels, recognise
 from fashionjax.weights.files import read_tensors
 from fashionjax.weights.key_maps import Accounting, KeyMismatch, fill, torch_shapes, unfill
 
@@ -71,9 +73,9 @@ def key_rules(config: ConfigDict, keys: Iterable[str] | None = None) -> Rules:
     """The key rules of a config's model; where there are two sets of names, `keys` of a file tell its own."""
     model = make_model(config)
     if isinstance(model, Embedder):
-        origin = None if keys is None else families.names_of_origin(keys)
+        origin = None if keys is None else recognise.names_of_origin(keys)
         return outfit_keys(model, origin)
-    return trunk.torch_keys(model)
+    return pooled_features.torch_keys(model)
 
 
 def template(config: ConfigDict, task: Task) -> dict:
@@ -106,15 +108,15 @@ def import_model(
 
 def _hint(tensors: Mapping[str, np.ndarray], wanted: Mapping[str, tuple]) -> str:
     have = {key: array.shape for key, array in tensors.items()}
-    file, model = families.describe(have), families.describe(wanted)
-    spaces = [families.outfit_sizes(shapes).spaces for shapes in (have, wanted)]
+    file, model = recognise.describe(have), recognise.describe(wanted)
+    spaces = [recognise.outfit_sizes(shapes).spaces for shapes in (have, wanted)]
     if file == model and spaces[0] != spaces[1]:
         return f"The file has {spaces[0]} type spaces, the types make {spaces[1]} pairs"
     if file == model or not file.backbone:  # the same model with other sizes, or damage: the keys say it all
         return ""
     if file.imagenet:
         return f"The file is {file}: --backbone_only initialises a model's backbone from it"
-    fits = families.fitting_config(file)
+    fits = recognise.fitting_config(file)
     return f"The file holds {file}; the config builds {model}. A config with {fits} fits"
 
 
@@ -136,7 +138,7 @@ def import_backbone(
     try:
         filled, accounting = fill(wanted, kept, rules)
     except KeyMismatch as error:
-        file = families.describe({key: array.shape for key, array in kept.items()})
+        file = recognise.describe({key: array.shape for key, array in kept.items()})
         hint = f"The file is {file}; config.model.backbone is {config.model.backbone}"
         raise KeyMismatch(error.accounting, hint) from error
     merged = _fresh_heads(config, task) | flax.traverse_util.flatten_dict(filled, sep="/")
@@ -162,7 +164,7 @@ def _backbone_tensors(
     """→ (the tensors of a backbone of so many stages, without a prefix; names of the others)."""
     prefix = next((p for p in BACKBONE_PREFIXES if any(key.startswith(p) for key in tensors)), "")
     later = "".join(f"|layer{stage}[.].*" for stage in STAGES[stages:])
-    others = re.compile(families.IMAGENET_HEADS + "|fc_embed[.].*" + later)
+    others = re.compile(recognise.IMAGENET_HEADS + "|fc_embed[.].*" + later)
     kept, dropped = {}, []
     for key, tensor in tensors.items():
         name = key.removeprefix(prefix)

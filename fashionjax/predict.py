@@ -21,10 +21,12 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from fashionjax import cli, parallel, photos, progress
+from fashionjax import cli
 from fashionjax.errors import UserError
-from fashionjax.photos import Photo, Predictor, expand
+from fashionjax.inference import photos
+from fashionjax.inference.photos import Photo, Predictor, expand
 from fashionjax.reports import draw
+from fashionjax.runtime import parallel, progress
 
 ANNOTATED_SIDES = (480, 1280)  # longer side of an annotated picture, at least and at most
 OUTPUTS = ("category_logits", "attribute_logits", "landmark")

@@ -12,7 +12,7 @@ Batch = dict[str, Any]
 Tree = Any
 
 
-class Given(NamedTuple):
+class Context(NamedTuple):
     """What a metric may need beyond the stream: the variables (a metric that projects embeddings) and whole
     columns and tables of the split (outfits, questions)."""
 
@@ -32,8 +32,8 @@ class Task(NamedTuple):
         an example that could not be read) and `slot` [b] i32, the position in the global batch, so
         that random numbers do not depend on how many devices share it.
     predict: (params, model_state, batch) → {name: array [b …]}, in evaluation mode.
-    metrics: (iterable of (prediction, batch) numpy pairs, Given) → {metric name: float}.
-    sampler: column reader (feature name → array of the whole split) → data.samplers.Order: the positions of
+    metrics: (iterable of (prediction, batch) numpy pairs, Context) → {metric name: float}.
+    sampler: column reader (feature name → array of the whole split) → data.samplers.Sampler: the positions of
         an epoch and (seed, position) → record index, a pure function, for tasks whose batches have an order
         of their own (triplets, identity-balanced, typed); None for a fresh shuffle each epoch.
     """
@@ -42,5 +42,5 @@ class Task(NamedTuple):
     init: Callable[[Any, Batch], tuple[Tree, Tree]]
     loss: Callable[[Tree, Tree, Batch, Any], tuple[Any, tuple[Tree, dict]]]
     predict: Callable[[Tree, Tree, Batch], dict]
-    metrics: Callable[[Iterable[tuple[dict, dict]], Given], dict[str, float]]
+    metrics: Callable[[Iterable[tuple[dict, dict]], Context], dict[str, float]]
     sampler: Callable[[Callable[[str], np.ndarray]], Any] | None = None

@@ -19,11 +19,13 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from fashionjax import checkpoint, cli, datasets, inference, optim, parallel, state, tasks
+from fashionjax import cli, tasks
 from fashionjax.data import pipeline
 from fashionjax.errors import UserError
+from fashionjax.inference import model as inference
 from fashionjax.metrics import definitions
-from fashionjax.scalars import EVALUATIONS_FILE, ScalarLog
+from fashionjax.runtime import checkpoint, datasets, optim, parallel, state
+from fashionjax.runtime.metric_log import EVALUATIONS_FILE, ScalarLog
 
 NONFINITE = ("skip", "stop")
 DTYPES = ("float32", "bfloat16")
@@ -140,7 +142,7 @@ def _evaluate(
                 raise _CutShort
             yield pair
 
-    found = model.task.metrics(pairs(), inference.given(model, split))
+    found = model.task.metrics(pairs(), inference.context(model, split))
     metrics = {name: value for name, value in found.items() if np.isfinite(value)}
     log.write(model.step, metrics, EVALUATIONS_FILE)
     best = model.config.best

@@ -14,7 +14,8 @@ import pytest
 from runs import SYNTHETIC, SYNTHETIC_SET
 
 from experiments import demo
-from fashionjax import parallel, prepare
+from fashionjax.data import builders
+from fashionjax.runtime import parallel
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -26,7 +27,7 @@ def compilation_cache():
 def synthetic_dir(tmp_path_factory) -> Path:
     """A data_dir with synthetic_fashion/attributes: 48 train, 21 val, 13 test pictures of 64 px."""
     folder = tmp_path_factory.mktemp("data")
-    prepare.prepare("synthetic_fashion/attributes", data_dir=folder, overrides=SYNTHETIC, progress=False)
+    builders.prepare("synthetic_fashion/attributes", data_dir=folder, overrides=SYNTHETIC, progress=False)
     return folder
 
 

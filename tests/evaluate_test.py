@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from runs import command, damaged_copy, environment, finish, run, start
 
-from fashionjax import baselines, evaluate
+from fashionjax import evaluate
 from fashionjax.data import source
+from fashionjax.reports import baselines
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from experiments import common
-from fashionjax import evaluate, prepare, tasks, train
+from fashionjax import evaluate, tasks, train
+from fashionjax.data import builders
 from fashionjax.task import AXIS
 
 SYSTEMS = (
@@ -131,7 +132,7 @@ def expected_outputs(config) -> dict:
         return {"embedding": (3, config.model.embedding)} | types
     if config.task == "landmarks":
         return {"landmark": (3, 8, 2), "visibility": (3, 8)}
-    return {f"{name}_logits": (3, len(config.labels[name])) for name in config.model.learns}
+    return {f"{name}_logits": (3, len(config.labels[name])) for name in config.model.labels_predicted}
 
 
 def check_combinations(name, change=lambda config: None):
@@ -232,19 +233,19 @@ ARGUMENTS = {
 def data_dir(synthetic_dir):
     """The shared folder with the two retrieval sets and outfits beside the attributes."""
     small = {"test_items": "4", "size": "48"}
-    prepare.prepare(
+    builders.prepare(
         "synthetic_fashion/in_shop",
         data_dir=synthetic_dir,
         overrides=small | {"train_items": "8"},
         progress=False,
     )
-    prepare.prepare(
+    builders.prepare(
         "synthetic_fashion/consumer_to_shop",
         data_dir=synthetic_dir,
         overrides=small | {"train_items": "8", "val_items": "3"},
         progress=False,
     )
-    prepare.prepare(
+    builders.prepare(
         "synthetic_fashion/outfits",
         data_dir=synthetic_dir,
         overrides={"train": "16", "val": "8", "test": "8", "size": "48"},

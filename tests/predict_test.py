@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from experiments import demo
-from fashionjax import checkpoint, predict, state, tasks
+from fashionjax import predict, tasks
 from fashionjax.errors import UserError
+from fashionjax.runtime import checkpoint, state
 
 NAMES = {"category": ["Tee", "Skirt <a>", "Dress"], "attribute": ["striped", "lace"]}
 

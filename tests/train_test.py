@@ -14,9 +14,11 @@ import orbax.checkpoint as ocp
 import pytest
 from runs import STEPS, command, damaged_copy, environment, finish, start
 
-from fashionjax import checkpoint, inference, train
+from fashionjax import train
 from fashionjax.errors import UserError
-from fashionjax.scalars import ScalarLog
+from fashionjax.inference import model as inference
+from fashionjax.runtime import checkpoint
+from fashionjax.runtime.metric_log import ScalarLog
 from fashionjax.task import Task
 
 
@@ -244,7 +246,7 @@ def evaluate(tmp_path, config, found: dict, cut_short=False) -> dict:
 
 def test_the_best_metric_that_is_not_finite_is_told_as_such(tmp_path, tiny_config, monkeypatch):
     monkeypatch.setattr(inference, "predictions", lambda *_, **__: iter([({}, {})]))
-    monkeypatch.setattr(inference, "given", lambda *_: None)
+    monkeypatch.setattr(inference, "context", lambda *_: None)
     tiny_config.best, found = "standard/recall@7", {"standard/recall@7": np.nan, "zoo/recall@3": 50.0}
     with pytest.raises(UserError, match=r"'standard/recall@7' .* is nan there \(shop/val\); .* zoo/recall@3"):
         evaluate(tmp_path, tiny_config, found)

@@ -157,3 +157,13 @@ def _gray_levels(image: Image.Image) -> np.ndarray:
     if image.format == "TIFF" and image.tag_v2.get(262) == 0:  # PhotometricInterpretation: white is zero
         levels = 255.0 - levels
     return np.rint(levels).astype(np.uint8)
+
+
+def display(image: np.ndarray, side: int = 320) -> np.ndarray:
+    """image uint8 [h w 3] → the same picture whose longer side has `side` pixels (Lanczos, up or down)."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    if scale == 1:
+        return image
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0))

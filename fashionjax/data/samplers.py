@@ -17,7 +17,7 @@ from fashionjax.errors import UserError
 SHOP, CONSUMER = 0, 1  # classes of the feature `view`
 
 
-class Order(NamedTuple):
+class Sampler(NamedTuple):
     """epoch: positions that count as one epoch. at(seed, position) → a record index, or (record index,
     {label: value}) where the position decides a label."""
 
@@ -52,7 +52,7 @@ def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------ triplets
-def triplets(item: np.ndarray) -> Order:
+def triplets(item: np.ndarray) -> Sampler:
     """Anchor, positive, negative at consecutive positions; an epoch has every record as anchor once.
 
     Positive: another record of the anchor's item (itself where there is none). Negative: a record drawn
@@ -60,7 +60,7 @@ def triplets(item: np.ndarray) -> Order:
     mmfashion/datasets/In_shop.py.
     """
     items = items_of(item)
-    return Order(3 * len(items.code), functools.partial(_triplet_at, items))
+    return Sampler(3 * len(items.code), functools.partial(_triplet_at, items))
 
 
 def _triplet_at(items: Items, seed: int, position: int) -> int:
@@ -115,7 +115,7 @@ def pairs_of(pair_id: np.ndarray, view: np.ndarray, item: np.ndarray) -> Pairs:
 
 def pair_triplets(
     pair_id: np.ndarray, view: np.ndarray, item: np.ndarray, halved_label: np.ndarray | None = None
-) -> Order:
+) -> Sampler:
     """Consumer, shop, other shop at consecutive positions; an epoch has every pair once.
 
     Positive: the shop's picture that the consumer's is paired with last. Negative: a pair drawn uniformly
@@ -124,7 +124,7 @@ def pair_triplets(
     mmfashion/datasets/Consumer_to_shop.py.
     """
     pairs = pairs_of(pair_id, view, item)
-    return Order(3 * len(pairs.consumer), functools.partial(_pair_triplet_at, pairs, halved_label))
+    return Sampler(3 * len(pairs.consumer), functools.partial(_pair_triplet_at, pairs, halved_label))
 
 
 def _pair_triplet_at(pairs: Pairs, halved_label, seed: int, position: int):
@@ -143,7 +143,7 @@ def _pair_triplet_at(pairs: Pairs, halved_label, seed: int, position: int):
 
 
 # ------------------------------------------------------------------------------ balanced identities
-def identity_balanced(item: np.ndarray, per_item: int, view: np.ndarray | None = None) -> Order:
+def identity_balanced(item: np.ndarray, per_item: int, view: np.ndarray | None = None) -> Sampler:
     """`per_item` records of one item at consecutive positions, items in a fresh order each time around.
 
     Records of an item do not repeat before all were used. With `view` the two views alternate as far as an
@@ -152,7 +152,7 @@ def identity_balanced(item: np.ndarray, per_item: int, view: np.ndarray | None =
     if per_item < 2:
         raise UserError(f"config.retrieval.per_item={per_item}: at least 2, for a record to have a positive")
     items = items_of(item)
-    return Order(len(items.code), functools.partial(_balanced_at, items, per_item, view))
+    return Sampler(len(items.code), functools.partial(_balanced_at, items, per_item, view))
 
 
 def _balanced_at(items: Items, per_item: int, view, seed: int, position: int) -> int:
@@ -215,7 +215,7 @@ def outfits_of(outfits: np.ndarray, category: np.ndarray) -> Outfits:
     )
 
 
-def typed_triplets(outfits: np.ndarray, category: np.ndarray) -> Order:
+def typed_triplets(outfits: np.ndarray, category: np.ndarray) -> Sampler:
     """Anchor, positive, negative at consecutive positions; an epoch has every two items of each outfit once,
     the earlier one as anchor.
 
@@ -224,7 +224,7 @@ def typed_triplets(outfits: np.ndarray, category: np.ndarray) -> Order:
     outfit. Source: the Polyvore Outfits dataset of MMFashion and of Vasileva et al. 2018.
     """
     found = outfits_of(outfits, category)
-    return Order(3 * len(found.first), functools.partial(_typed_at, found))
+    return Sampler(3 * len(found.first), functools.partial(_typed_at, found))
 
 
 def _typed_at(found: Outfits, seed: int, position: int) -> int:
@@ -246,7 +246,7 @@ def _typed_at(found: Outfits, seed: int, position: int) -> int:
     return positive
 
 
-def whole_outfits(outfits: np.ndarray, slots: int) -> Order:
+def whole_outfits(outfits: np.ndarray, slots: int) -> Sampler:
     """The items of one outfit at `slots` consecutive positions, outfits of two items and more in a fresh
     order each epoch.
 
@@ -258,7 +258,7 @@ def whole_outfits(outfits: np.ndarray, slots: int) -> Order:
     rows = [np.asarray(outfit) for outfit in outfits if len(outfit) > 1]
     if not rows:
         raise UserError("no outfit of this split has two items")
-    return Order(slots * len(rows), functools.partial(_whole_at, rows, slots))
+    return Sampler(slots * len(rows), functools.partial(_whole_at, rows, slots))
 
 
 def _whole_at(rows: list, slots: int, seed: int, position: int) -> tuple[int, dict]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from fashionjax.ops import conv, norm, pool
+from fashionjax.ops.cpu import conv, norm, pool
 
 POINTWISE = ("auto", "einsum", "conv")
 

@@ -7,18 +7,18 @@ Sources: mmfashion/models/predictor/{global_predictor,roi_predictor}.py and thei
 import flax.linen as nn
 
 from fashionjax.models import heads
-from fashionjax.models.trunk import Trunk
+from fashionjax.models.pooled_features import PooledFeatures
 
 TORCH_KEYS = heads.TORCH_KEYS  # of everything but the backbone
 
 
-class Predictor(Trunk):
+class Predictor(PooledFeatures):
     """image [b h w 3] normalised float, landmark [b k 2] in [0, 1] -> dict of float32 arrays.
 
     Keys, as far as the model has the part: attribute_logits [b a], category_logits [b categories], feature [b
-    d], landmark [b k 2] in [0, 1], visibility_logits [b k]. See `Trunk` for the pooling fields. `roi_group`
-    is switch S3 (None: correct; `roi_count` images at the front are real, the rest padding), `align_corners`
-    S5. Dropout draws from the 'dropout' stream in training.
+    d], landmark [b k 2] in [0, 1], visibility_logits [b k]. `PooledFeatures` has the pooling fields.
+    `roi_group` is switch S3 (None: correct; `roi_count` images at the front are real, the rest padding),
+    `align_corners` S5. Dropout draws from the 'dropout' stream in training.
     """
 
     attributes: int | None = None

@@ -6,18 +6,18 @@ Source: mmfashion/models/retriever/{global_retriever,roi_retriever}.py.
 import flax.linen as nn
 
 from fashionjax.models import heads
-from fashionjax.models.trunk import Trunk
+from fashionjax.models.pooled_features import PooledFeatures
 
 TORCH_KEYS = heads.TORCH_KEYS  # of everything but the backbone
 
 
-class Retriever(Trunk):
+class Retriever(PooledFeatures):
     """image [b h w 3] normalised float, landmark [b k 2] in [0, 1] -> dict of float32 arrays.
 
     Keys, as far as the model has the part: embedding [b embedding], id_logits [b ids], attribute_logits [b a]
     (read from the fused feature, not from the embedding), feature [b d], landmark [b k 2], visibility_logits
-    [b k]. See `Trunk` for the pooling fields and `EmbedExtractor` for `normalise` and `id_head`; the defaults
-    are MMFashion's.
+    [b k]. `PooledFeatures` has the pooling fields, `EmbedExtractor` `normalise` and `id_head`;
+    the defaults are MMFashion's.
     """
 
     embedding: int = 256

@@ -14,6 +14,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from fashionjax.data import photo
+
 TRUTH = (0, 158, 215)  # blue
 PREDICTION = (240, 128, 0)  # orange
 RIGHT = (0, 158, 115)  # bluish green
@@ -33,16 +35,6 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans of matplotlib's package: the same letters on every machine."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
-
-
-def display(image: np.ndarray, side: int = 320) -> np.ndarray:
-    """image uint8 [h w 3] → the same picture whose longer side has `side` pixels (Lanczos, up or down)."""
-    height, width = image.shape[:2]
-    scale = side / max(height, width)
-    if scale == 1:
-        return image
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0))
 
 
 def landmarks(
@@ -233,7 +225,7 @@ def _cell(picture: np.ndarray, text: str, mark: bool | None, side: int, bold: bo
     frame = max(3, side // 32)
     cell = Image.new("RGB", (side, side + line + 4), PAPER)
     pen = ImageDraw.Draw(cell)
-    inner = Image.fromarray(display(picture, side - 4 * frame))
+    inner = Image.fromarray(photo.display(picture, side - 4 * frame))
     cell.paste(inner, ((side - inner.width) // 2, (side - inner.height) // 2))
     face = font(round(line * 0.72), bold=bold)
     room = side - 2 * frame

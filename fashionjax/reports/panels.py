@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fashionjax.data import photo
 from fashionjax.errors import UserError
 from fashionjax.metrics import classification, landmarks
 from fashionjax.reports import draw
@@ -182,7 +183,7 @@ def landmark_panels(
     def tile(index: int) -> tuple[np.ndarray, str]:
         shown = None if predicted_visibility is None else predicted_visibility[index] >= 0.5
         picture = draw.landmarks(
-            draw.display(images(index)), prediction[index], shown, truth[index], seen[index]
+            photo.display(images(index)), prediction[index], shown, truth[index], seen[index]
         )
         parts = [f"error {error[index]:.3f}", caption(index) if caption else "", ids[index] if ids else ""]
         return picture, " · ".join(part for part in parts if part)
@@ -277,6 +278,6 @@ def _mistakes(logits, category, names, images, ids, count) -> list[Panel]:
     tiles = []
     for i in chosen:
         text = f"{names[int(category[i])]}, taken for {names[said[i]]} ({sure[i]:.2f})"
-        tiles.append((draw.display(images(i)), text + (f" · {ids[i]}" if ids else "")))
+        tiles.append((photo.display(images(i)), text + (f" · {ids[i]}" if ids else "")))
     title, caption = "Category: surest mistakes", "Wrong predictions with the highest probability."
     return [Tiles(title, caption, tiles)] if tiles else []

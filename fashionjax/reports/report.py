@@ -19,8 +19,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fashionjax import baselines
 from fashionjax.metrics.definitions import definition
+from fashionjax.reports import baselines
 from fashionjax.reports.panels import Bars, Confusion, Curve, Panel, Table, Tiles
 
 LABELS = {
@@ -28,6 +28,7 @@ LABELS = {
     "retrained": "Trained and measured here on the benchmark's own data.",
     "reproduced-forward": "Published weights, imported and measured here on the benchmark's own data.",
 }
+PACKAGE = Path(__file__).parents[1]
 REQUIRED = ("label", "dataset", "split", "n", "metrics")
 BARS_SHOWN = 40  # further ones are folded away
 
@@ -82,7 +83,7 @@ def render(report: Mapping[str, Any], panels: Sequence[Panel]) -> str:
     """The page. Every text is escaped by the template engine, pictures are inlined."""
     metrics = report["metrics"]
     return render_page(
-        "report.html.jinja",
+        "reports/report.html.jinja",
         report=report,
         label_meaning=LABELS[report["label"]],
         headline=_headline(metrics, report.get("baselines", {})),
@@ -97,9 +98,9 @@ def render(report: Mapping[str, Any], panels: Sequence[Panel]) -> str:
 
 
 def render_page(template: str, **values: Any) -> str:
-    """A template of this folder with `values`; every text is escaped, and what it lacks is an error."""
+    """The package's template ROOM/NAME.html.jinja with `values`; escaped; a missing value raises."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(PACKAGE),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -1,6 +1,6 @@
 """Attributes, and category with attributes: MMFashion's predictors, and the joint model with landmarks.
 
-`config.model.learns` names the labels: attribute, category, landmark (the last needs a landmark head).
+`config.model.labels_predicted`: names of attribute, category, landmark (the last needs a landmark head).
 `config.model.pooling` is global or roi, `config.model.landmark_source` given or predicted; a model that
 predicts its landmarks works on a bare photo.
 """
@@ -13,15 +13,15 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from fashionjax import losses
+from fashionjax import losses, quirks
 from fashionjax.errors import UserError
-from fashionjax.metrics import classification, landmarks, stream
+from fashionjax.metrics import classification, collect, landmarks
 from fashionjax.models import backbones, heads
 from fashionjax.models.predictor import Predictor
-from fashionjax.task import AXIS, Batch, Given, Task
-from fashionjax.tasks import faithful, supervised
+from fashionjax.task import AXIS, Batch, Context, Task
+from fashionjax.tasks import supervised
 
-LEARNS = ("attribute", "category", "landmark")
+LABELS = ("attribute", "category", "landmark")
 
 
 def make(config: ConfigDict) -> Task:
@@ -39,19 +39,25 @@ def make(config: ConfigDict) -> Task:
 def make_model(config: ConfigDict) -> Predictor:
     """The flax module of a config."""
     spec = config.model
-    unknown = set(spec.learns) - set(LEARNS)
-    if unknown or not spec.learns:
-        raise UserError(f"config.model.learns={tuple(spec.learns)}: names of {', '.join(LEARNS)}")
-    needs_head = "landmark" in spec.learns or spec.landmark_source == "predicted"
+    unknown = set(spec.labels_predicted) - set(LABELS)
+    if unknown or not spec.labels_predicted:
+        raise UserError(
+            f"config.model.labels_predicted={tuple(spec.labels_predicted)}: names of {', '.join(LABELS)}"
+        )
+    needs_head = "landmark" in spec.labels_predicted or spec.landmark_source == "predicted"
     return Predictor(
-        **trunk_fields(config, landmark_head=needs_head),
-        attributes=len(supervised.label_names(config, "attribute")) if "attribute" in spec.learns else None,
-        categories=len(supervised.label_names(config, "category")) if "category" in spec.learns else None,
+        **pooled_feature_fields(config, landmark_head=needs_head),
+        attributes=len(supervised.label_names(config, "attribute"))
+        if "attribute" in spec.labels_predicted
+        else None,
+        categories=len(supervised.label_names(config, "category"))
+        if "category" in spec.labels_predicted
+        else None,
     )
 
 
-def trunk_fields(config: ConfigDict, *, landmark_head: bool) -> dict:
-    """The fields of a `models.trunk.Trunk`, which attribute models and retrievers share."""
+def pooled_feature_fields(config: ConfigDict, *, landmark_head: bool) -> dict:
+    """The fields of a `PooledFeatures`, which attribute models and retrievers share."""
     spec = config.model
     return {
         "backbone": make_backbone(config),
@@ -100,23 +106,23 @@ def model_inputs(config: ConfigDict, batch: Batch) -> dict:
                 "this model pools at given landmarks and the input has none; give photos --landmarks=DIR, a "
                 "checkpoint that detects them, or use a model trained with landmark_source=predicted"
             )
-        given["landmark"] = faithful.roi_landmark(config, batch)
-        given["align_corners"] = bool(faithful.on(config, "s5_align_corners"))
+        given["landmark"] = quirks.roi_landmark(config, batch)
+        given["align_corners"] = bool(quirks.on(config, "s5_align_corners"))
     return given
 
 
 def loss_terms(config: ConfigDict, outputs: dict, batch: Batch, params: dict) -> dict:
     """Weighted terms by name; each is the mean over the batch's readable examples."""
     weight, terms = config.loss, {}
-    if "attribute" in config.model.learns:
+    if "attribute" in config.model.labels_predicted:
         per_example = losses.sigmoid_bce(outputs["attribute_logits"], batch["attribute"])
-        if faithful.on(config, "s14_mean_sigmoid_loss"):
+        if quirks.on(config, "s14_mean_sigmoid_loss"):
             per_example = jax.nn.sigmoid(outputs["attribute_logits"]).mean(axis=-1)
         terms["loss_attribute"] = weight.attribute * supervised.weighted_mean(per_example, batch)
-    if "category" in config.model.learns:
+    if "category" in config.model.labels_predicted:
         per_example = losses.softmax_ce(outputs["category_logits"], batch["category"])
         terms["loss_category"] = weight.category * supervised.weighted_mean(per_example, batch)
-    if "landmark" in config.model.learns:
+    if "landmark" in config.model.labels_predicted:
         terms |= landmark_terms(config, outputs, batch)
     return terms
 
@@ -141,19 +147,19 @@ def predictions(outputs: dict) -> dict:
     return result
 
 
-def metrics(config: ConfigDict, pairs, given: Given) -> dict[str, float]:
+def metrics(config: ConfigDict, pairs, context: Context) -> dict[str, float]:
     """Every metric whose prediction and truth are in the stream.
 
     Under switch S11 the zoo's landmark metrics are means over every 20th batch of `config.zoo_test_batch`.
     """
-    predicted, truth = stream.collect(pairs)
+    predicted, truth = collect.collect(pairs)
     result = {}
     if "attribute_logits" in predicted and "attribute" in truth:
         result |= classification.attribute_metrics(predicted["attribute_logits"], truth["attribute"])
     if "category_logits" in predicted and "category" in truth:
         result |= classification.category_metrics(predicted["category_logits"], truth["category"])
     if "landmark" in predicted and "landmark" in truth:
-        every = faithful.on(config, "s11_every_20th_batch")
+        every = quirks.on(config, "s11_every_20th_batch")
         result |= landmarks.landmark_metrics(
             predicted["landmark"],
             truth["landmark"],

@@ -10,12 +10,12 @@ import functools
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from fashionjax import losses
+from fashionjax import losses, quirks
 from fashionjax.errors import UserError
 from fashionjax.models.heads import FRAME
 from fashionjax.models.landmark_detector import LandmarkDetector
 from fashionjax.task import Batch, Task
-from fashionjax.tasks import attributes, faithful, supervised
+from fashionjax.tasks import attributes, supervised
 
 HEADS = ("regression", "heatmap")
 
@@ -51,7 +51,7 @@ def loss_terms(config: ConfigDict, outputs: dict, batch: Batch, params: dict) ->
     if config.model.head == "heatmap":
         return attributes.landmark_terms(config, outputs, batch)
     xy = losses.landmark_regression_zoo(outputs["landmark"], batch["landmark"], batch["visibility"], FRAME)
-    double = faithful.on(config, "s9_double_sigmoid")
+    double = quirks.on(config, "s9_double_sigmoid")
     visibility_loss = losses.visibility_bce_double_sigmoid if double else losses.visibility_bce
     seen = visibility_loss(outputs["visibility_logits"], batch["visibility"])
     return {

@@ -20,16 +20,16 @@ import numpy as np
 from einops import rearrange
 from ml_collections import ConfigDict
 
-from fashionjax import losses
+from fashionjax import losses, quirks
 from fashionjax.data import samplers
 from fashionjax.errors import UserError
-from fashionjax.metrics import retrieval, stream
+from fashionjax.metrics import collect, retrieval
 from fashionjax.models.retriever import Retriever
 from fashionjax.ops import topk
 from fashionjax.ops.distances import unit_rows
 from fashionjax.ops.landmark_pool import scramble_centres
-from fashionjax.task import AXIS, Batch, Given, Task
-from fashionjax.tasks import attributes, faithful, supervised
+from fashionjax.task import AXIS, Batch, Context, Task
+from fashionjax.tasks import attributes, supervised
 
 QUERY, GALLERY = 0, 1  # roles; in `a+b` of an evaluation split they go by order
 SAMPLERS = ("shuffle", "triplet", "pair_triplet", "identity")
@@ -56,7 +56,7 @@ def make_model(config: ConfigDict) -> Retriever:
     """The flax module of a config."""
     spec = config.model
     return Retriever(
-        **attributes.trunk_fields(config, landmark_head=spec.landmark_source == "predicted"),
+        **attributes.pooled_feature_fields(config, landmark_head=spec.landmark_source == "predicted"),
         embedding=spec.embedding,
         ids=None if spec.id_head == "none" else len(supervised.label_names(config, "item_id")),
         attributes=len(supervised.label_names(config, "attribute")) if "attribute" in config.loss else None,
@@ -111,14 +111,14 @@ def make_preprocess(config: ConfigDict, base: Callable) -> Callable:
     return run
 
 
-def order(config: ConfigDict, column: Callable[[str], np.ndarray]) -> samplers.Order:
+def order(config: ConfigDict, column: Callable[[str], np.ndarray]) -> samplers.Sampler:
     """The stream's order for `config.retrieval.sampler`, from the columns of the training split."""
     item, spec = column("item_id"), config.retrieval
     if spec.sampler == "triplet":
         return samplers.triplets(item)
     if spec.sampler == "pair_triplet":
         halved = None
-        if faithful.on(config, "s7_pair_label_halved"):
+        if quirks.on(config, "s7_pair_label_halved"):
             label = {name: number for number, name in enumerate(supervised.label_names(config, "item_id"))}
             halved = np.asarray([label[name] for name in item.tolist()], np.int32)
         return samplers.pair_triplets(column("pair_id"), column("view"), item, halved)
@@ -130,7 +130,7 @@ def model_inputs(config: ConfigDict, batch: Batch) -> dict:
     """As the attribute models'; in triplets switch S3 mixes anchors with anchors, positives with positives
     and negatives with negatives."""
     given = attributes.model_inputs(config, batch)
-    group = faithful.on(config, "s3_roi_scramble_group")
+    group = quirks.on(config, "s3_roi_scramble_group")
     if "landmark" in given and group and _in_triplets(config) and "slot" in batch:
         by_role = rearrange(batch["landmark"], "(b t) k xy -> t b k xy", t=3)
         mixed = jax.vmap(lambda landmark: scramble_centres(landmark, group))(by_role)
@@ -240,16 +240,16 @@ class Ranking(NamedTuple):
     score: np.ndarray
 
 
-def metrics(config: ConfigDict, pairs, given: Given) -> dict[str, float]:
+def metrics(config: ConfigDict, pairs, context: Context) -> dict[str, float]:
     """Every retrieval metric; under switch S15 a picture counts once per pair it is in. Queries without a
     picture of their item in the gallery are left out, with a warning."""
-    predicted, truth = stream.collect(pairs)
+    predicted, truth = collect.collect(pairs)
     kept = matched(truth)
     if not kept.all():
         told = f"{int((~kept).sum())} of {int((truth['role'] == QUERY).sum())} queries are left out"
         print(f"warning: {told}: the gallery has no picture of their items", file=sys.stderr)
         predicted, truth = ({name: rows[kept] for name, rows in side.items()} for side in (predicted, truth))
-    per_pair = bool(faithful.on(config, "s15_gallery_per_pair"))
+    per_pair = bool(quirks.on(config, "s15_gallery_per_pair"))
     return retrieval.retrieval_metrics(rank(predicted, truth, per_pair=per_pair).ranks, KS)
 
 

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from fashionjax import quirks
 from fashionjax.data import preprocess
 from fashionjax.errors import UserError
 from fashionjax.ops import augment
 from fashionjax.task import AXIS, Batch, Task
-from fashionjax.tasks import faithful
 
 INITS = ("zoo", "torch")
 PREPROCESSED = ("s1", "s2", "s4", "s6", "s8")  # the switches that act on records
@@ -39,7 +39,7 @@ def make_task(
     outputs, the batch and the parameters. `config.model.init` is zoo (as the heads ask for: normal, Xavier)
     or torch (PyTorch's defaults everywhere, for the original's models that never call their own initialiser).
     """
-    faithful.check(config)
+    quirks.check(config)
     to_training = make_augment(config)
     initial = config.model.get("init", "zoo")
     if initial not in INITS:
@@ -82,7 +82,7 @@ def make_preprocess(config: ConfigDict) -> Callable:
     pixels to choose from; otherwise `config.image_size`. Under switch S1 both are MMFashion's random chain.
     """
     s1, s2, s4, s6, s8 = (
-        faithful.on(config, name) for name in faithful.SWITCHES if name.split("_")[0] in PREPROCESSED
+        quirks.on(config, name) for name in quirks.SWITCHES if name.split("_")[0] in PREPROCESSED
     )
 
     def run(record: dict, rng: np.random.Generator | None) -> dict:
@@ -122,12 +122,12 @@ def make_augment(config: ConfigDict) -> Callable[[Batch, jax.Array], Batch]:
 
     Under switch S1 the pictures were cropped and flipped when they were read.
     """
-    if faithful.on(config, "s1_random_crop_at_test"):
+    if quirks.on(config, "s1_random_crop_at_test"):
         return lambda batch, rng: augment.prepare_eval(batch, config.dtype)
     settings = augment.AugmentSettings(
         out_hw=(config.image_size, config.image_size),
         dtype=config.dtype,
-        move_landmark=not faithful.on(config, "s2_landmark_not_moved"),
+        move_landmark=not quirks.on(config, "s2_landmark_not_moved"),
         **{name: _plain(value) for name, value in config.augment.items()},
     )
 

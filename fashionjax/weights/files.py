@@ -19,7 +19,7 @@ import numpy as np
 
 from fashionjax.errors import UserError
 from fashionjax.weights import torch_files
-from fashionjax.weights.bounded import (
+from fashionjax.weights.checked_bytes import (
     BFLOAT16,
     Archive,
     Refused,

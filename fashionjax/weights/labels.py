@@ -11,12 +11,12 @@ import math
 
 from ml_collections import ConfigDict
 
-from fashionjax import datasets
 from fashionjax.data import source
 from fashionjax.errors import UserError
 from fashionjax.ops import type_spaces as spaces
-from fashionjax.weights import families
-from fashionjax.weights.families import OutfitSizes, Shapes
+from fashionjax.runtime import datasets
+from fashionjax.weights import recognise
+from fashionjax.weights.recognise import OutfitSizes, Shapes
 
 # head → the label of the config whose names it scores
 LABEL_HEADS = {"attribute": "attribute", "category": "category", "id": "item_id"}
@@ -32,9 +32,9 @@ def fit_config(config: ConfigDict, shapes: Shapes, type_spaces: str | None = Non
     keys. `type_spaces` is the path of a `typespaces.p`.
     """
     if config.task == "compatibility":
-        return _fit_outfits(config, families.outfit_sizes(shapes), type_spaces)
+        return _fit_outfits(config, recognise.outfit_sizes(shapes), type_spaces)
     _refuse(type_spaces, config)
-    widths = families.head_widths(shapes)
+    widths = recognise.head_widths(shapes)
     known = _dataset_labels(config)
     remarks, labels = [], dict(known)
     for head, label in LABEL_HEADS.items():

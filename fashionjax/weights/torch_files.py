@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fashionjax.weights import safe_pickle
-from fashionjax.weights.bounded import (
+from fashionjax.weights.checked_bytes import (
     BFLOAT16,
     SLACK,
     Archive,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from fashionjax import datasets, prepare
-from fashionjax.data import source
+from fashionjax.data import builders, source
 from fashionjax.errors import UserError
+from fashionjax.runtime import datasets
 
 NAME = "synthetic_fashion/consumer_to_shop"
 
@@ -19,7 +19,7 @@ NAME = "synthetic_fashion/consumer_to_shop"
 def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pairs")
     sizes = {"train_items": "3", "val_items": "1", "test_items": "2", "consumer_views": "1", "size": "48"}
-    prepare.prepare(NAME, data_dir=folder, overrides=sizes, progress=False)
+    builders.prepare(NAME, data_dir=folder, overrides=sizes, progress=False)
     return folder
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fashionjax import gallery as galleries
 from fashionjax.errors import UserError
+from fashionjax.gallery import index as galleries
 from fashionjax.metrics import retrieval as metrics
 from fashionjax.metrics.definitions import definition
 

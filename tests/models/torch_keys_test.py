@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fashionjax.models import backbones, trunk
+from fashionjax.models import backbones, pooled_features
 from fashionjax.models.heads import HeatmapHead
 from fashionjax.models.landmark_detector import LandmarkDetector
 from fashionjax.models.predictor import Predictor
@@ -76,7 +76,7 @@ def torch_keys_of(model, leaves):
     """Every leaf's torch key, after checking that exactly one rule gives it and that it leads back to the
     leaf.
     """
-    rules = [rule for rule in trunk.torch_keys(model) if isinstance(rule, KeyRule)]
+    rules = [rule for rule in pooled_features.torch_keys(model) if isinstance(rule, KeyRule)]
     keys = {}
     for path in leaves:
         found = [

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from fashionjax.data import photo
 from fashionjax.reports import draw
 
 GRAY = np.full((200, 100, 3), 128, np.uint8)
@@ -16,11 +17,11 @@ def centre(image, colour):
 
 
 def test_display_keeps_the_aspect():
-    assert draw.display(np.zeros((96, 48, 3), np.uint8), 320).shape == (320, 160, 3)
-    assert draw.display(np.zeros((900, 1200, 3), np.uint8), 320).shape == (240, 320, 3)
-    assert draw.display(np.zeros((1, 5000, 3), np.uint8), 320).shape == (1, 320, 3)
+    assert photo.display(np.zeros((96, 48, 3), np.uint8), 320).shape == (320, 160, 3)
+    assert photo.display(np.zeros((900, 1200, 3), np.uint8), 320).shape == (240, 320, 3)
+    assert photo.display(np.zeros((1, 5000, 3), np.uint8), 320).shape == (1, 320, 3)
     same = np.zeros((320, 10, 3), np.uint8)
-    assert draw.display(same, 320) is same
+    assert photo.display(same, 320) is same
 
 
 def test_landmarks_stand_where_they_belong():

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from fitting import fit
 
-from fashionjax import inference, optim, parallel, state, tasks
+from fashionjax import tasks
 from fashionjax.data import pipeline, source
 from fashionjax.errors import UserError
-from fashionjax.metrics import classification, stream
+from fashionjax.inference import model as inference
+from fashionjax.metrics import classification, collect
+from fashionjax.runtime import optim, parallel, state
 
 
 def landmarks_config(config, head: str):
@@ -33,7 +35,7 @@ def test_one_batch_is_overfitted(tiny_config, eight, case, monkeypatch):
     monkeypatch.setattr("flax.linen.Dropout.__call__", lambda self, x, **_: x)
     if case == "attributes":
         tiny_config.model.pooling = "global"
-        tiny_config.model.learns = ("attribute", "category")
+        tiny_config.model.labels_predicted = ("attribute", "category")
         tiny_config.model.landmark_source = "given"
     else:
         landmarks_config(tiny_config, case)
@@ -79,7 +81,7 @@ def test_one_trace_per_batch_shape(tiny_config, synthetic_dir):
     predict_step = parallel.compile_predict_step(state.make_predict_step(counted_task), "pmap", mesh)
     model = inference.Model(tiny_config, task, mesh, predict_step, run.params, run.model_state, 4)
     metrics = [
-        task.metrics(inference.predictions(model, split), inference.given(model, split)) for _ in range(2)
+        task.metrics(inference.predictions(model, split), inference.context(model, split)) for _ in range(2)
     ]
     assert traces == {"loss": 1, "predict": 1}
     assert metrics[0] == metrics[1] and 0 <= metrics[0]["standard/category_top1"] <= 1
@@ -115,7 +117,7 @@ def test_batch_size_does_not_change_metrics(tiny_config, synthetic_dir):
     def evaluate(size):
         tiny_config.batch_size = size
         model = inference.Model(tiny_config, task, mesh, step, params, model_state, 0)
-        return stream.collect(inference.predictions(model, split, show_progress=False))
+        return collect.collect(inference.predictions(model, split, show_progress=False))
 
     outputs, truth = evaluate(64)
     assert truth["index"].tolist() == list(range(21))
@@ -153,7 +155,7 @@ def test_given_landmarks_must_be_given(tiny_config, tiny_batch):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"learns": ("colour",)}, "config.model.learns"),
+        ({"labels_predicted": ("colour",)}, "config.model.labels_predicted"),
         ({"backbone": "resnet19"}, "config.model.backbone"),
         ({"pooling": "maximum"}, "pooling"),
     ],

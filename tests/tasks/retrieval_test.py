@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from experiments import consumer2shop, inshop, retrieval
-from fashionjax import optim, parallel, state, tasks
+from fashionjax import tasks
 from fashionjax.errors import UserError
+from fashionjax.runtime import optim, parallel, state
 from fashionjax.task import AXIS
 from fashionjax.tasks import retrieval as task_module
 

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from experiments import category_attributes, compatibility, inshop, landmarks, retrieval
-from fashionjax import optim, parallel, state, tasks
+from fashionjax import tasks
 from fashionjax.import_weights import key_rules
+from fashionjax.runtime import optim, parallel, state
 from fashionjax.task import AXIS
 from fashionjax.weights.key_maps import fill
 

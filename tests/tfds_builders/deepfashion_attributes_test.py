@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import trees
 
-from fashionjax import prepare
-from fashionjax.data import source
+from fashionjax.data import builders, source
 from fashionjax.errors import UserError
 from tfds_builders import labels, release
 
@@ -18,7 +17,7 @@ NAMES = [name for name, _ in trees.ATTRIBUTES]
 
 
 def build(tree: Path, config: str, **options) -> dict:
-    return prepare.prepare(
+    return builders.prepare(
         f"{NAME}/{config}", data_dir=tree.parent / "out", manual_dir=tree, progress=False, **options
     )
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import trees
 
-from fashionjax import prepare
-from fashionjax.data import source
+from fashionjax.data import builders, source
 from fashionjax.errors import UserError
 
 NAME = "deepfashion_consumer2shop"
@@ -23,7 +22,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def build(tree: Path, config: str = "original", **options) -> dict:
-    return prepare.prepare(
+    return builders.prepare(
         f"{NAME}/{config}", data_dir=tree.parent / "out", manual_dir=tree, progress=False, **options
     )
 

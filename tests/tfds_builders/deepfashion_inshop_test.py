@@ -11,8 +11,7 @@ import pytest
 import trees
 from PIL import Image
 
-from fashionjax import prepare
-from fashionjax.data import source
+from fashionjax.data import builders, source
 from fashionjax.errors import UserError
 
 NAME = "deepfashion_inshop"
@@ -26,7 +25,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def build(tree: Path, config: str = "original", **options) -> dict:
-    return prepare.prepare(
+    return builders.prepare(
         f"{NAME}/{config}", data_dir=tree.parent / "out", manual_dir=tree, progress=False, **options
     )
 

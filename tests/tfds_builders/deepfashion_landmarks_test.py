@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 import trees
 from PIL import Image
 
-from fashionjax import prepare
+from fashionjax.data import builders
 from fashionjax.errors import UserError
 
 NAME = "deepfashion_landmarks"
@@ -31,7 +31,7 @@ def tree(pristine: Path, tmp_path: Path) -> Path:
 
 
 def build(tree: Path, **options) -> dict:
-    return prepare.prepare(
+    return builders.prepare(
         options.pop("name", NAME), data_dir=tree.parent / "out", manual_dir=tree, progress=False, **options
     )
 

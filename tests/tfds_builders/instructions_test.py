@@ -6,15 +6,15 @@ import re
 
 import pytest
 
-from fashionjax import prepare
+from fashionjax.data import builders
 
-BENCHMARKS = [name for name in prepare.builder_names() if name != "synthetic_fashion"]
+BENCHMARKS = [name for name in builders.builder_names() if name != "synthetic_fashion"]
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_files_stand_at_the_beginning_of_lines(name: str) -> None:
     """A path followed by what it is, on a line of its own: two blanks never stand before another path."""
-    lines = prepare.builder_class(name).MANUAL_DOWNLOAD_INSTRUCTIONS.split("\n")
+    lines = builders.builder_class(name).MANUAL_DOWNLOAD_INSTRUCTIONS.split("\n")
     assert all(len(line) <= 110 and line == line.rstrip() for line in lines) and lines[-1]
     explained = [line for line in lines if re.search(r"\S {2,}\S", line)]
     assert len(explained) >= 3

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trees
 
-from fashionjax import prepare
+from fashionjax.data import builders
 from fashionjax.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -74,7 +74,7 @@ BENCHMARKS: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
 
 
 def build(name: str, tree: Path, **options) -> dict:
-    return prepare.prepare(name, data_dir=tree.parent / "out", manual_dir=tree, progress=False, **options)
+    return builders.prepare(name, data_dir=tree.parent / "out", manual_dir=tree, progress=False, **options)
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 import trees
 
-from fashionjax import prepare
-from fashionjax.data import source
+from fashionjax.data import builders, source
 from fashionjax.errors import UserError
 from tfds_builders.polyvore_outfits import tables, texts, type_spaces
 from tfds_builders.release import ReleaseError, TextFile
@@ -47,7 +46,7 @@ def tree(written: Path, tmp_path: Path) -> Path:
 
 
 def build(tree: Path, config: str = "disjoint", **options) -> dict:
-    return prepare.prepare(
+    return builders.prepare(
         f"polyvore_outfits/{config}",
         data_dir=tree.parent / "out",
         manual_dir=tree,
@@ -545,7 +544,7 @@ def test_tables_without_rows() -> None:
 
 def test_without_manual_dir(tmp_path: Path, capsys) -> None:
     with pytest.raises(UserError, match="--manual_dir is missing"):
-        prepare.prepare("polyvore_outfits/disjoint", data_dir=tmp_path, progress=False)
+        builders.prepare("polyvore_outfits/disjoint", data_dir=tmp_path, progress=False)
     assert "train_hglmm_pca6000.txt" in capsys.readouterr().err
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trees
 
-from fashionjax import prepare
+from fashionjax.data import builders
 from fashionjax.errors import UserError
 from tfds_builders import pictures, release
 from tfds_builders.release import ReleaseError
@@ -110,7 +110,7 @@ def test_small_letters_of_folders(tmp_path: Path) -> None:
 
     def build() -> dict:
         options = {"data_dir": tmp_path / "out", "manual_dir": tree, "progress": False, "overwrite": True}
-        return prepare.prepare("deepfashion_attributes/fine", **options)["splits"]
+        return builders.prepare("deepfashion_attributes/fine", **options)["splits"]
 
     assert build() == {"train": 6, "val": 3, "test": 4}
     trees.pack(tree / "img", tree / "pictures.zip", prefix="img/")
@@ -126,7 +126,7 @@ def test_large_pictures_within_the_folder_of_pictures(tmp_path: Path) -> None:
     (tree / "Img/img").rename(tree / "Img/img_highres")
     (tree / "Img").rename(tree / "img")
     options = {"data_dir": tmp_path / "out", "manual_dir": tree, "progress": False}
-    assert prepare.prepare("deepfashion_inshop", **options)["splits"] == {
+    assert builders.prepare("deepfashion_inshop", **options)["splits"] == {
         "train": 12,
         "query": 2,
         "gallery": 4,
@@ -139,12 +139,12 @@ def test_archives_within_archives_are_named(tmp_path: Path) -> None:
     trees.pack(tree / "Img/img", tree / "Img/img.zip", prefix="img/")
     trees.pack(tree / "Img", tree / "FLD.zip", prefix="Img/")
     with pytest.raises(UserError, match=r"no folder or zip archive of pictures below") as caught:
-        prepare.prepare("deepfashion_landmarks", **options)
+        builders.prepare("deepfashion_landmarks", **options)
     hint = "FLD.zip holds archives itself (img.zip), which are not read: unpack it"
     assert str(caught.value).endswith(hint) and "\n" not in str(caught.value)
     (tree / "Anno/list_bbox.txt").unlink()
     with pytest.raises(UserError, match=r"^Anno/list_bbox.txt: not found below .*; FLD.zip holds archives"):
-        prepare.prepare("deepfashion_landmarks", **options)
+        builders.prepare("deepfashion_landmarks", **options)
 
 
 def test_archive_members_equal_plain_files(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_encrypted_archive(tmp_path: Path) -> None:
         at = data.find(b"PK\x01\x02", at + 1)
     (tree / "Img/img.zip").write_bytes(data)
     with pytest.raises(UserError, match=r"img/00000001.jpg: is encrypted; unpack the archive"):
-        prepare.prepare(
+        builders.prepare(
             "deepfashion_landmarks",
             data_dir=tmp_path / "out",
             manual_dir=tree,

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from fashionjax.data import source
-from fashionjax.prepare import builder_class, builder_config, prepare
+from fashionjax.data.builders import builder_class, builder_config, prepare
 from tfds_builders.release import ReleaseError
 from tfds_builders.synthetic_fashion import release
 from tfds_builders.synthetic_fashion.layouts import LAYOUTS, Table

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fashionjax.data.builders import prepare
 from fashionjax.errors import UserError
-from fashionjax.prepare import prepare
 from tfds_builders.synthetic_fashion import garments, ground, paint, records, scene, world
 from tfds_builders.synthetic_fashion import synthetic_fashion_dataset_builder as builder
 

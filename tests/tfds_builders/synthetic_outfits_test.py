@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fashionjax import baselines, prepare
-from fashionjax.data import source
+from fashionjax.data import builders, source
 from fashionjax.errors import UserError
+from fashionjax.reports import baselines
 from tfds_builders.release import ReleaseError
 from tfds_builders.synthetic_fashion import outfits, product, wardrobe
 from tfds_builders.synthetic_fashion import synthetic_fashion_dataset_builder as builder
@@ -198,7 +198,7 @@ def test_texts() -> None:
 
 # ------------------------------------------------------------------------------ TFDS
 def test_prepared(tmp_path) -> None:
-    result = prepare.prepare("synthetic_fashion/outfits", data_dir=tmp_path, overrides=SMALL, progress=False)
+    result = builders.prepare("synthetic_fashion/outfits", data_dir=tmp_path, overrides=SMALL, progress=False)
     config = dataclasses.replace(CONFIG, train=24, val=24, test=30, size=32, seed=0)
     drawn = builder.draw_outfits(config)
     assert result["splits"] == {split: len(part.pieces) for split, part in drawn.items()}
@@ -241,7 +241,7 @@ def test_defaults() -> None:
 )
 def test_settings_that_no_world_has(tmp_path, field: str, value: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        prepare.prepare(
+        builders.prepare(
             "synthetic_fashion/outfits", data_dir=tmp_path, overrides=SMALL | {field: value}, progress=False
         )
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -1,0 +1,1 @@
+"""Reports beside the published numbers, and what is missing to fill the table."""

@@ -1,0 +1,1 @@
+"""A checkpoint written in formats that other programs read."""

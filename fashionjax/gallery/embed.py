@@ -1,0 +1,218 @@
+"""The pictures of a gallery embedded by a model: those of a folder or of a split, with what leads back to
+them, and the model's fingerprint.
+
+`outfit/typed_gallery.py` adds the types that outfits need; what `fashionjax search` looks through is a
+`Collection`. Its one file is a gallery of `index.py` that also names the model and, where one was needed, the
+detector of
+landmarks; a gallery of other ones is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from fashionjax.data import photo, preprocess, source
+from fashionjax.errors import UserError
+from fashionjax.gallery import index as gallery
+from fashionjax.inference import model as inference
+from fashionjax.inference import photos
+from fashionjax.metrics import collect
+from fashionjax.runtime import progress
+
+DATASET = "dataset:"  # --gallery=dataset:NAME/CONFIG:SPLIT
+# the config fields beside the parameters that an embedding or a type's number depends on, the random crops of
+# switch S1 apart, which `photos.load` turns off
+FINGERPRINTED = ("task", "model", "image_size", "dtype", "crop_box", "box_margin", "faithful", "labels")
+
+
+class Embedded(NamedTuple):
+    """Pictures that could be read, in order: outputs of the model and labels of the dataset {name: [g …]},
+    id [g]; source and record [g] i32 lead back to them: {"folder": path}, where ids are paths in it, or
+    {"dataset", "split", "data_dir"}. unread: how many could not be read."""
+
+    outputs: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+    id: tuple[str, ...]
+    source: dict[str, str]
+    record: np.ndarray
+    unread: int
+
+
+class Collection(NamedTuple):
+    """rows are searched by cosine; source and record as `Embedded` has them. model and detector are
+    fingerprints, the latter "" where the pictures needed none."""
+
+    rows: gallery.Gallery
+    source: Mapping[str, str]
+    record: np.ndarray
+    model: str
+    detector: str
+
+
+def fingerprint(model: inference.Model) -> str:
+    """Hex digits that two models share only if they embed alike."""
+    digest = hashlib.sha256()
+    config = model.config.to_dict()
+    told = {name: config.get(name) for name in FINGERPRINTED}
+    digest.update(json.dumps(told, sort_keys=True, default=str).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path((model.params, model.model_state)):
+        leaf = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(leaf)
+    return digest.hexdigest()
+
+
+def check_model(own: str, given: str, path: str) -> None:
+    """A UserError unless the fingerprint in the file `path` is that of the model at hand."""
+    if own != given:
+        raise UserError(
+            f"{path}: was embedded by another model or another step of it; build it again from the "
+            "pictures with --gallery=FOLDER --save_gallery=FILE"
+        )
+
+
+# ------------------------------------------------------------------------------ embedding pictures
+def folder_ids(folder: str) -> list[str]:
+    """The pictures in a folder and the folders in it: their paths in the folder, sorted."""
+    root = Path(folder)
+    ids = sorted(entry.relative_to(root).as_posix() for entry in root.rglob("*") if photos.is_picture(entry))
+    if not ids:
+        raise UserError(f"{folder}: holds no picture ({', '.join(photos.SUFFIXES)}); --gallery needs some")
+    return ids
+
+
+def embed_folder(folder: str, ids: Sequence[str], predictor: photos.Predictor) -> Embedded:
+    """The pictures `ids` of a folder; those that cannot be read are named on standard error."""
+    root, kept, rows, started = Path(folder), [], [], time.monotonic()
+    outputs = photos.outputs([str(root / item) for item in ids], predictor)
+    for number, (item, (read, output)) in enumerate(zip(ids, outputs, strict=True), 1):
+        if output is None:
+            print(f"error: {read}; left out of the gallery", file=sys.stderr)
+        else:
+            kept.append(item)
+            rows.append(output)
+        show_progress(number, len(ids), predictor.batch_size, started)
+    if not kept:
+        raise UserError(f"{folder}: none of its {len(ids)} pictures can be read; --gallery needs some")
+    stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    where, record = {"folder": str(root.resolve())}, np.arange(len(kept), dtype=np.int32)
+    return Embedded(stacked, {}, tuple(kept), where, record, len(ids) - len(kept))
+
+
+def open_split(name: str, model: inference.Model, data_dir: str = "") -> tuple[source.Split, dict[str, str]]:
+    """`dataset:NAME/CONFIG:SPLIT`, prepared in `data_dir` (default: the config's) → (split, its source)."""
+    dataset, _, split_name = name.removeprefix(DATASET).rpartition(":")
+    if not dataset or not split_name:
+        raise UserError(f"--gallery={name}: write {DATASET}NAME/CONFIG:SPLIT")
+    data_dir = data_dir or model.config.data_dir
+    split = source.open_split(dataset, split_name, data_dir)
+    where = {"dataset": dataset, "split": split_name, "data_dir": str(Path(data_dir).resolve())}
+    return split, where
+
+
+def embed_split(split: source.Split, where: dict[str, str], model: inference.Model) -> Embedded:
+    """The records of a split, seen as an evaluation sees them but for the switches that are off here: cut to
+    their boxes and pooled at their landmarks where they have them."""
+    if photos.takes_landmarks(model.config) and "landmark" not in split.features:
+        raise UserError(
+            f"{split.dataset}: has no landmarks, at which this checkpoint's model pools; give its pictures "
+            "as a folder, where --landmarks detects them"
+        )
+    outputs, labels = collect.collect(inference.predictions(model, split, allow_missing=True))
+    record = labels["index"]
+    if not len(record):
+        raise UserError(f"{split.dataset}/{split.name}: none of its {len(split)} records can be read")
+    names = split.column("image_id") if "image_id" in split.features else np.arange(len(split))
+    ids = tuple(str(name) for name in names[record])
+    return Embedded(outputs, labels, ids, where, record.astype(np.int32), len(split) - len(record))
+
+
+def show_progress(seen: int, total: int, every: int, started: float, what: str = "embedded") -> None:
+    """A line with rate and remaining time, after each `every` of `total` pictures."""
+    if total > every and (seen % every == 0 or seen == total):
+        elapsed = max(time.monotonic() - started, 1e-9)
+        left = progress.clock(elapsed / seen * (total - seen))
+        line = f"{what} {seen}/{total}  {seen / elapsed:.0f} img/s  left {left}"
+        progress.show(line, last=seen == total, every=False)
+
+
+# ------------------------------------------------------------------------------ what search looks through
+def open_collection(
+    name: str,
+    model: inference.Model,
+    predictor: photos.Predictor,
+    detector: inference.Model | None = None,
+    data_dir: str = "",
+) -> tuple[Collection, int]:
+    """`--gallery` (a folder, `dataset:NAME:SPLIT` or a saved file) → (collection, number of unreadable
+    pictures, which are named on standard error and left out).
+
+    `predictor` is that of `model` and `detector`; a split has landmarks of its own.
+    """
+    finder = "" if detector is None else fingerprint(detector)
+    if name.startswith(DATASET):
+        found, finder = embed_split(*open_split(name, model, data_dir), model), ""
+    elif os.path.isdir(name):
+        found = embed_folder(name, folder_ids(name), predictor)
+    else:
+        return load(name, fingerprint(model), finder), 0
+    rows = gallery.build([(found.outputs["embedding"], found.id)], "cosine")
+    return Collection(rows, found.source, found.record, fingerprint(model), finder), found.unread
+
+
+def save(collection: Collection, path: str) -> None:
+    """Write it as one file; what was there before stays until the new one is whole."""
+    told = {"source": json.dumps(dict(collection.source)), "model": collection.model}
+    told["detector"] = collection.detector
+    try:
+        gallery.save(collection.rows, path, told, record=collection.record)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); give another file") from error
+
+
+def load(path: str, model: str, detector: str = "") -> Collection:
+    """Read what `save` wrote; `model` and `detector` are the fingerprints that it must have."""
+    rows, told, (record,) = gallery.load_with(path, "record")
+    try:
+        where, own, finder = json.loads(told["source"]), told["model"], told["detector"]
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path}: damaged gallery ({error!r}); build it again") from error
+    check_model(own, model, path)
+    if finder and finder != detector:
+        raise UserError(
+            f"{path}: was embedded at the landmarks of another detector; name that one with --landmarks, or "
+            "build it again"
+        )
+    if rows.metric != "cosine" or record.dtype != np.int32 or record.shape != (len(rows.id),):
+        raise UserError(f"{path}: damaged gallery (metric or records do not fit its rows); build it again")
+    return Collection(rows, where, record, own, finder)
+
+
+# ------------------------------------------------------------------------------ its pictures
+def pictures(
+    where: Mapping[str, str], ids: Sequence[str], record: np.ndarray
+) -> Callable[[int], np.ndarray | None]:
+    """row → its picture, uint8 [h w 3]; None where the file or the dataset is not at hand any more."""
+    if "folder" in where:
+        return lambda row: _or_none(lambda: photo.read_photo(Path(where["folder"]) / ids[row]))
+    split = _or_none(lambda: source.open_split(where["dataset"], where["split"], where["data_dir"]))
+    if split is None:
+        return lambda row: None
+    return lambda row: _or_none(lambda: preprocess.picture(split[int(record[row])]))
+
+
+def _or_none(read: Callable):
+    try:
+        return read()
+    except (UserError, source.DamagedRecord, IndexError):
+        return None

@@ -1,0 +1,1 @@
+"""A model ready to run, on dataset splits and on photos."""

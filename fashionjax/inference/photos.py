@@ -1,0 +1,258 @@
+"""Photos named on a command line → what a model says of each: read side by side, batched, one trace."""
+
+from __future__ import annotations
+
+import functools
+import glob
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from fashionjax.data import photo
+from fashionjax.data.preprocess import VISIBLE
+from fashionjax.errors import UserError
+from fashionjax.inference import model as inference
+from fashionjax.runtime import checkpoint
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+READERS = min(4, os.cpu_count() or 1)  # each may hold a 100-megapixel photo
+# the command that takes photos to a model of a task
+COMMANDS = {
+    "attributes": "predict",
+    "landmarks": "predict",
+    "retrieval": "search",
+    "compatibility": "outfit",
+}
+# Switches that `load` turns off. They repeat how the published numbers were measured, and under them an
+# answer depends on chance (S1), on the other photos of the batch (S3) or on whether a picture comes from a
+# released list (S6): the same garment would embed differently as a photo and in a gallery.
+OFF = {
+    "s1_random_crop_at_test": False,
+    "s3_roi_scramble_group": None,
+    "s6_landmark_list_shifted": False,
+}
+UNUSED = 3  # a landmark that the detector does not see: as the slots that a garment has no landmark for
+
+
+class Predictor(NamedTuple):
+    """A restored model, ready for pictures of any size."""
+
+    preprocess: Callable[[dict, None], dict]  # {"image": uint8 [h w 3]} → example with image and frame
+    run: Callable[[dict], dict]  # batch of `batch_size` numpy examples → {name: numpy [b …]}
+    names: Mapping[str, Sequence[str]]  # "category", "attribute"
+    batch_size: int
+    detector: Predictor | None = None  # finds the landmarks that are given to the model
+
+
+class Photo(NamedTuple):
+    """What is kept of a photo once it is read: not its pixels, which may be 300 MB."""
+
+    path: str
+    size: tuple[int, int]  # width, height as displayed
+    example: dict  # what the model gets
+    shown: np.ndarray | None  # uint8 [h w 3], at the size it is to be shown
+
+
+def load(path: str | os.PathLike, command: str | None = None) -> inference.Model:
+    """The model of a checkpoint for photos and galleries of users: the switches `OFF` are off, so that a
+    photo is stretched to the input size once and always answered alike.
+
+    A UserError where its task is not one of `command`, naming the command that fits.
+    """
+    model = inference.load(path, overrides={"faithful": OFF})
+    fits = COMMANDS[model.config.task]
+    if command not in (None, fits):
+        raise UserError(
+            f"{path}: is a checkpoint of the task {model.config.task}, which {command} does not serve; use "
+            f"`fashionjax {fits}`"
+        )
+    return model
+
+
+def takes_landmarks(config: ConfigDict) -> bool:
+    """Whether the model pools at landmarks that are given beside the picture."""
+    spec = config.model
+    return spec.get("pooling") == "roi" and spec.get("landmark_source") == "given"
+
+
+def load_detector(path: str | os.PathLike | None, model: inference.Model) -> inference.Model | None:
+    """The detector of --landmarks, for a `model` that pools at given landmarks; None for any other model.
+
+    A UserError where one is lacking or useless, and where it finds other landmarks than the model takes.
+    """
+    if not takes_landmarks(model.config):
+        if path:
+            raise UserError(f"--landmarks={path}: this checkpoint's model takes no landmarks; leave it out")
+        return None
+    if not path:
+        raise UserError(
+            "this checkpoint's model pools at given landmarks, and a photo has none: name a checkpoint that "
+            "detects them, --landmarks=DIR (experiments/landmarks.py), or use a model trained with "
+            "landmark_source=predicted"
+        )
+    found = load(path)
+    detects = found.config.task == "landmarks" or "landmark" in found.config.model.get("labels_predicted", ())
+    if not detects or takes_landmarks(found.config):
+        raise UserError(
+            f"--landmarks={path}: a checkpoint of the task {found.config.task}, which detects no landmarks "
+            "on a bare photo; name one of experiments/landmarks.py"
+        )
+    _check_landmarks(path, found, model)
+    return found
+
+
+def predictor(
+    model: inference.Model, batch_size: int = 16, detector: inference.Model | None = None
+) -> Predictor:
+    """One trace serves every picture: batches are padded, to a whole number of pictures a device.
+
+    With a `detector` its landmarks are given to the model, and stand among the outputs.
+    """
+    whole = -(-batch_size // model.mesh.size) * model.mesh.size
+    names = {label: list(names) for label, names in model.config.get("labels", {}).items() if names}
+    finder = None if detector is None else predictor(detector, batch_size)
+    return Predictor(model.task.preprocess, functools.partial(inference.run, model), names, whole, finder)
+
+
+def outputs(
+    paths: Sequence[str], model: Predictor, sides: tuple[int, int] | None = None
+) -> Iterator[tuple[Photo, dict] | tuple[UserError, None]]:
+    """For each path, in order, the photo with its outputs (arrays without the batch axis), or what is wrong
+    with the file. `sides` are the least and the largest longer side of `Photo.shown`; None: not shown.
+
+    A photo whose landmarks are to be detected is read twice: its pixels may be too many to be kept between.
+    """
+    with ThreadPoolExecutor(READERS) as pool:
+        for start in range(0, len(paths), model.batch_size):
+            chunk = paths[start : start + model.batch_size]
+            given = [({}, {})] * len(chunk)
+            if model.detector is not None:
+                given = [_detected(*found) for found in outputs(chunk, model.detector)]
+            read = functools.partial(_read, preprocess=model.preprocess, sides=sides)
+            loaded = list(pool.map(read, chunk, given))
+            found = _outputs([item for item in loaded if isinstance(item, Photo)], model)
+            for item, marks in zip(loaded, given, strict=True):
+                yield (item, marks[1] | next(found)) if isinstance(item, Photo) else (item, None)
+
+
+def expand(arguments: Sequence[str]) -> list[str]:
+    """Files, folders (the pictures directly in them) and glob patterns → paths, in the order given.
+
+    What matches nothing stays as it is, so that it is reported like any unreadable file.
+    """
+    paths: list[str] = []
+    for argument in arguments:
+        if os.path.isdir(argument):
+            inside = (entry for entry in Path(argument).iterdir() if is_picture(entry))
+            paths += sorted(str(entry) for entry in inside) or [argument]
+        elif os.path.exists(argument):
+            paths.append(argument)
+        else:
+            found = sorted(glob.glob(argument, recursive=True))
+            paths += expand(found) if found else [argument]
+    return paths
+
+
+def is_picture(path: Path) -> bool:
+    """A file that is called like one."""
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def write_new(data: bytes, folder: Path, stem: str, suffix: str) -> Path:
+    """The data as FOLDER/STEM.SUFFIX, or STEM-2.SUFFIX …: the first name that is free."""
+    for number in itertools.count(1):
+        path = folder / (f"{stem}.{suffix}" if number == 1 else f"{stem}-{number}.{suffix}")
+        try:
+            with path.open("xb") as file:  # fails where the name is taken, also by a run beside this one
+                file.write(data)
+            return path
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}); give another --out") from error
+    raise AssertionError("unreachable")
+
+
+def out_folder(out: str | None, run: str, name: str) -> Path:
+    """The folder of --out, by default NAME beside the checkpoints of `run`; made where it is missing."""
+    checkpoints, _ = checkpoint.locate(run)
+    beside = checkpoints.parent if checkpoints.name == checkpoint.FOLDER else checkpoints
+    path = Path(out) if out else beside / name
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be made ({error.strerror}); give another --out") from error
+    return path
+
+
+def _check_landmarks(path, detector: inference.Model, model: inference.Model) -> None:
+    """A UserError unless the landmarks that `detector` finds are those that `model` takes."""
+    names = [each.config.get("labels", {}).get("landmark") for each in (detector, model)]
+    image = {"image": np.zeros((8, 8, 3), np.uint8)}
+    example = _batch_of_one(detector.task.preprocess(image, None))
+    found = jax.eval_shape(detector.task.predict, detector.params, detector.model_state, example)
+    count = found["landmark"].shape[1]
+    marks = {"landmark": np.zeros((count, 2), np.float32), "visibility": np.zeros(count, np.int32)}
+    example = _batch_of_one(model.task.preprocess(image | marks, None))
+    wanted, _ = jax.eval_shape(model.task.init, jax.random.PRNGKey(0), example)
+    shapes = [jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (wanted, model.params)]
+    if shapes[0] != shapes[1] or (all(names) and list(names[0]) != list(names[1])):
+        raise UserError(
+            f"--landmarks={path}: finds {count} landmarks, and this checkpoint's model takes others; name a "
+            "detector that was trained on the landmarks of the model's dataset"
+        )
+
+
+def _batch_of_one(example: Mapping) -> dict:
+    return {name: value[None] for name, value in example.items()}
+
+
+def _detected(item: Photo | UserError, output: dict | None) -> tuple[dict, dict] | UserError:
+    """What a detector says of a photo → (landmark [k 2] in [0, 1] of the photo and visibility [k] as a record
+    has them, the same as outputs); the UserError of a photo that cannot be read."""
+    if output is None:
+        return item
+    landmark, seen = (np.asarray(output[name], np.float32) for name in ("landmark", "visibility"))
+    if not np.isfinite(landmark).all():
+        return UserError(f"{item.path}: the detector's landmarks are not finite; use another --landmarks")
+    frame = np.asarray(item.example["frame"], np.float32)
+    landmark = (frame[:2] + landmark * (frame[2:] - frame[:2])) / np.asarray(item.size, np.float32)
+    visible = seen >= 0.5
+    # an unseen point is a guess that no loss has corrected; records have 0 where a garment has no such point
+    placed = {"landmark": landmark * visible[:, None], "visibility": np.where(visible, VISIBLE, UNUSED)}
+    return placed, {"landmark": landmark, "visibility": seen}
+
+
+def _read(
+    path: str, given: tuple[dict, dict] | UserError, *, preprocess: Callable, sides: tuple[int, int] | None
+) -> Photo | UserError:
+    """`given` are the record fields that the photo has beside its pixels."""
+    if isinstance(given, UserError):
+        return given
+    try:
+        image = photo.read_photo(path)
+    except UserError as error:
+        return error
+    height, width = image.shape[:2]
+    shown = None
+    if sides is not None:
+        shown = photo.display(image, int(np.clip(max(height, width), *sides)))
+    return Photo(path, (width, height), preprocess({"image": image} | given[0], None), shown)
+
+
+def _outputs(photos: Sequence[Photo], model: Predictor) -> Iterator[dict]:
+    """One dict of arrays for each photo; the batch is filled up with copies of the first."""
+    if not photos:
+        return
+    rows = [item.example for item in photos]
+    rows += rows[:1] * (model.batch_size - len(rows))
+    found = model.run({name: np.stack([row[name] for row in rows]) for name in rows[0]})
+    for index in range(len(photos)):
+        yield {name: value[index] for name, value in found.items()}

@@ -1,0 +1,1 @@
+"""Scoring and completing outfits of photos with a compatibility model."""

@@ -1,0 +1,1 @@
+"""Recorded outputs of the original code, recomputed and compared."""

@@ -1,0 +1,140 @@
+"""`python -m fashionjax.parity DIR…`: recorded numbers of the original PyTorch code against this code.
+
+A folder holds a manifest (which weights and inputs to draw, which outputs exist) and `outputs.npz`. Its model
+is told from the state dict's keys and shapes, the weights are drawn and go through the importer as if they
+came from a checkpoint, and every output named by the manifest is compared: one line each, `folder output
+rel_l2=… ok|FAIL`. An output that is not computed fails. A folder without a manifest holds metric and loss
+goldens (`metrics`). A folder that cannot be read counts as one failure, and the others are still
+compared. The last line counts; the exit status is 0 when something was compared and nothing failed, 1 when
+something failed, 2 when a folder's model is unknown.
+"""
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from fashionjax import cli
+from fashionjax.errors import UserError
+from fashionjax.parity import draws, metrics, models
+from fashionjax.parity.results import Result, dense_difference, load_arrays
+from fashionjax.weights import key_maps
+from fashionjax.weights.checked_bytes import is_count
+from fashionjax.weights.files import without_module
+
+DENSE_BOUND = 1e-4  # relative L2 of features, logits, embeddings, probabilities and losses in float32
+
+
+def check_model_folder(folder: Path) -> list[Result]:
+    """Draw, import, run, compare one folder; UnknownModel when its keys belong to no model of the project."""
+    manifest = read_manifest(folder)
+    shapes = without_module({key: tuple(shape) for key, shape, _ in manifest["state_dict"]})
+    found = models.recognise(shapes, manifest.get("model_args"))
+    try:
+        arguments = found.arguments(draws.inputs(manifest))
+        template = jax.eval_shape(partial(found.init, found.model), *arguments)
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:  # einops raises RuntimeError
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder / 'manifest.json'}: inputs do not fit the model: {why}") from error
+    stored = load_arrays(folder / "outputs.npz")
+    drawn = without_module(draws.state_dict(manifest))  # a key is drawn as it stands in the file
+    variables, _ = key_maps.fill(template, drawn, found.rules)
+    with jax.default_matmul_precision("highest"):
+        computed = found.outputs(found.model, variables, arguments)
+    results = []
+    for output in manifest["outputs"]:
+        name = output["name"]
+        try:
+            error = dense_difference(stored, name, computed.get(name))
+        except (KeyError, IndexError, ValueError, TypeError):  # stored in parts that do not fit each other
+            error = float("nan")
+        state = "ok" if error <= DENSE_BOUND else "FAIL"
+        results.append(Result(folder.name, name, "rel_l2", error, state))
+    return results
+
+
+def read_manifest(folder: Path) -> dict:
+    """The manifest of a folder; UserError when it or the outputs cannot be read or lack their parts."""
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(manifest, dict):
+        raise UserError(f"{path}: holds no object")
+    missing = [part for part in PARTS if part not in manifest]
+    if missing:
+        raise UserError(f"{path}: has no {', '.join(missing)}")
+    for part, is_entry in PARTS.items():
+        entries = manifest[part]
+        if not isinstance(entries, list) or not all(map(is_entry, entries)):
+            raise UserError(f"{path}: {part} is no list of entries as a parity folder has them")
+    for part, kind in (("model_args", dict | None), ("salt", str | None)):
+        if not isinstance(manifest.get(part), kind):
+            raise UserError(f"{path}: {part} is a {type(manifest[part]).__name__}")
+    if not (folder / "outputs.npz").is_file():
+        raise UserError(f"{folder}: outputs.npz is missing")
+    return manifest
+
+
+def _is_tensor(entry: Any) -> bool:
+    """[key, shape, dtype]"""
+    if not isinstance(entry, list) or len(entry) != 3 or not isinstance(entry[0], str):
+        return False
+    return isinstance(entry[1], list) and all(map(is_count, entry[1]))
+
+
+def _is_input(entry: Any) -> bool:
+    return _is_output(entry) and isinstance(entry.get("draw"), str) and isinstance(entry.get("shape"), list)
+
+
+def _is_output(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("name"), str)
+
+
+PARTS = {"state_dict": _is_tensor, "inputs": _is_input, "outputs": _is_output}  # of a manifest
+
+
+def check(folder: Path) -> list[Result]:
+    """A model folder, or one of metric goldens when it has no manifest."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is not a folder")
+    if (folder / "manifest.json").exists():
+        return check_model_folder(folder)
+    return metrics.check_folder(folder)
+
+
+def main(argv: list[str]) -> int:
+    """Folders as arguments -> exit status."""
+    if len(argv) < 2:
+        raise UserError("which folders? usage: python -m fashionjax.parity DIR…")
+    passed = failed = 0
+    unknown = False
+    for argument in argv[1:]:
+        folder = Path(argument).resolve()
+        try:
+            results = check(folder)
+        except (models.UnknownModel, key_maps.KeyMismatch) as error:
+            print(f"error: {folder}: {error}", file=sys.stderr)
+            unknown = True
+            continue
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        for result in results:
+            print(result.line(), flush=True)
+        passed += sum(result.state == "ok" for result in results)
+        failed += sum(result.state == "FAIL" for result in results)
+        jax.clear_caches()  # the compiled programs of one folder are of no use to the next
+    print(f"{passed} passed, {failed} failed")
+    if unknown:
+        return 2
+    return 0 if passed and not failed else 1
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,230 @@
+"""What an evaluation of outfits finds beyond the numbers: every question with its answers, pictures of
+some, a table per pair of types, and what colours or an untrained network would answer."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from fashionjax import quirks
+from fashionjax.data import photo
+from fashionjax.data.source import Split
+from fashionjax.inference import model as inference
+from fashionjax.metrics import collect, compatibility
+from fashionjax.ops.type_spaces import Spaces
+from fashionjax.reports import draw, report
+from fashionjax.reports.panels import Bars, Curve, Images, Panel, Table, Tiles
+from fashionjax.tasks.compatibility import make_scorer, scoring
+
+FILE = "questions.json"
+SHOWN = 12  # questions in a grid
+MEANS = ("mean_real", "mean_artificial", "auc")  # of a row of the table of type pairs
+
+
+class Found(NamedTuple):
+    """The items of a split, what was said of its outfits and questions, by whom, and the types' names."""
+
+    items: scoring.Items
+    scorer: scoring.Scorer
+    judged: scoring.OutfitScores
+    types: Sequence[str]
+
+
+def is_outfits(split: Split, predicted: dict) -> bool:
+    """Whether a split has outfits and the model embeds their items."""
+    return "embedding" in predicted and "type_space" in split.labels
+
+
+def find(model: inference.Model, split: Split, predicted: dict, truth: dict) -> Found:
+    """The scores behind the metrics."""
+    items = scoring.items(predicted, truth, len(split))
+    scorer = make_scorer(model.config, model.params)
+    judged = scoring.evaluate_outfits(scorer, items, split.column)
+    return Found(items, scorer, judged, split.labels["category"])
+
+
+def baselines(model: inference.Model, split: Split, truth: dict, colours: np.ndarray) -> dict:
+    """Euclidean distance, in no type space, between colour histograms [n bins] (rows as in `truth`), and
+    between the embeddings of the same network before training."""
+    fresh = jax.jit(model.task.init)(jax.random.PRNGKey(model.config.seed), _pictures(model, split))
+    untrained = model._replace(params=fresh[0], model_state=fresh[1])
+    embedded, rows = collect.collect(
+        inference.predictions(untrained, split, allow_missing=True, show_progress=False)
+    )
+    return {
+        "colour_histogram": _plain(split, {"embedding": colours}, truth),
+        "untrained": _plain(split, embedded, rows),
+    }
+
+
+def _plain(split: Split, predicted: dict, truth: dict) -> dict[str, float]:
+    items = scoring.items(predicted, truth, len(split))
+    types = split.labels["category"]
+    scorer = scoring.pair_scorer(Spaces(), np.zeros((len(types), len(types)), np.int32), types)
+    return scoring.outfit_metrics(scoring.evaluate_outfits(scorer, items, split.column))
+
+
+def _pictures(model: inference.Model, split: Split) -> dict:
+    """One record as the device sees it."""
+    example = model.task.preprocess(split[0], None)
+    return {"image": np.asarray(example["image"])[None]}
+
+
+def write(out: str | os.PathLike, found: Found, ids: Sequence[str]) -> Path:
+    """OUT/questions.json: {"questions": [{"question", "answers", "scores", "chosen", "correct"}],
+    "outfits": [{"items", "label", "score"}], "type_pairs": [{"types", "n_real", "n_artificial",
+    "mean_real", "mean_artificial", "auc"}]}; `ids` name the records; chosen and correct are places
+    among the answers."""
+    judged = found.judged
+    questions = [
+        {
+            "question": [ids[row] for row in question],
+            "answers": [ids[row] for row in answers],
+            "scores": [round(float(score), 6) for score in scores],
+            "chosen": int(np.argmax(scores)),
+            "correct": np.flatnonzero(right).tolist(),
+        }
+        for question, answers, right, scores in zip(
+            judged.question, judged.answer, judged.correct, judged.answer_score, strict=True
+        )
+    ]
+    outfits = [
+        {"items": [ids[row] for row in rows], "label": int(label), "score": _number(score)}
+        for rows, label, score in zip(judged.outfit, judged.label, judged.score, strict=True)
+    ]
+    path = Path(out) / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pairs = [
+        row | {"types": [found.types[t] for t in row["types"]]} | {key: _number(row[key]) for key in MEANS}
+        for row in type_pairs(found)
+    ]
+    result = {"questions": questions, "outfits": outfits, "type_pairs": pairs}
+    report.write_whole(path, json.dumps(result, indent=1) + "\n")
+    return path
+
+
+def _number(score: float) -> float | None:
+    return round(float(score), 6) if np.isfinite(score) else None
+
+
+# ------------------------------------------------------------------------------ panels
+def panels(config, found: Found, split: Split, images: Callable[[int], np.ndarray]) -> list[Panel]:
+    """Grids of questions, the ROC curve, accuracy per type of the blank, a table per pair of types.
+
+    `images` gives the picture of a record.
+    """
+    judged, names = found.judged, found.types
+    result: list[Panel] = [
+        Table("Model", ["", ""], [["variant", variant_name(config)], ["questions", len(judged.question)]])
+    ]
+    if len(judged.question):
+        credit = compatibility.right_answers(judged.answer_score, judged.correct)
+        spread = np.linspace(0, len(credit) - 1, min(SHOWN, len(credit))).round().astype(int)
+        result.append(_grid("Questions", np.unique(spread), judged, images))
+        wrong = np.flatnonzero(credit == 0)
+        if len(wrong):
+            margin = [_lost(judged, q) for q in wrong]
+            worst = wrong[np.argsort(margin)[::-1][:SHOWN]]
+            result.append(_grid("Questions answered worst", worst, judged, images))
+        result.append(_by_blank(judged, credit, found.items.category, names))
+    known = np.isfinite(judged.score)
+    if 0 < judged.label[known].sum() < known.sum():
+        x, y = compatibility.roc_curve(judged.score[known], judged.label[known])
+        curve = {"model": (x.tolist(), y.tolist()), "chance": ([0, 1], [0, 1])}
+        title = "Real outfits against artificial ones"
+        result.append(Curve(title, "artificial outfits accepted", "real outfits accepted", curve))
+    result.append(_type_pairs(found))
+    return result
+
+
+def variant_name(config) -> str:
+    """What the model is; under switch C1 as the zoo names it."""
+    if config.model.kind == "set_transformer":
+        return "set transformer"
+    if quirks.on(config, "c1_zoo_names"):
+        return "fully-connected layer" if config.model.projection == "fc" else "learned metric"
+    space = "linear maps" if config.model.projection == "fc" else "masks"
+    return f"type spaces by {space}, {'learned metric' if config.model.metric else 'Euclidean distance'}"
+
+
+def _lost(judged: scoring.OutfitScores, q: int) -> float:
+    """How far the right answer is behind the chosen one."""
+    scores, right = np.asarray(judged.answer_score[q]), np.asarray(judged.correct[q], bool)
+    return float(scores.max() - scores[right].max()) if right.any() else 0.0
+
+
+def _grid(title: str, chosen: np.ndarray, judged: scoring.OutfitScores, images: Images) -> Tiles:
+    tiles = []
+    for q in chosen:
+        question, answers, scores = judged.question[q], judged.answer[q], judged.answer_score[q]
+        right, best = np.asarray(judged.correct[q], bool), int(np.argmax(scores))
+        marks = [
+            True if right[i] and i == best else False if i == best else None for i in range(len(answers))
+        ]
+        captions = [f"{score:.2f}" + (" right" if right[i] else "") for i, score in enumerate(scores)]
+        shown = [[photo.display(images(int(row))) for row in rows] for rows in (question, answers)]
+        none = [None] * len(question)
+        sheet = draw.stacked(
+            [
+                draw.picture_row(shown[0], none, [""] * len(question), side=150),
+                draw.picture_row(shown[1], marks, captions, side=150),
+            ]
+        )
+        tiles.append((sheet, f"question {q}: {'right' if right[best] else 'wrong'}"))
+    caption = (
+        "The outfit's items; below, the answers with their score, higher is better; the chosen one is framed."
+    )
+    return Tiles(title, caption, tiles)
+
+
+def _by_blank(
+    judged: scoring.OutfitScores, credit: np.ndarray, category: np.ndarray, names: Sequence[str]
+) -> Bars:
+    """Accuracy per type of the right answer."""
+    blank = np.asarray(
+        [
+            category[rows[int(np.argmax(right))]]
+            for rows, right in zip(judged.answer, judged.correct, strict=True)
+        ]
+    )
+    types = np.unique(blank)
+    return Bars(
+        "Fill in the blank by the type of the blank",
+        [f"{names[t]} ({(blank == t).sum()})" for t in types],
+        [float(credit[blank == t].mean()) for t in types],
+        reference=[np.mean([1 / len(judged.answer[q]) for q in np.flatnonzero(blank == t)]) for t in types],
+        reference_name="chance",
+        caption="Share answered rightly; in brackets the questions.",
+        maximum=1.0,
+    )
+
+
+def type_pairs(found: Found) -> list[dict]:
+    """Pairs of items of real and artificial outfits, per pair of types: rows of
+    `compatibility.type_pair_table`."""
+    pairs = compatibility.pairs_within(found.judged.outfit)
+    category = found.items.category
+    distance = found.scorer.pairs(found.items.embedding, category, pairs.first, pairs.second)
+    return compatibility.type_pair_table(
+        distance, found.judged.label[pairs.group], category[pairs.first], category[pairs.second]
+    )
+
+
+def _type_pairs(found: Found) -> Table:
+    rows = [
+        [
+            " – ".join(found.types[t] for t in row["types"]),
+            *(row[key] for key in ("n_real", "n_artificial", *MEANS)),
+        ]
+        for row in type_pairs(found)
+    ]
+    columns = ["types", "n", "n artificial", "distance", "artificial", "AUC"]
+    caption = "Pairs of real outfits and of artificial ones, and their mean distances. AUC: how often the "
+    caption += "distance of a real pair is the smaller one."
+    return Table("Pairs of types", columns, rows, caption)

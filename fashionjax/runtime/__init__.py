@@ -1,0 +1,1 @@
+"""What a run is made of: state, optimiser, devices, checkpoints, datasets, logs."""

@@ -1,0 +1,283 @@
+"""Orbax checkpoints: save, restore, best, parameters alone.
+
+`WORKDIR/checkpoints/STEP/` holds `state` (the TrainState), `config` (JSON: the whole config with the label
+names, so that a checkpoint is evaluated and used on photos without any other file) and `metrics`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.traverse_util
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+from orbax.checkpoint import checkpoint_managers
+
+from fashionjax.errors import UserError
+from fashionjax.runtime.state import TrainState
+
+FOLDER = "checkpoints"
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that a save has not finished
+RENAMED_MODEL_FIELDS = {"learns": "labels_predicted"}  # of checkpoints written before
+ORIGIN = ("imported", "trained_on_synthetic")  # config fields that stay true whatever training follows
+
+
+class Restored(NamedTuple):
+    """What inference needs of a checkpoint; arrays are numpy."""
+
+    config: ConfigDict
+    params: Any
+    model_state: Any
+    step: int
+
+
+def open_manager(workdir: str | Path, best: str = "", best_mode: str = "max") -> ocp.CheckpointManager:
+    """A manager that keeps the last checkpoint and the best by metric `best`.
+
+    The last is always among them: a policy of best-only deletes the newest when its metric is poor, and a
+    resume would then go backwards.
+    """
+    policies: list = [checkpoint_managers.LatestN(1)]
+    if best:
+        policies.append(
+            checkpoint_managers.BestN(
+                get_metric_fn=lambda metrics: metrics[best],
+                reverse=best_mode == "min",
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            )
+        )
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+        best_fn=(lambda metrics: metrics[best]) if best else None,  # without it no metrics are stored
+        best_mode=best_mode,
+        enable_async_checkpointing=True,
+    )
+    folder = Path(workdir).resolve() / FOLDER
+    if jax.process_index() == 0:  # in the background, as Orbax would, it prints into a run that ends at once
+        for unfinished in folder.glob(f"*{UNFINISHED}*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return ocp.CheckpointManager(folder, options=options, item_names=("state", "config"))
+
+
+def save(
+    manager: ocp.CheckpointManager, state: TrainState, config: ConfigDict, metrics: dict | None = None
+) -> None:
+    """Start saving in the background; a step that is already saved is left alone."""
+    step = int(state.step)
+    if step in manager.all_steps():
+        return
+    items = ocp.args.Composite(
+        state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(json.loads(config.to_json()))
+    )
+    manager.save(step, args=items, metrics=metrics)
+
+
+def restore(manager: ocp.CheckpointManager, state: TrainState) -> TrainState:
+    """The last saved state, onto the shapes and shardings of `state`."""
+    step = manager.latest_step()
+    folder = manager.directory / str(step)
+    template = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    try:
+        different = _differences(folder / "state", state)
+        if not different:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
+            with _quiet():
+                return manager.restore(step, args=args)["state"]
+    except Exception as error:  # the readers raise many types for damaged files
+        raise UserError(
+            f"{folder}: cannot be read ({_first_line(error)}); delete this folder to go on from the "
+            "checkpoint before it, or use another --workdir"
+        ) from error
+    raise UserError(
+        f"{folder}: does not fit this config: {_listed(different)}; use another --workdir, or the config "
+        "this one was trained with"
+    )
+
+
+def _differences(item: Path, state: TrainState) -> list[str]:
+    """Leaves that the saved state has not, or in another shape, a line each; no array is read."""
+    with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        saved = ocp.tree.to_flat_dict(_saved_tree(reader, item), sep="/")
+    wanted = ocp.tree.to_flat_dict(state, sep="/")
+    there = {name: tuple(leaf.shape) for name, leaf in saved.items() if hasattr(leaf, "shape")}
+    here = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
+    found = []
+    for name in sorted(there.keys() | here.keys()):
+        if name not in here or name not in there:
+            found.append(f"{name} is only in the {'checkpoint' if name in there else 'config'}")
+        elif there[name] != here[name]:
+            found.append(f"{name} is {there[name]} there, {here[name]} here")
+    return found
+
+
+def restore_for_inference(path: str | Path, which: str = "best") -> Restored:
+    """Config, parameters and running statistics of a run.
+
+    `path` is a workdir, its `checkpoints` folder or one step's folder inside that; `which` is best (by the
+    config's `best` metric; the last where no checkpoint has it), last, or a step number.
+    """
+    folder, step = locate(path, which)
+    item = folder / str(step)
+    try:
+        config = ConfigDict(_saved_config(item))
+        with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            tree = _saved_tree(reader, item / "state")
+            template = {name: tree[name] for name in ("params", "model_state")}
+            how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), template)
+            template = jax.tree.map(lambda _: 0, template)
+            args = ocp.args.PyTreeRestore(item=template, restore_args=how, partial_restore=True)
+            tree = reader.restore(item / "state", args=args)
+    except UserError:
+        raise
+    except Exception as error:  # the readers raise many types for damaged files
+        raise UserError(f"{item}: not a readable checkpoint ({_first_line(error)})") from error
+    return Restored(config, tree["params"], tree["model_state"], step)
+
+
+def initialise_from(state: TrainState, path: str, skip: tuple[str, ...] = ()) -> TrainState:
+    """`state` with parameters and running statistics from another run's checkpoint.
+
+    Paths that match a pattern of `skip` stay fresh (or are left unread); every other leaf must be there, in
+    shape, on both sides.
+    """
+    restored = restore_for_inference(path)
+    pattern = re.compile("|".join(f"(?:{p})" for p in skip)) if skip else None
+    filled, problems = {}, []
+    for name in ("params", "model_state"):
+        have = _flat(getattr(restored, name))
+        want = _flat(getattr(state, name))
+        left_out = {key for key in want.keys() | have.keys() if pattern and pattern.match(key)}
+        for key in sorted((want.keys() ^ have.keys()) - left_out):
+            problems.append(f"{key} is only in the {'model' if key in want else 'checkpoint'}")
+        for key in sorted((want.keys() & have.keys()) - left_out):
+            if want[key].shape != have[key].shape:
+                problems.append(f"{key} is {have[key].shape} there, {want[key].shape} here")
+        taken = {key: have[key] for key in want if key not in left_out and key in have}
+        filled[name] = flax.traverse_util.unflatten_dict(want | taken, sep="/")
+    if problems:
+        raise UserError(
+            f"config.init_from={path}: {_listed(problems)}; config.init_skip names paths to leave fresh"
+        )
+    return state.replace(**filled)
+
+
+def keep_origin(manager: ocp.CheckpointManager, config: ConfigDict) -> None:
+    """Where the weights that are being resumed came from, into `config`, so that reports go on to say it."""
+    before = _saved_config(manager.directory / str(manager.latest_step()))
+    with config.unlocked():
+        config.update({name: before[name] for name in ORIGIN if before.get(name)})
+
+
+def tell_changes(manager: ocp.CheckpointManager, config: ConfigDict) -> None:
+    """Print the config fields that differ from the checkpoint that is being resumed."""
+    before = _fields(_saved_config(manager.directory / str(manager.latest_step())))
+    now = _fields(json.loads(config.to_json()))
+    print(f"resuming {manager.directory} at step {manager.latest_step()}", file=sys.stderr)
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            print(f"  config.{key}: was {before.get(key)!r}, now {now.get(key)!r}", file=sys.stderr)
+
+
+def locate(path: str | Path, which: str = "best") -> tuple[Path, int]:
+    """(the `checkpoints` folder, the step) that `path` and `which` mean."""
+    path = Path(path).resolve()
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; --checkpoint is the --workdir of a training run")
+    if path.name.isdigit() and (path / "state").is_dir():
+        return path.parent, int(path.name)
+    folder = path / FOLDER if (path / FOLDER).is_dir() else path
+    steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "state").is_dir())
+    if not steps:
+        raise UserError(f"{path}: holds no checkpoint; --checkpoint is the --workdir of a training run")
+    if which not in ("best", "last"):
+        if not which.isdigit() or int(which) not in steps:
+            known = ", ".join(map(str, steps))
+            raise UserError(f"{folder}: no step {which!r}; there are best, last, {known}")
+        return folder, int(which)
+    return folder, (_best_step(folder, steps) if which == "best" else steps[-1])
+
+
+def _best_step(folder: Path, steps: list[int]) -> int:
+    scores = {}
+    for step in steps:
+        config = _saved_config(folder / str(step))
+        name, sign = config.get("best", ""), -1.0 if config.get("best_mode") == "min" else 1.0
+        file = folder / str(step) / "metrics" / "metrics"
+        metrics = _read_json(file) if file.is_file() else {}
+        if name in metrics:
+            scores[step] = sign * metrics[name]
+    return max(scores, key=scores.get) if scores else steps[-1]
+
+
+def _saved_tree(reader: ocp.Checkpointer, item: Path) -> Any:
+    """Shapes and types of the arrays that a folder holds."""
+    metadata = reader.metadata(item).item_metadata
+    if metadata is None:
+        raise ValueError("its list of arrays is missing or damaged")
+    return metadata.tree
+
+
+def _saved_config(item: Path) -> dict:
+    """The config in one step's folder, fields of earlier versions under today's names."""
+    config = _read_json(item / "config" / "metadata")
+    model = config.get("model", {})
+    for old, new in RENAMED_MODEL_FIELDS.items():
+        if old in model:
+            model[new] = model.pop(old)
+    return config
+
+
+def _read_json(file: Path) -> dict:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or _first_line(error)
+        raise UserError(
+            f"{file}: not a readable checkpoint ({why}); delete its step's folder, or use another step"
+        ) from error
+
+
+def _listed(problems: list[str]) -> str:
+    return "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+
+
+def _flat(tree: Any) -> dict:
+    return flax.traverse_util.flatten_dict(tree, sep="/")
+
+
+def _fields(tree: Any, prefix: str = "") -> dict:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        k: v for name, sub in tree.items() for k, v in _fields(sub, f"{prefix}.{name}".lstrip(".")).items()
+    }
+
+
+class _quiet:
+    """Orbax warns of a file that only checkpoints written outside a manager have. Of damaged files its
+    threads print tracebacks, also later: after an error they stay silent."""
+
+    def __enter__(self):
+        self.levels = {name: logging.getLogger(name).level for name in ("absl", "asyncio")}
+        self.hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+    def __exit__(self, kind, *_):
+        logging.getLogger("absl").setLevel(self.levels["absl"])
+        if kind is None:
+            logging.getLogger("asyncio").setLevel(self.levels["asyncio"])
+            sys.unraisablehook = self.hook
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

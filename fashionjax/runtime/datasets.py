@@ -1,0 +1,96 @@
+"""Which prepared dataset a config means; the synthetic one is built when it is missing."""
+
+from __future__ import annotations
+
+import sys
+
+import jax
+from ml_collections import ConfigDict
+
+from fashionjax import quirks
+from fashionjax.data import builders, source
+from fashionjax.errors import UserError
+from fashionjax.runtime import parallel
+
+SYNTHETIC = "synthetic"
+NONDISJOINT, DISJOINT = "polyvore_outfits/nondisjoint", "polyvore_outfits/disjoint"
+
+
+def dataset_name(config: ConfigDict) -> str:
+    """NAME[/CONFIG] as `fashionjax prepare` takes it; "synthetic" stands for this task's synthetic config."""
+    if config.dataset == SYNTHETIC:
+        return f"synthetic_fashion/{config.synthetic.config}"
+    return config.dataset
+
+
+def is_synthetic(config: ConfigDict) -> bool:
+    return dataset_name(config).startswith("synthetic_fashion")
+
+
+def tested_name(config: ConfigDict) -> str:
+    """The dataset that a run is evaluated on, as `config.dataset`: its own, but for switch C6."""
+    swapped = config.dataset == NONDISJOINT and quirks.on(config, "c6_tested_on_disjoint")
+    return DISJOINT if swapped else config.dataset
+
+
+def open_split(config: ConfigDict, split: str) -> source.Split:
+    """A split of the config's dataset. Synthetic data is rendered first where it is missing."""
+    name = dataset_name(config)
+    if config.dataset == SYNTHETIC:
+        _render_missing(config, name)
+    return source.open_split(name, split, config.data_dir)
+
+
+def open_tested(config: ConfigDict, split: str) -> source.Split:
+    """A split of the dataset that a run is evaluated on."""
+    if tested_name(config) == config.dataset:
+        return open_split(config, split)
+    return source.open_split(tested_name(config), split, config.data_dir)
+
+
+def attach_labels(config: ConfigDict, split: source.Split) -> None:
+    """The dataset's label names into the config, where task, checkpoint and predict find them; and whether it
+    is synthetic, which stays true of the run when it is evaluated on other data."""
+    with config.unlocked():
+        config.labels = ConfigDict(labels_of(config, split))
+        if is_synthetic(config) or split.synthetic:
+            config.trained_on_synthetic = True
+
+
+def labels_of(config: ConfigDict, split: source.Split) -> dict[str, list]:
+    """The split's label names, and with `config.item_labels` the items of all splits as `item_id`.
+
+    Under switch C6 the type spaces are those of the dataset that is tested.
+    """
+    labels = dict(split.labels)
+    if tested_name(config) != config.dataset:
+        tested = source.open_split(tested_name(config), config.test_split, config.data_dir)
+        labels["type_space"] = tested.labels["type_space"]
+    if config.get("item_labels", False):
+        labels["item_id"] = source.item_names(split.folder)
+    return labels
+
+
+def _render_missing(config: ConfigDict, name: str) -> None:
+    """One process renders, the others wait; prepare itself refuses when other sizes are prepared there."""
+    failed = None
+    if jax.process_index() == 0:
+        try:
+            builders.prepare(
+                name, data_dir=config.data_dir, overrides=overrides(config), progress=sys.stderr.isatty()
+            )
+        except UserError as error:
+            failed = error
+    if parallel.any_host(failed is not None):
+        raise failed or UserError("the first process could not render the synthetic dataset")
+
+
+def overrides(config: ConfigDict) -> dict[str, str]:
+    """`config.synthetic.set` = "train=4000,size=96" → {"train": "4000", "size": "96"}."""
+    pairs = [part for part in config.synthetic.set.split(",") if part.strip()]
+    if any("=" not in part for part in pairs):
+        raise UserError(
+            f"config.synthetic.set={config.synthetic.set!r}: write field=value,field=value (fields of the "
+            "synthetic builder's config, e.g. train=4000,size=96)"
+        )
+    return {key.strip(): value.strip() for key, _, value in (part.partition("=") for part in pairs)}

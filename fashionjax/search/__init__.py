@@ -1,0 +1,1 @@
+"""Photos → the images of a gallery that show the same garment."""

@@ -1,0 +1,91 @@
+"""Schedules and parameter groups by hand-written values."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from experiments import common
+from fashionjax.errors import UserError
+from fashionjax.runtime import optim
+
+ONES = jnp.ones((2, 2))
+PARAMS = {"backbone": {"conv": {"kernel": ONES, "bias": jnp.ones(2)}}, "head": {"kernel": ONES}}
+GRADS = PARAMS  # ten ones
+
+
+def config(**changes) -> ConfigDict:
+    fields = common.base().optim
+    fields.update(changes)
+    return fields
+
+
+def update(fields, steps=1):
+    tx = optim.make_optimizer(fields, PARAMS, lambda step: fields.lr)
+    state, params = tx.init(PARAMS), PARAMS
+    for _ in range(steps):
+        updates, state = tx.update(GRADS, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def test_upstream_step_schedule_with_warm_up():
+    """mmcv 0.5.1: t=0 → 0.1·lr, t=250 → 0.55·lr, t=500 → lr, epoch 10 → 0.1·lr, epoch 20 → 0.01·lr."""
+    fields = config(lr=1e-3, schedule="step", boundaries=(10, 20), warmup_steps=500, warmup_ratio=0.1)
+    rate = optim.make_schedule(fields, 30 * 100, 100)
+    expected = {0: 1e-4, 250: 5.5e-4, 500: 1e-3, 999: 1e-3, 1000: 1e-4, 1999: 1e-4, 2000: 1e-5}
+    for step, value in expected.items():
+        np.testing.assert_allclose(rate(step), value, rtol=1e-6, err_msg=str(step))
+
+
+def test_cosine_ends_at_zero():
+    rate = optim.make_schedule(config(lr=0.2, schedule="cosine"), 100, 10)
+    np.testing.assert_allclose([rate(0), rate(50), rate(100)], [0.2, 0.1, 0.0], atol=1e-7)
+
+
+def test_momentum_is_torchs():
+    """v ← μv + g, p ← p − lr·v: 1 − 0.1·1 = 0.9, then 0.9 − 0.1·1.9 = 0.71."""
+    params = update(config(lr=0.1, momentum=0.9), steps=2)
+    np.testing.assert_allclose(params["head"]["kernel"], 0.71, rtol=1e-6)
+
+
+def test_decay_spares_vectors():
+    params = update(config(lr=0.1, momentum=0.0, weight_decay=0.5))
+    np.testing.assert_allclose(params["head"]["kernel"], 1 - 0.1 * 1.5, rtol=1e-6)
+    np.testing.assert_allclose(params["backbone"]["conv"]["bias"], 0.9, rtol=1e-6)
+
+
+def test_groups_and_frozen():
+    params = update(config(lr=0.1, momentum=0.0, groups=(("backbone", 0.1),)))
+    np.testing.assert_allclose(params["backbone"]["conv"]["kernel"], 0.99, rtol=1e-6)
+    np.testing.assert_allclose(params["head"]["kernel"], 0.9, rtol=1e-6)
+    params = update(config(lr=0.1, momentum=0.0, frozen=("backbone/conv",), weight_decay=0.5))
+    np.testing.assert_array_equal(params["backbone"]["conv"]["kernel"], 1.0)
+
+
+def test_clipping_by_the_global_norm():
+    """Ten ones have norm √10; clipped to 1 each is 1/√10."""
+    params = update(config(lr=1.0, momentum=0.0, clip_norm=1.0))
+    np.testing.assert_allclose(params["head"]["kernel"], 1 - 10**-0.5, rtol=1e-5)
+
+
+def test_pattern_without_a_parameter_is_told():
+    with pytest.raises(UserError, match=r"optim\.frozen: 'bacbone' matches no parameter"):
+        update(config(frozen=("bacbone",)))
+
+
+def test_steps_of_a_run():
+    run = common.base()
+    run.batch_size, run.epochs = 10, 3
+    assert optim.total_steps(run, 101) == (33, 11)
+    run.steps = 5
+    with pytest.raises(UserError, match=r"config\.steps and config\.epochs"):
+        optim.total_steps(run, 101)
+
+
+@pytest.mark.parametrize("field", ["schedule", "optimizer"])
+def test_unknown_names_list_the_known(field):
+    fields = config(**{field: "magic"})
+    with pytest.raises(UserError, match="magic"):
+        optim.make_optimizer(fields, PARAMS, optim.make_schedule(fields, 10, 10))

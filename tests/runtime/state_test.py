@@ -1,0 +1,157 @@
+"""The train step: equal under both compilers and on any number of devices, skips what is not finite."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments import common
+from fashionjax import tasks
+from fashionjax.runtime import optim, parallel, state
+from fashionjax.task import Task
+from fashionjax.tasks import supervised
+
+
+def flat(tree) -> np.ndarray:
+    return np.concatenate([np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)])
+
+
+def relative(got, want) -> float:
+    return float(np.linalg.norm(flat(got) - flat(want)) / np.linalg.norm(flat(want)))
+
+
+def linear_task() -> Task:
+    """y = x·w with squared error; cheap to compile."""
+    model = nn.Dense(3)
+
+    def loss(params, model_state, batch, rng):
+        error = model.apply({"params": params}, batch["image"]) - batch["target"]
+        per_example = jnp.mean(jnp.square(error), axis=-1)
+        return supervised.weighted_mean(per_example, batch), (model_state, {})
+
+    def init(rng, batch):
+        return model.init(rng, batch["image"])["params"], {}
+
+    return Task(None, init, loss, lambda p, m, b: {"y": model.apply({"params": p}, b["image"])}, None)
+
+
+def linear_batch(size=16) -> dict:
+    rng = np.random.default_rng(1)
+    return {
+        "image": rng.normal(size=(size, 4)).astype(np.float32),
+        "target": rng.normal(size=(size, 3)).astype(np.float32),
+        "example_valid": np.ones(size, bool),
+    }
+
+
+def one_step(task, batch, *, mode="pmap", devices=None, accumulate=1, tx=None, steps=1):
+    """(state before, state after, scalars)."""
+    mesh = parallel.make_mesh(devices)
+    tx = tx or optax.sgd(0.1)
+    before = state.create_state(task, tx, 0, batch)
+    step = parallel.compile_train_step(state.make_train_step(task, tx, accumulate=accumulate), mode, mesh)
+    after = parallel.replicate(jax.tree.map(jnp.copy, before), mesh)
+    for _ in range(steps):
+        after, scalars = step(after, parallel.put_batch(batch, mode, mesh))
+    return before, after, jax.device_get(scalars)
+
+
+def test_linear_step_equals_numpy():
+    batch = linear_batch()
+    before, after, scalars = one_step(linear_task(), batch)
+    weight, bias = np.asarray(before.params["kernel"]), np.asarray(before.params["bias"])
+    error = batch["image"] @ weight + bias - batch["target"]
+    np.testing.assert_allclose(scalars["loss"], np.mean(error**2), rtol=1e-6)
+    gradient = 2 * batch["image"].T @ error / error.size
+    np.testing.assert_allclose(after.params["kernel"], weight - 0.1 * gradient, rtol=1e-5, atol=1e-6)
+    assert int(after.step) == 1
+
+
+@pytest.mark.parametrize("mode", parallel.MODES)
+def test_accumulation_is_the_same_step(mode):
+    batch = linear_batch()
+    batch["example_valid"][3] = False
+    _, whole, _ = one_step(linear_task(), batch, mode=mode, devices=jax.devices()[:2])
+    _, parts, _ = one_step(linear_task(), batch, mode=mode, devices=jax.devices()[:2], accumulate=4)
+    assert relative(parts.params, whole.params) < 1e-6
+
+
+def test_unreadable_examples_do_not_count():
+    """The gradient is the mean over the readable ones, whatever device the others were on."""
+    batch = linear_batch()
+    batch["example_valid"][[0, 1, 9]] = False
+    batch["image"][[0, 1, 9]] = 1e6
+    readable = {name: np.delete(value, [0, 1, 9], axis=0) for name, value in batch.items()}
+    _, damaged, scalars = one_step(linear_task(), batch)
+    _, clean, expected = one_step(linear_task(), readable, devices=jax.devices()[:1])
+    np.testing.assert_allclose(scalars["loss"], expected["loss"], rtol=1e-6)
+    assert relative(damaged.params, clean.params) < 1e-6
+
+
+def test_not_finite_changes_nothing_but_the_step():
+    batch = linear_batch()
+    batch["target"][5, 0] = np.nan
+    before, after, scalars = one_step(linear_task(), batch, tx=optax.adam(0.1))
+    assert scalars["nonfinite"] == 1 and int(after.step) == 1
+    for old, new in zip(jax.tree.leaves(before.replace(step=0)), jax.tree.leaves(after.replace(step=0))):
+        np.testing.assert_array_equal(np.asarray(old), np.asarray(new))
+
+
+def test_a_skipped_step_does_not_delay_the_schedule():
+    """The second step's rate is 0.2, which is also what is logged, although the first one was skipped."""
+    good, bad = linear_batch(), linear_batch()
+    bad["target"][5, 0] = np.nan
+    task, mesh, fields = linear_task(), parallel.make_mesh(), common.base().optim
+    fields.momentum = 0.0
+    run = parallel.replicate(state.create_state(task, optax.sgd(0.1), 0, good), mesh)
+    tx = optim.make_optimizer(fields, run.params, lambda step: 0.1 * (1 + step))
+    run = run.replace(opt_state=parallel.replicate(tx.init(run.params), mesh))
+    before = np.asarray(run.params["kernel"])
+    _, plain, _ = one_step(task, good, tx=optax.sgd(0.2))
+    step = parallel.compile_train_step(state.make_train_step(task, tx), "pmap", mesh)
+    run, _ = step(run, parallel.put_batch(bad, "pmap", mesh))
+    np.testing.assert_array_equal(run.params["kernel"], before)
+    run, _ = step(run, parallel.put_batch(good, "pmap", mesh))
+    np.testing.assert_allclose(run.params["kernel"], plain.params["kernel"], rtol=1e-6)
+
+
+def test_devices_and_compilers_agree(tiny_config, tiny_batch):
+    """The demo's model with synchronised batch-norm, augmentation on, float32: relative L2 of the update."""
+    tiny_config.model.sync_bn = True
+    task = tasks.make(tiny_config)
+    updates = {}
+    for name, mode, devices in (
+        ("pmap8", "pmap", None),
+        ("shard_map8", "shard_map", None),
+        ("pmap1", "pmap", jax.devices()[:1]),
+    ):
+        before, after, _ = one_step(without_dropout(task), tiny_batch, mode=mode, devices=devices)
+        updates[name] = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), after.params, before.params)
+        for leaf in jax.tree.leaves(after):
+            shards = [np.asarray(shard.data).tobytes() for shard in leaf.addressable_shards]
+            assert len(set(shards)) == 1
+    assert relative(updates["shard_map8"], updates["pmap8"]) <= 1e-6
+    assert relative(updates["pmap1"], updates["pmap8"]) <= 1e-5
+
+
+def without_dropout(task: Task) -> Task:
+    """Dropout draws per device on purpose; zero it to compare device counts."""
+    keep_all = pytest.MonkeyPatch()
+
+    def loss(*args):
+        with keep_all.context() as patch:
+            patch.setattr(nn.Dropout, "__call__", lambda self, x, **_: x)
+            return task.loss(*args)
+
+    return task._replace(loss=loss)
+
+
+def test_replicas_stay_equal_without_sync(tiny_config, tiny_batch):
+    """Per-device batch statistics: running statistics are averaged before they leave the step."""
+    task = tasks.make(tiny_config)
+    tx = optim.make_optimizer(tiny_config.optim, {"w": jnp.zeros((2, 2))}, lambda step: 0.01)
+    _, after, _ = one_step(task, tiny_batch, tx=tx, steps=2)
+    for leaf in jax.tree.leaves(after):
+        assert len({np.asarray(shard.data).tobytes() for shard in leaf.addressable_shards}) == 1

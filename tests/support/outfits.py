@@ -1,0 +1,55 @@
+"""Tiny untrained compatibility models and photos for the tests of outfits; labels set by hand, no dataset."""
+
+import itertools
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+
+from experiments import compatibility
+from fashionjax import tasks
+from fashionjax.runtime import checkpoint, state
+
+TYPES = [
+    *("accessories", "all-body", "bags", "bottoms", "hats", "jewellery"),
+    *("outerwear", "scarves", "shoes", "sunglasses", "tops"),
+]
+PAIRS = [list(pair) for pair in itertools.combinations_with_replacement(TYPES, 2)]
+KINDS = {
+    "mask": "projection=mask",
+    "fc": "projection=fc",
+    "set": "recipe=set",
+    "headless": "projection=mask,types=false",
+}
+
+
+def save_model(workdir: Path, kind: str, seed: int = 0, **fields) -> Path:
+    """A checkpoint with random weights (drawn by numpy, which need not be compiled), 32 px, width 4."""
+    config = compatibility.get_config(f"text=words,tiny=true,{KINDS[kind]}")
+    config.image_size = config.canvas_size = 32
+    config.model.backbone_fields.width = 4
+    config.labels = {"category": TYPES, "type_space": PAIRS}
+    config.update(fields)
+    task = tasks.make(config)
+    example = task.preprocess({"image": np.zeros((40, 60, 3), np.uint8)}, None)
+    batch = {name: value[None] for name, value in example.items()}
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(task.init, jax.random.PRNGKey(0), batch)
+    params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(x.dtype), shapes[0])
+    model_state = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes[1])
+    run = state.TrainState(np.int32(3), params, model_state, {}, jax.random.PRNGKey(1))
+    manager = checkpoint.open_manager(workdir)
+    checkpoint.save(manager, run, config)
+    manager.wait_until_finished()
+    manager.close()
+    return workdir
+
+
+def photo(path: Path, seed: int) -> str:
+    """A picture of random soft blobs, unlike that of any other seed."""
+    rng = np.random.default_rng(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    blobs = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    blobs.resize((60, 80), Image.Resampling.BICUBIC).save(path)
+    return str(path)
