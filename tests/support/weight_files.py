@@ -17,8 +17,10 @@ from fashionjax.models.predictor import Predictor
 from fashionjax.models.retriever import Retriever
 from fashionjax.weights.key_maps import torch_shapes
 
-
 IMAGE, POINTS = (
+    jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),
+    jax.ShapeDtypeStruct((1, 8, 2), jnp.float32),
+)
 
 
 def tiny_backbone(name: str):

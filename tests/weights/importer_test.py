@@ -12,8 +12,6 @@ from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 from torch_writers import save_legacy, save_zip
 from weight_files import (
-    IMAGE,
-    POINTS,
     HEAD_KEYS,
     MUTATIONS,
     assert_same,
@@ -41,10 +39,6 @@ from fashionjax.runtime import checkpoint
 from fashionjax.weights import recognise
 from fashionjax.weights.files import read_tensors
 from fashionjax.weights.key_maps import KeyMismatch, fill, torch_names, torch_shapes, unfill
-
-    jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),
-    jax.ShapeDtypeStruct((1, 8, 2), jnp.float32),
-)
 
 
 def models() -> dict:
