@@ -58,6 +58,18 @@ def roi_align(
     return _pool_levels([feature], [stride], level, box, size, samples, aligned, inclusive, limit)
 
 
+def crop_stack(stack, index, box, *, size: int):
+    """stack [g h w], index [n] int, box [n 4] xyxy in cells -> [n size size].
+
+    RoIAlign of stack[index], each box on its own map, aligned and on the adaptive grid.
+    """
+    _, h, w = stack.shape
+    start, bin, count = _sampling(box, 1.0, size, ADAPTIVE, True, False, None)
+    extent = jnp.broadcast_to(jnp.array([h, w], jnp.int32), start.shape)
+    region = Region(index.astype(jnp.int32) * (h * w), extent, start, bin, count)
+    return rearrange(_pool_maps([stack[..., None]], region, size, TAPS), "n p q 1 -> n p q")
+
+
 def pyramid(
     features: Sequence,
     box,
@@ -99,15 +111,20 @@ def assign_level(box, *, levels: int = 4, finest_stride: float = 4, legacy: bool
 
 
 def _pool_levels(features, strides, level, box, size, samples, aligned, inclusive, limit):
-    if box.shape[0] == 0:
-        return jnp.zeros((0, size, size, features[0].shape[-1]), features[0].dtype)
-    heights = np.array([f.shape[0] for f in features], np.int32)
-    widths = np.array([f.shape[1] for f in features], np.int32)
-    base = np.concatenate([[0], np.cumsum(heights * widths)[:-1]]).astype(np.int32)
+    extent = np.array([f.shape[:2] for f in features], np.int32)
+    cells = extent[:, 0] * extent[:, 1]
+    base = (np.cumsum(cells) - cells).astype(np.int32)
+    scale = jnp.asarray(1.0 / np.asarray(strides, np.float32))[level][:, None]
+    start, bin, count = _sampling(box, scale, size, samples, aligned, inclusive, limit)
+    region = Region(jnp.asarray(base)[level], jnp.asarray(extent)[level], start, bin, count)
+    return _pool_maps(features, region, size, samples or TAPS)
+
+
+def _sampling(box, scale, size, samples, aligned, inclusive, limit):
+    """(start, bin, count) [n 2] of boxes in pixels (`Region`)."""
     box = box.astype(jnp.float32)
     if inclusive:
         box = box + jnp.array([0.0, 0.0, 1.0, 1.0])
-    scale = jnp.asarray(1.0 / np.asarray(strides, np.float32))[level][:, None]
     offset = 0.5 if aligned else 0.0
     start = box[:, 1::-1] * scale - offset  # y, x
     length = box[:, 3:1:-1] * scale - offset - start
@@ -118,18 +135,17 @@ def _pool_levels(features, strides, level, box, size, samples, aligned, inclusiv
         count = jnp.clip(count, 0, np.inf if limit is None else limit).astype(jnp.int32)
     else:
         count = jnp.full(length.shape, samples, jnp.int32)
-    region = Region(
-        base=jnp.asarray(base)[level],
-        extent=jnp.stack([jnp.asarray(heights)[level], jnp.asarray(widths)[level]], axis=1),
-        start=start,
-        bin=length / size,
-        count=count,
-    )
+    return start, length / size, count
+
+
+def _pool_maps(features, region: Region, size: int, taps: int):
+    """Maps [... c], Region in their concatenation -> pooled [n size size c]."""
+    channels, dtype = features[0].shape[-1], features[0].dtype
+    if region.base.shape[0] == 0:
+        return jnp.zeros((0, size, size, channels), dtype)
     # A tile's row is a run of TILE cells; the last row's run may leave the map.
-    channels = features[0].shape[-1]
-    flat = [rearrange(f, "h w c -> (h w) c") for f in features]
-    flat = jnp.concatenate([*flat, jnp.zeros((TILE, channels), flat[0].dtype)])
-    return _pool(flat, jax.lax.stop_gradient(region), size, samples or TAPS)
+    flat = [f.reshape(-1, channels) for f in features] + [jnp.zeros((TILE, channels), dtype)]
+    return _pool(jnp.concatenate(flat), jax.lax.stop_gradient(region), size, taps)
 
 
 def axis_weights(start, bin, count, extent, cell, *, size: int, taps: int):

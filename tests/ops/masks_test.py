@@ -1,0 +1,116 @@
+"""Masks on the device against pycocotools, the forms on the host and numbers written out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from pycocotools import mask as reference
+
+from fashionjax.data import masks as host
+from fashionjax.ops import masks as ops
+
+rasterize = jax.jit(jax.vmap(lambda r, l: ops.rasterize(r, l, height=28, width=28)))
+
+
+def padded(polygons, rings, points):
+    """Polygons per instance -> (ring [n r p 2], length [n r]); padding is NaN, so that reading it shows."""
+    ring = np.full((len(polygons), rings, points, 2), np.nan, np.float32)
+    length = np.zeros((len(polygons), rings), np.int32)
+    for n, polygon in enumerate(polygons):
+        for r, values in enumerate(polygon):
+            length[n, r] = len(values) // 2
+            ring[n, r, : length[n, r]] = np.reshape(values, (-1, 2))
+    return ring, length
+
+
+def test_rasterize_by_hand():
+    polygons = [
+        [[1, 1, 4, 1, 4, 3, 1, 3]],
+        [[0, 0, 28, 0, 28, 28, 0, 28]],
+        [],
+        [[3, 3, 9, 9]],
+        [[0, 0, 2, 0, 2, 2, 0, 2], [1, 1, 3, 1, 3, 3, 1, 3]],  # a union, not even-odd
+        [[-90, -90, 90, -90, 90, 90, -90, 90]],
+        [[50, 50, 60, 50, 60, 60]],
+    ]
+    got = np.asarray(rasterize(*padded(polygons, 2, 4)))
+    assert got.sum(axis=(1, 2)).tolist() == [6, 784, 0, 0, 7, 784, 0]
+    assert got[0, 1:3, 1:4].all() and got[4, 1, 1]
+
+
+def test_rasterize_follows_pycocotools():
+    """Equal up to ties of the walk, which pycocotools rounds in float64: a pixel on some outlines."""
+    rng = np.random.default_rng(0)
+    polygons = [
+        [
+            rng.uniform(-6, 34, 2 * rng.integers(3, 9)).astype(np.float32).tolist()
+            for _ in range(rng.integers(1, 4))
+        ]
+        for _ in range(300)
+    ]
+    got = np.asarray(rasterize(*padded(polygons, 3, 8)))
+    expected = np.stack(
+        [reference.decode(reference.merge(reference.frPyObjects(p, 28, 28))) for p in polygons]
+    ).astype(bool)
+    differ = (got != expected).sum(axis=(1, 2))
+    assert differ.max() <= 3 and (differ == 0).mean() > 0.95
+
+
+def test_polygon_targets_equal_the_host():
+    polygons = [[[10, 20, 15, 20, 15, 30, 10, 30]], [[2, 2, 18, 4, 9, 25]], [], [[2, 2, 18, 4, 9, 25]]]
+    box = np.array([[10, 20, 20, 30], [1, 3, 17, 19], [0, 0, 9, 9], [5, 5, 5, 5]], np.float32)
+    ring, length = padded(polygons, 1, 4)
+    got = np.asarray(jax.jit(lambda *a: ops.polygon_targets(*a, size=14))(ring, length, box))
+    for n, polygon in enumerate(polygons):
+        assert (got[n] != host.polygon_target(polygon, box[n], 14)).sum() <= 1
+    np.testing.assert_array_equal(got[0], np.arange(14) < 7 * np.ones((14, 1)))
+
+
+def test_bitmap_targets():
+    mask = np.zeros((2, 12, 16), bool)
+    mask[0, 2:8, 4:12] = True
+    mask[1] = True
+    instance = np.array([0, 0, 1, 1, 0])
+    box = np.array([[4, 2, 12, 8], [0, 2, 8, 8], [2, 2, 6, 6], [30, 30, 40, 40], [5, 5, 5, 5]], np.float32)
+    modern = np.asarray(ops.bitmap_targets(jnp.asarray(mask), instance, jnp.asarray(box), size=4))
+    np.testing.assert_array_equal(modern[1], np.array([[0, 0, 1, 1]] * 4, bool))
+    assert modern[0].all() and modern[2].all() and not modern[3:].any()
+    box[0] -= [0, 0, 1, 1]  # inclusive corners
+    got = np.asarray(ops.legacy_bitmap_targets(jnp.asarray(mask), instance, jnp.asarray(box), size=4))
+    assert got[0].all() and got[2].all() and not got[3].any()
+    # inclusive: columns 0..8 of which 4..8 are set, resized to 4: at 0.625, 2.875, 5.125, 7.375
+    # rows 2..8, of which 8 is not set: at 2.375, 4.125, 5.875, 7.625
+    np.testing.assert_array_equal(got[1], np.array([[0, 0, 1, 1]] * 3 + [[0] * 4], bool))
+    assert got[4].all()  # the pixel (5, 5) alone
+
+
+def test_paste_equals_the_host():
+    rng = np.random.default_rng(2)
+    probability = rng.random((6, 7, 7)).astype(np.float32)
+    box = np.array(
+        [
+            [2.3, 1.6, 11.2, 9.9],
+            [-4, -3.5, 30, 5.2],
+            [3, 3, 3.4, 8],
+            [9.5, 9.5, 40, 40],
+            [3, 3, 3, 3],
+            [40, 4, 50, 8],
+        ],
+        np.float32,
+    )
+    value = np.asarray(jax.jit(lambda p, b: ops.paste(p, b, height=12, width=14))(probability, box))
+    for n in range(len(box)):
+        sure = np.abs(value[n] - 0.5) > 1e-5
+        np.testing.assert_array_equal(
+            (value[n] >= 0.5)[sure], host.paste(probability[n], box[n], 12, 14)[sure]
+        )
+    assert not value[4:].any()
+
+
+def test_mask_iou():
+    rng = np.random.default_rng(1)
+    mask = np.stack([rng.random((9, 7)) < p for p in (0, 0.2, 0.5, 1)])
+    crowd = np.array([False, True, False, True])
+    rles = [host.encode(m) for m in mask]
+    got = jax.jit(ops.mask_iou)(mask, mask, crowd)
+    np.testing.assert_allclose(got, host.iou(rles, rles, crowd), atol=1e-6)
+    assert ops.mask_iou(jnp.asarray(mask), jnp.asarray(mask))[0, 0] == 0
