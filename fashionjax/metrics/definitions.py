@@ -3,13 +3,14 @@
 import re
 from collections.abc import Container
 
-from fashionjax.metrics import classification, compatibility, landmarks, retrieval
+from fashionjax.metrics import classification, compatibility, detection, landmarks, retrieval
 
 TABLES = (
     classification.DEFINITIONS,
     landmarks.DEFINITIONS,
     retrieval.DEFINITIONS,
     compatibility.DEFINITIONS,
+    detection.DEFINITIONS,
 )
 
 OF_TASK = {
@@ -17,6 +18,7 @@ OF_TASK = {
     "landmarks": (landmarks.DEFINITIONS,),
     "retrieval": (retrieval.DEFINITIONS,),
     "compatibility": (compatibility.DEFINITIONS, classification.DEFINITIONS),
+    "detection": (detection.DEFINITIONS,),
 }
 # what a metric's name speaks of → the prediction that it needs
 NEEDED = {
