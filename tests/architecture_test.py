@@ -38,6 +38,7 @@ CONFINED = {
     "flax": ("fashionjax.models", "fashionjax.tasks", "fashionjax.runtime.state",
              "fashionjax.runtime.checkpoint", "fashionjax.weights.key_maps", "fashionjax.import_weights"),
     "orbax": ("fashionjax.runtime.checkpoint",),
+    "hotcoco": ("fashionjax.data.masks", "fashionjax.metrics.detection"),
     "torch": ("benchmarks", "tests"),
 }  # fmt: skip
 FILES = sorted(

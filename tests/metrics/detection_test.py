@@ -122,9 +122,8 @@ def test_equals_pycocotools(detections):
 
 def simple(truth, found, size=100):
     """One image: truth and found as lists of (box, category[, score])."""
-    n, g = max(len(found), 1), max(len(truth), 1)
     pad = ((0, 0, 0, 0), 0, 0.0)
-    found, truth = [*found, pad][:n] if found else [pad], truth or [pad]
+    found, truth = found or [pad], truth or [pad]
     valid = np.array([[f is not pad for f in found]])
     prediction = {
         "box": np.array([[f[0] for f in found]], np.float32),
