@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from fashionjax import cli, quirks
+from fashionjax import cli, quirks, tasks
 from fashionjax.data import pipeline
 from fashionjax.data.source import Split
 from fashionjax.errors import UserError
@@ -33,10 +33,6 @@ from fashionjax.reports import (
 )
 from fashionjax.runtime import checkpoint, datasets, metric_log, parallel
 from fashionjax.task import Task
-
-# labels that a task's metrics do not read, so that a model may have learned others than the split's: those of
-# training heads; compatibility models keep the order of type spaces of their own checkpoint
-UNREAD = {"retrieval": ("attribute", "attribute_group"), "compatibility": ("type_space",)}
 
 
 def evaluate(
@@ -86,11 +82,15 @@ def evaluate(
         "step": model.step,
         "metrics": metrics,
         "baselines": _baselines(model, split, predicted, truth, seen) if with_baselines else {},
+        "definitions": {},
         "switches": quirks.names_on(config),
         "checkpoint": str(path),
         "config": {key: value for key, value in config.to_dict().items() if key != "labels"},
         "command": f"python -m fashionjax.evaluate --checkpoint={path} --split={split_name} --out={out}",
     }
+    known = {name: tasks.definition(name) for name in metrics}
+    known |= {name: baselines.DEFINITIONS[name] for name in result["baselines"]}
+    result["definitions"] = {name: line for name, line in known.items() if line}
     result["seconds_total"] = round(time.monotonic() - started, 2)
     if parallel.this_process()[0] == 0:
         report.write_report(out, result, _panels(model, split, predicted, truth, path, out))
@@ -109,7 +109,7 @@ def _label(config: ConfigDict, split: Split, step: int) -> str:
 
 def _check_labels(config: ConfigDict, split: Split) -> None:
     """UserError where metrics would count by numbers that mean something else to the model."""
-    unread = UNREAD.get(config.task, ())
+    unread = tasks.entry(config.task).unread_labels
     for label, names in config.labels.items():
         if label not in unread and label in split.labels and list(split.labels[label]) != list(names):
             raise UserError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,3 +44,40 @@ class Task(NamedTuple):
     predict: Callable[[Tree, Tree, Batch], dict]
     metrics: Callable[[Iterable[tuple[dict, dict]], Context], dict[str, float]]
     sampler: Callable[[Callable[[str], np.ndarray]], Any] | None = None
+
+
+class Weights(NamedTuple):
+    """How files of published PyTorch weights become models of a task, and back.
+
+    key_rules: (config, the file's keys | None) → models.torch_keys.Rules between the leaves of the task's
+        model and PyTorch's names; where a model has two sets of names, the keys tell which.
+    fit_config: (config, {torch key: shape}, **options of the command line) → remarks; writes the labels and
+        widths that a whole model's file implies into the config.
+    fit_backbone_config: the same for a file that holds a backbone alone.
+    """
+
+    key_rules: Callable[..., Any]
+    fit_config: Callable[..., list[str]]
+    fit_backbone_config: Callable[..., list[str]]
+
+
+class TaskEntry(NamedTuple):
+    """All that the commands know of a task: an entry of `tasks.TASKS`, defined at the end of its module.
+
+    make: config (labels filled) → Task.
+    make_model: config (labels filled) → the flax module whose variables `Task.init` makes; it has a field
+        `backbone`.
+    definitions: {prediction key: {metric: its definition in one line}}: what is measured of a model whose
+        predictions have the key. Metrics of a rank are listed as `name@k`.
+    command: the command that takes users' photos to a model of the task: predict, search or outfit.
+    unread_labels: labels of a dataset that no metric of the task reads, so that a checkpoint may be evaluated
+        on a split whose names for them differ (those of training heads).
+    weights: how published weights are imported; None where there are none.
+    """
+
+    make: Callable[[Any], Task]
+    make_model: Callable[[Any], Any]
+    definitions: Mapping[str, Mapping[str, str]]
+    command: str
+    unread_labels: tuple[str, ...] = ()
+    weights: Weights | None = None

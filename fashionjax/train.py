@@ -23,7 +23,6 @@ from fashionjax import cli, tasks
 from fashionjax.data import pipeline
 from fashionjax.errors import UserError
 from fashionjax.inference import model as inference
-from fashionjax.metrics import definitions
 from fashionjax.runtime import checkpoint, datasets, optim, parallel, state
 from fashionjax.runtime.metric_log import EVALUATIONS_FILE, ScalarLog
 
@@ -245,8 +244,8 @@ def _check(config: ConfigDict) -> None:
 
 def _check_best(config: ConfigDict, outputs: dict) -> None:
     """Before anything is trained: whether a task and model with these outputs measure `config.best`."""
-    known = definitions.names(config.task, outputs)
-    if config.best and definitions.general(config.best) not in known:
+    known = tasks.metric_names(config.task, outputs)
+    if config.best and tasks.general(config.best) not in known:
         raise UserError(
             f"config.best={config.best!r} is not among this task's metrics: {', '.join(known)} (k: a number)"
         )

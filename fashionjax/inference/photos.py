@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from fashionjax import tasks
 from fashionjax.data import photo
 from fashionjax.data.preprocess import VISIBLE
 from fashionjax.errors import UserError
@@ -23,13 +24,6 @@ from fashionjax.runtime import checkpoint
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 READERS = min(4, os.cpu_count() or 1)  # each may hold a 100-megapixel photo
-# the command that takes photos to a model of a task
-COMMANDS = {
-    "attributes": "predict",
-    "landmarks": "predict",
-    "retrieval": "search",
-    "compatibility": "outfit",
-}
 # Switches that `load` turns off. They repeat how the published numbers were measured, and under them an
 # answer depends on chance (S1), on the other photos of the batch (S3) or on whether a picture comes from a
 # released list (S6): the same garment would embed differently as a photo and in a gallery.
@@ -67,7 +61,7 @@ def load(path: str | os.PathLike, command: str | None = None) -> inference.Model
     A UserError where its task is not one of `command`, naming the command that fits.
     """
     model = inference.load(path, overrides={"faithful": OFF})
-    fits = COMMANDS[model.config.task]
+    fits = tasks.entry(model.config.task).command
     if command not in (None, fits):
         raise UserError(
             f"{path}: is a checkpoint of the task {model.config.task}, which {command} does not serve; use "

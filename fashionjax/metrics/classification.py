@@ -13,7 +13,7 @@ from fashionjax.errors import UserError
 
 BEST_CLASSES = 50  # MMFashion averages over its 50 best attributes only (switch S12)
 
-DEFINITIONS = {
+ATTRIBUTE_DEFINITIONS = {
     "zoo/attribute_recall@k": (
         "sum of the 50 largest per-attribute recalls among the k highest scores of an image, over min(50, "
         "attributes with a positive), in percent"
@@ -24,10 +24,6 @@ DEFINITIONS = {
     "zoo/attribute_accuracy@k": (
         "mean over attributes of (tp + tn) / images when the k highest scores of an image count as "
         "predicted, in percent"
-    ),
-    "zoo/category_recall@k": (
-        "mean over the categories that occur of the share of their images with the category among the k "
-        "highest scores, in percent"
     ),
     "standard/attribute_map": "mean over attributes with a positive of the average precision over the split",
     "standard/attribute_prevalence": (
@@ -41,6 +37,12 @@ DEFINITIONS = {
         "share of all positive labels found among the k highest scores of their image"
     ),
     "standard/attribute_f1": "mean over attributes with a positive of F1 at probability 0.5",
+}
+CATEGORY_DEFINITIONS = {
+    "zoo/category_recall@k": (
+        "mean over the categories that occur of the share of their images with the category among the k "
+        "highest scores, in percent"
+    ),
     "standard/category_top1": "share of images whose highest-scoring category is the true one",
     "standard/category_top5": "share of images whose true category is among the 5 highest scores",
     "standard/category_macro_recall@k": (

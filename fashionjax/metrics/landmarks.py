@@ -14,7 +14,7 @@ ZOO_EVERY = 20  # MMFashion's final figure is the mean of batches 0, 20, 40, ...
 # Coordinates pass through float32 on their way here, so "at most 10 pixels" needs this much room.
 SLACK = 1e-6
 
-DEFINITIONS = {
+POINT_DEFINITIONS = {
     "zoo/landmark_ne": (
         "mean over all slots of the distance over the image side, invisible and unused slots counting as "
         "error 0"
@@ -23,12 +23,14 @@ DEFINITIONS = {
         "percent of all slots within 10 pixels of the 224 frame, invisible and unused slots counting as "
         "detected"
     ),
-    "zoo/visibility_accuracy": (
-        "percent of all slots that are visible and predicted visible (true positives only)"
-    ),
     "standard/landmark_ne_visible": "mean distance over visible points, both axes divided by the image side",
     "standard/landmark_detected_visible": (
         "share of visible points predicted within 10 pixels of the 224 frame"
+    ),
+}
+VISIBILITY_DEFINITIONS = {
+    "zoo/visibility_accuracy": (
+        "percent of all slots that are visible and predicted visible (true positives only)"
     ),
     "standard/visibility_accuracy": "share of slots whose visibility is predicted rightly at 0.5",
 }

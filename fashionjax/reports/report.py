@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,6 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fashionjax.metrics.definitions import definition
-from fashionjax.reports import baselines
 from fashionjax.reports.panels import Bars, Confusion, Curve, Panel, Table, Tiles
 
 LABELS = {
@@ -51,10 +49,9 @@ def write_report(out_dir: str | os.PathLike, report: Mapping[str, Any], panels: 
     """Write OUT/report.json and OUT/report.html; each appears whole or not at all.
 
     `report`: label (one of LABELS), dataset, split, n, metrics {name: value}; and where known n_total,
-    missing (ids), seconds_total, step, baselines {name: {metric: value}}, definitions {metric: line},
-    switches [name], config (nested dict), command, checkpoint. Definitions that fashionjax.metrics and
-    fashionjax.baselines know are added. The JSON also holds the numbers behind every panel under `tables`.
-    Values that are not finite become null.
+    missing (ids), seconds_total, step, baselines {name: {metric: value}}, definitions {metric or baseline:
+    line}, switches [name], config (nested dict), command, checkpoint. The JSON also holds the numbers behind
+    every panel under `tables`. Values that are not finite become null.
     """
     lacking = [key for key in REQUIRED if key not in report]
     if lacking:
@@ -62,8 +59,7 @@ def write_report(out_dir: str | os.PathLike, report: Mapping[str, Any], panels: 
     if report["label"] not in LABELS:
         raise ValueError(f"label {report['label']!r} is none of {', '.join(LABELS)}")
     report = dict(report)
-    known = definitions_of([*report["metrics"], *report.get("baselines", {})])
-    report["definitions"] = known | dict(report.get("definitions", {}))
+    report["definitions"] = dict(report.get("definitions", {}))
     report["tables"] = _tables(panels)
     page = render(report, panels)
     numbers = json.dumps(plain(report), indent=1, allow_nan=False) + "\n"
@@ -71,12 +67,6 @@ def write_report(out_dir: str | os.PathLike, report: Mapping[str, Any], panels: 
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "report.html", page)
     write_whole(out / "report.json", numbers)
-
-
-def definitions_of(names: Iterable[str]) -> dict[str, str]:
-    """One line for each known metric and baseline; `@5` is looked up as `@k`."""
-    found = {name: definition(name) or baselines.DEFINITIONS.get(name) for name in names}
-    return {name: line for name, line in found.items() if line}
 
 
 def render(report: Mapping[str, Any], panels: Sequence[Panel]) -> str:

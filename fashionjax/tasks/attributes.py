@@ -18,7 +18,7 @@ from fashionjax.errors import UserError
 from fashionjax.metrics import classification, collect, landmarks
 from fashionjax.models import backbones, heads
 from fashionjax.models.predictor import Predictor
-from fashionjax.task import AXIS, Batch, Context, Task
+from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry
 from fashionjax.tasks import supervised
 
 LABELS = ("attribute", "category", "landmark")
@@ -169,3 +169,16 @@ def metrics(config: ConfigDict, pairs, context: Context) -> dict[str, float]:
             zoo_every=landmarks.ZOO_EVERY if every else 1,
         )
     return result
+
+
+ENTRY = TaskEntry(
+    make=make,
+    make_model=make_model,
+    definitions={
+        "attribute_logits": classification.ATTRIBUTE_DEFINITIONS,
+        "category_logits": classification.CATEGORY_DEFINITIONS,
+        "landmark": landmarks.POINT_DEFINITIONS,
+        "visibility": landmarks.VISIBILITY_DEFINITIONS,
+    },
+    command="predict",
+)

@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 
 from fashionjax import losses, quirks
 from fashionjax.errors import UserError
+from fashionjax.metrics import landmarks as landmark_metrics
 from fashionjax.models.heads import FRAME
 from fashionjax.models.landmark_detector import LandmarkDetector
-from fashionjax.task import Batch, Task
+from fashionjax.task import Batch, Task, TaskEntry
 from fashionjax.tasks import attributes, supervised
 
 HEADS = ("regression", "heatmap")
@@ -58,3 +59,14 @@ def loss_terms(config: ConfigDict, outputs: dict, batch: Batch, params: dict) ->
         "loss_landmark": config.loss.landmark * supervised.weighted_mean(xy, batch),
         "loss_visibility": config.loss.visibility * supervised.weighted_mean(seen, batch),
     }
+
+
+ENTRY = TaskEntry(
+    make=make,
+    make_model=make_model,
+    definitions={
+        "landmark": landmark_metrics.POINT_DEFINITIONS,
+        "visibility": landmark_metrics.VISIBILITY_DEFINITIONS,
+    },
+    command="predict",
+)

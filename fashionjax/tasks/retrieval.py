@@ -28,7 +28,7 @@ from fashionjax.models.retriever import Retriever
 from fashionjax.ops import topk
 from fashionjax.ops.distances import unit_rows
 from fashionjax.ops.landmark_pool import scramble_centres
-from fashionjax.task import AXIS, Batch, Context, Task
+from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry
 from fashionjax.tasks import attributes, supervised
 
 QUERY, GALLERY = 0, 1  # roles; in `a+b` of an evaluation split they go by order
@@ -295,3 +295,12 @@ def rank(predicted: dict, truth: dict, k: int = 1, *, per_pair: bool = False) ->
     ranks = topk.relevant_ranks(placed, unit[query], relevant)
     score, top = topk.topk(placed, unit[query], min(k, len(gallery)))
     return Ranking(query, gallery, ranks, gallery[top], score)
+
+
+ENTRY = TaskEntry(
+    make=make,
+    make_model=make_model,
+    definitions={"embedding": retrieval.DEFINITIONS},
+    command="search",
+    unread_labels=("attribute", "attribute_group"),
+)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from report_files import experiment, report_of
 
+from fashionjax import tasks
 from fashionjax.compare import published
 from fashionjax.errors import UserError
-from fashionjax.metrics import definitions
 
 ZOO = published.load()
 BUILT = [row for row in ZOO.rows if row["config"]]
@@ -73,7 +73,7 @@ def test_row_is_complete(row):
         assert float(metric["printed"]) == metric["value"]
         assert metric["unit"] == ("fraction" if metric["value"] < 1 else "percent")
         assert metric["name"].startswith("zoo/")
-        known = definitions.definition(metric["name"])
+        known = tasks.definition(metric["name"])
         assert metric["definition"] == known if row["config"] else metric["definition"]
     assert row["download"] and all(link["url"].startswith("https://") for link in row["download"])
     assert re.fullmatch(r"[0-9a-f]{40}", row["source"]["commit"])

@@ -11,7 +11,7 @@ from checkpoints import save
 from outfits import photo
 from runs import run
 
-from fashionjax import cli
+from fashionjax import cli, tasks
 from fashionjax.data import builders
 from fashionjax.data.photo import read_photo
 from fashionjax.errors import UserError
@@ -287,4 +287,4 @@ def test_checkpoints_of_other_tasks_name_their_command(runs):
     ):
         with pytest.raises(UserError, match=f"which {command} does not serve; use `fashionjax {fits}`"):
             photos.load(runs[kind], command)
-    assert set(photos.COMMANDS.values()) <= set(cli.COMMANDS)
+    assert {entry.command for entry in tasks.TASKS.values()} <= set(cli.COMMANDS)

@@ -20,9 +20,10 @@ from fashionjax import quirks
 from fashionjax.data import samplers
 from fashionjax.errors import UserError
 from fashionjax.metrics import classification, collect
+from fashionjax.metrics import compatibility as outfit_metrics
 from fashionjax.models.compatibility import VOCABULARY, SetTransformer, TypeAware
 from fashionjax.ops import augment, type_spaces
-from fashionjax.task import AXIS, Batch, Context, Task
+from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry
 from fashionjax.tasks import attributes, supervised
 from fashionjax.tasks.compatibility import scoring, set_transformer, type_aware
 
@@ -197,3 +198,15 @@ def metrics(config: ConfigDict, pairs, context: Context) -> dict[str, float]:
     if "category_logits" in predicted:
         result |= classification.category_metrics(predicted["category_logits"], truth["category"])
     return result
+
+
+ENTRY = TaskEntry(
+    make=make,
+    make_model=make_model,
+    definitions={
+        "embedding": outfit_metrics.DEFINITIONS,
+        "category_logits": classification.CATEGORY_DEFINITIONS,
+    },
+    command="outfit",
+    unread_labels=("type_space",),  # models keep the order of the type spaces of their own checkpoint
+)

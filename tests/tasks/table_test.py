@@ -1,0 +1,49 @@
+"""The table of tasks is complete: every entry can be used by every command."""
+
+import importlib
+import pkgutil
+
+import pytest
+
+import experiments
+from fashionjax import cli, tasks
+
+NAMES = [module.name for module in pkgutil.iter_modules(experiments.__path__)]
+CONFIGS = [name for name in NAMES if hasattr(importlib.import_module(f"experiments.{name}"), "get_config")]
+
+
+def test_an_unknown_metric_has_no_definition():
+    assert tasks.definition("zoo/unknown") is None
+    assert tasks.definition("zoo/recall@5") and tasks.definition("standard/attribute_micro_recall@10")
+    assert (
+        tasks.general("zoo/recall@5") == "zoo/recall@k"
+        and tasks.general("zoo/landmark_ne") == "zoo/landmark_ne"
+    )
+
+
+def test_metrics_follow_the_predictions():
+    assert tasks.metric_names("attributes", {"category_logits"})[-1] == "standard/category_macro_recall@k"
+    names = tasks.metric_names("landmarks", {"landmark", "visibility"})
+    assert "zoo/landmark_ne" in names and "zoo/visibility_accuracy" in names
+    assert not any("visibility" in name for name in tasks.metric_names("landmarks", {"landmark"}))
+    assert tasks.metric_names("retrieval", set()) == []
+
+
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_entries_are_complete(name):
+    entry = tasks.entry(name)
+    assert callable(entry.make) and callable(entry.make_model)
+    assert entry.command in cli.COMMANDS
+    assert entry.definitions and all(entry.definitions.values())
+    lines = [line for table in entry.definitions.values() for line in table.values()]
+    assert all(isinstance(line, str) and line for line in lines)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_experiment_names_a_task(name):
+    assert importlib.import_module(f"experiments.{name}").get_config().task in tasks.TASKS
+
+
+def test_every_task_has_an_experiment():
+    used = {importlib.import_module(f"experiments.{name}").get_config().task for name in CONFIGS}
+    assert used == set(tasks.TASKS)
