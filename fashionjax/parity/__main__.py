@@ -23,7 +23,7 @@ from fashionjax.parity import draws, metrics, models
 from fashionjax.parity.results import Result, dense_difference, load_arrays
 from fashionjax.weights import key_maps
 from fashionjax.weights.checked_bytes import is_count
-from fashionjax.weights.files import without_module
+from fashionjax.weights.selection import unwrapped
 
 DENSE_BOUND = 1e-4  # relative L2 of features, logits, embeddings, probabilities and losses in float32
 
@@ -31,7 +31,7 @@ DENSE_BOUND = 1e-4  # relative L2 of features, logits, embeddings, probabilities
 def check_model_folder(folder: Path) -> list[Result]:
     """Draw, import, run, compare one folder; UnknownModel when its keys belong to no model of the project."""
     manifest = read_manifest(folder)
-    shapes = without_module({key: tuple(shape) for key, shape, _ in manifest["state_dict"]})
+    shapes = unwrapped({key: tuple(shape) for key, shape, _ in manifest["state_dict"]}).tensors
     found = models.recognise(shapes, manifest.get("model_args"))
     try:
         arguments = found.arguments(draws.inputs(manifest))
@@ -40,7 +40,7 @@ def check_model_folder(folder: Path) -> list[Result]:
         why = " ".join(str(error).split())[:200]
         raise UserError(f"{folder / 'manifest.json'}: inputs do not fit the model: {why}") from error
     stored = load_arrays(folder / "outputs.npz")
-    drawn = without_module(draws.state_dict(manifest))  # a key is drawn as it stands in the file
+    drawn = unwrapped(draws.state_dict(manifest)).tensors  # a key is drawn as it stands in the file
     variables, _ = key_maps.fill(template, drawn, found.rules)
     with jax.default_matmul_precision("highest"):
         computed = found.outputs(found.model, variables, arguments)

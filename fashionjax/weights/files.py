@@ -1,6 +1,6 @@
-"""Weight files from strangers → arrays. Nothing in them is executed.
+"""Untrusted weight files → arrays. Nothing in them is executed.
 
-`read_tensors` knows a file by its content: PyTorch's two formats (`torch_files`), safetensors, and
+`read` knows a file by its content: PyTorch's two formats (`torch_files`), safetensors, and
 numpy's .npz (Google's ViT files). Sizes that a file declares are compared with the bytes it has before memory
 is taken.
 """
@@ -13,7 +13,7 @@ import math
 import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from fashionjax.weights.checked_bytes import (
     shaped,
 )
 from fashionjax.weights.safe_pickle import PickleRefused
+from fashionjax.weights.selection import Entry, under, unwrapped
 
 HEADER_LIMIT = 100 << 20  # bytes of JSON in a safetensors file, the limit of the format's own reader
 SAFETENSORS_DTYPES = {
@@ -43,14 +44,33 @@ class WeightFileError(UserError):
     """The file is damaged, hostile, or of a kind that holds no weights."""
 
 
-def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
-    """All tensors of a weight file by name, in file order, as read-only arrays (bfloat16 becomes float32).
+class WeightFile(NamedTuple):
+    """The tensors of a file, read-only, by name in file order; bfloat16 is float32 here."""
 
-    Accepts a bare state dict or one wrapped in 'state_dict', 'model_state_dict' or 'model', or in two of them
-    where only one place holds tensors; takes a leading
-    'module.' off when every name has it; leaves out entries that are not tensors. Raises WeightFileError.
+    tensors: dict[str, np.ndarray]
+    remarks: tuple[str, ...] = ()  # which of the file's tensors these are, and what was taken off their names
+
+
+def read(path: str | Path, entry: str | None = None, prefix: str | None = None) -> WeightFile:
+    """Reads a weight file. Entries that are not tensors are left out. Raises WeightFileError.
+
+    Of a checkpoint that holds several state dicts, `entry` names one ('state_dict_ema', 'state_dict.model');
+    by default the plainest is taken. `prefix` takes the tensors whose names begin with it, without it; ''
+    keeps names as they are. By default the prefixes of wrappers (`module.`, `_orig_mod.`, `model.`) are
+    removed where every name has them. `selection` says how both are chosen.
     """
-    return _reading(path, lambda file, size: without_module(_by_content(file, size)))
+
+    def reader(file: io.BufferedReader, size: int) -> WeightFile:
+        found = _by_content(file, size, entry)
+        named = unwrapped(found.tensors) if prefix is None else under(found.tensors, prefix)
+        return WeightFile(named.tensors, (*found.remarks(), *named.remarks()))
+
+    return _reading(path, reader)
+
+
+def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
+    """The tensors that `read` takes by default."""
+    return read(path).tensors
 
 
 def _reading(path: str | Path, reader: Callable[[io.BufferedReader, int], Any]) -> Any:
@@ -70,15 +90,15 @@ def _reading(path: str | Path, reader: Callable[[io.BufferedReader, int], Any]) 
         raise WeightFileError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _by_content(file: io.BufferedReader, size: int) -> dict[str, np.ndarray]:
+def _by_content(file: io.BufferedReader, size: int, wanted: str | None) -> Entry:
     head = file.read(512)
     file.seek(0)
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-        return _read_zip(file, size)
+        return _read_zip(file, size, wanted)
     if head.startswith(torch_files.LEGACY_START):
-        return torch_files.read_legacy(file, size)
+        return torch_files.read_legacy(file, size, wanted)
     if len(head) > 8 and head[8:9] == b"{":
-        return _read_safetensors(file, size)
+        return _whole(_read_safetensors(file, size), wanted)
     if head[257:262] == b"ustar":
         raise Refused(
             "a tar archive, PyTorch's format before 0.1.7: load it once in PyTorch and save it again"
@@ -90,13 +110,20 @@ def _by_content(file: io.BufferedReader, size: int) -> dict[str, np.ndarray]:
     raise Refused("not a PyTorch, safetensors or npz file (unknown first bytes)")
 
 
-def _read_zip(file: io.BufferedReader, size: int) -> dict[str, np.ndarray]:
+def _whole(tensors: dict[str, np.ndarray], wanted: str | None) -> Entry:
+    """A file of a format that holds tensors and nothing around them."""
+    if wanted:
+        raise Refused(f"holds one set of tensors and no entries; leave --entry={wanted!r} out")
+    return Entry("", tensors)
+
+
+def _read_zip(file: io.BufferedReader, size: int, wanted: str | None) -> Entry:
     archive = open_zip(file, size)
     pickles = [name for name in archive.entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) == 1:
-        return torch_files.read_zip(archive, pickles[0].removesuffix("data.pkl"))
+        return torch_files.read_zip(archive, pickles[0].removesuffix("data.pkl"), wanted)
     if archive.entries and all(name.endswith(".npy") for name in archive.entries):
-        return _read_npz(archive)
+        return _whole(_read_npz(archive), wanted)
     raise Refused("a zip archive that is neither a PyTorch file (no data.pkl) nor an npz file")
 
 
@@ -186,10 +213,3 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     if len({key for key, _ in pairs}) != len(pairs):
         raise ValueError("a name stands twice")
     return dict(pairs)
-
-
-def without_module(tensors: dict[str, Any]) -> dict[str, Any]:
-    """Without the prefix that torch.nn.DataParallel puts before every name."""
-    if all(name.startswith("module.") for name in tensors):
-        return {name.removeprefix("module."): array for name, array in tensors.items()}
-    return tensors

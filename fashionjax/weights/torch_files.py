@@ -28,11 +28,11 @@ from fashionjax.weights.checked_bytes import (
     shaped,
 )
 from fashionjax.weights.safe_pickle import Global, PickleRefused, StandIn, dict_key
+from fashionjax.weights.selection import Entry, choose_entry
 
 PICKLE_LIMIT = (
     64 << 20
 )  # bytes of pickle in one file; the pickle of a 1,000-tensor checkpoint has about 200 kB
-WRAPPINGS = ("state_dict", "model_state_dict", "model")
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number 0x1950a86a20f9469cfc6c, pickled
 LEGACY_PROTOCOL = 1001
 STORAGES = {
@@ -189,32 +189,10 @@ class _Storages:
         return whole._replace(start=start, size=size)
 
 
-def _state_dict(loaded: Any) -> dict[str, _Tensor]:
-    """The tensors of a loaded object by name."""
-
-    def tensors(mapping: Any) -> dict[str, _Tensor]:
-        bare = {k: v.tensor if isinstance(v, _Parameter) else v for k, v in mapping.items()}
-        return {k: v for k, v in bare.items() if isinstance(v, _Tensor)}
-
-    if type(loaded) is not dict:
-        raise Refused(f"holds a {type(loaded).__name__}, not a state dict")
-
-    def wrapped(mapping: dict) -> dict[str, dict]:
-        return {key: mapping[key] for key in WRAPPINGS if type(mapping.get(key)) is dict}
-
-    once = wrapped(loaded)
-    found = next((t for t in map(tensors, [*once.values(), loaded]) if t), {})
-    if not found:
-        twice = {f"{a}.{b}": m for a, inner in once.items() for b, m in wrapped(inner).items() if tensors(m)}
-        if len(twice) > 1:
-            raise Refused(f"holds several state dicts: {', '.join(twice)}; save the one that is meant")
-        found = tensors(*twice.values()) if twice else {}
-    if not found:
-        raise Refused(f"holds no tensors (looked at the top level and under {', '.join(WRAPPINGS)})")
-    for key in found:
-        if not isinstance(key, str):
-            raise Refused(f"a tensor is named by a {type(key).__name__}, not by text")
-    return found
+def _tensors(mapping: dict) -> dict[Any, _Tensor]:
+    """The tensors that a dict itself holds, parameters among them."""
+    bare = {k: v.tensor if isinstance(v, _Parameter) else v for k, v in mapping.items()}
+    return {k: v for k, v in bare.items() if isinstance(v, _Tensor)}
 
 
 def _materialise(
@@ -250,7 +228,8 @@ def _materialise(
     return out
 
 
-def read_zip(archive: Archive, root: str) -> dict[str, np.ndarray]:
+def read_zip(archive: Archive, root: str, wanted: str | None = None) -> Entry:
+    """The state dict `wanted` of an archive (see `selection.choose_entry`), its tensors as arrays."""
     if f"{root}constants.pkl" in archive.entries:
         raise Refused("a TorchScript program, not a checkpoint: save its state_dict() instead")
     order = "<"
@@ -261,7 +240,7 @@ def read_zip(archive: Archive, root: str) -> dict[str, np.ndarray]:
         order = "<" if text == b"little" else ">"
     storages = _Storages()
     pickled = archive.read(f"{root}data.pkl", limit=PICKLE_LIMIT).tobytes()
-    tensors = _state_dict(safe_pickle.load(pickled, ALLOWED, storages.refer))
+    entry = choose_entry(safe_pickle.load(pickled, ALLOWED, storages.refer), _tensors, wanted)
 
     def storage_of(ref: _StorageRef) -> np.ndarray:
         name, item = f"{root}data/{ref.key}", itemsize(ref.kind)
@@ -272,11 +251,12 @@ def read_zip(archive: Archive, root: str) -> dict[str, np.ndarray]:
             raise Refused(f"storage {ref.key[:40]!r} declares {ref.count:,} numbers, {there:,} are there")
         return decode(archive.read(name)[: ref.count * item], ref.kind, order)
 
-    return _materialise(tensors, storage_of)
+    return entry._replace(tensors=_materialise(entry.tensors, storage_of))
 
 
-def read_legacy(file: io.BufferedReader, size: int) -> dict[str, np.ndarray]:
-    """Pickles of magic number, protocol, system, object, storage keys; per key a count and the numbers."""
+def read_legacy(file: io.BufferedReader, size: int, wanted: str | None = None) -> Entry:
+    """As `read_zip`, of the stream format: pickles of magic number, protocol, system, object, storage keys,
+    and per key a count and the numbers."""
     head = io.BytesIO(file.read(PICKLE_LIMIT))
     storages = _Storages()
     safe_pickle.load(head, {})
@@ -284,7 +264,7 @@ def read_legacy(file: io.BufferedReader, size: int) -> dict[str, np.ndarray]:
     if protocol != LEGACY_PROTOCOL or type(protocol) is not int:
         raise Refused(f"a PyTorch file of an unknown protocol ({LEGACY_PROTOCOL} is read)")
     safe_pickle.load(head, {})
-    tensors = _state_dict(safe_pickle.load(head, ALLOWED, storages.refer))
+    entry = choose_entry(safe_pickle.load(head, ALLOWED, storages.refer), _tensors, wanted)
     keys = safe_pickle.load(head, {})
     named = type(keys) is list and all(isinstance(key, str) for key in keys)
     if not named or len(keys) != len(storages.refs) or set(keys) != set(storages.refs):
@@ -307,4 +287,4 @@ def read_legacy(file: io.BufferedReader, size: int) -> dict[str, np.ndarray]:
         file.seek(starts[ref.key])
         return decode(read_exactly(file, ref.count * itemsize(ref.kind)), ref.kind)
 
-    return _materialise(tensors, storage_of)
+    return entry._replace(tensors=_materialise(entry.tensors, storage_of))
