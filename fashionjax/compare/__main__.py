@@ -204,6 +204,8 @@ def _missing(zoo: Zoo, row, metrics: Sequence[Mapping], checkpoints: Mapping, da
 
 
 def _cell(metric: Mapping, value: float, item: Found, place: published.Place) -> dict:
+    if metric["unit"] == "percent" and metric["name"].startswith("standard/"):
+        value = 100 * value  # standard metrics are fractions, whatever the document prints
     return {
         "value": value,
         "difference": value - metric["value"],

@@ -63,6 +63,8 @@ METRIC_FIELDS = {
     "published_name": str,
     "definition": str,
 }
+# a row's `per_category`, where the document has such a table; `count_of` says what is counted
+CATEGORY_FIELDS = {"category": str, "count": int, "box_ap": str, "mask_ap": str}  # AP as printed
 
 # config fields that cannot change a result, or that are compared elsewhere
 NEUTRAL = frozenset(
@@ -125,6 +127,8 @@ def load(path: str | Path = FILE) -> Zoo:
             raise UserError(f"{path}: rows[{i}].initial_weights is not among the file's initial_weights")
         for j, metric in enumerate(row["metrics"]):
             _check(path, f"rows[{i}].metrics[{j}]", metric, METRIC_FIELDS)
+        for j, category in enumerate(row.get("per_category", [])):
+            _check(path, f"rows[{i}].per_category[{j}]", category, CATEGORY_FIELDS)
     return Zoo(*(content[name] for name in Zoo._fields))
 
 
@@ -141,7 +145,14 @@ def _check(path: Path, where: str, item: Any, fields: Mapping[str, Any]) -> None
 
 
 def _kind_name(kind: type | None) -> str:
-    return {None: "null", str: "a text", list: "a list", dict: "an object", float: "a decimal"}[kind]
+    return {
+        None: "null",
+        str: "a text",
+        list: "a list",
+        dict: "an object",
+        float: "a decimal",
+        int: "an integer",
+    }[kind]
 
 
 # ------------------------------------------------------------------------------ experiments

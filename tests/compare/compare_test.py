@@ -398,3 +398,12 @@ def test_command(tmp_path):
 def test_commands_are_listed():
     assert {"compare", "import", "export", "parity"} <= cli.COMMANDS.keys()
     assert all(name in cli.usage() for name in cli.COMMANDS)
+
+
+def test_fraction_is_compared_with_a_published_percentage():
+    metric = {"name": "standard/box_ap", "value": 55.866, "printed": "55.866", "unit": "percent"}
+    item = compare.Found("report.json", 0.0, {"n": 10})
+    cell = compare._cell(metric, 0.55966, item, published.Place(None))
+    assert cell["value"] == pytest.approx(55.966) and cell["difference"] == pytest.approx(0.1)
+    fraction = metric | {"value": 0.599, "unit": "fraction"}
+    assert compare._cell(fraction, 0.55966, item, published.Place(None))["value"] == 0.55966
