@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import demo as experiment
-from fashionjax import cli, evaluate, predict, train
+from fashionjax import cli, evaluate, files, predict, train
 from fashionjax.errors import UserError
 from fashionjax.runtime import datasets, parallel
 
@@ -61,7 +61,7 @@ def predict_held_out(out: Path, test) -> list[dict]:
     predictor = predict.load(out / "train", PHOTOS)
     records = list(predict.predict(paths, predictor, out=annotated))
     lines = "".join(json.dumps(record) + "\n" for record in records)
-    (out / "predictions.jsonl").write_text(lines, encoding="utf-8")
+    files.write_text(out / "predictions.jsonl", lines)
     return records
 
 

@@ -39,7 +39,7 @@ from fashionjax.models.compatibility import ORIGIN_PREFIX, Embedder
 from fashionjax.models.compatibility import torch_keys as outfit_keys
 from fashionjax.models.torch_keys import Rules, prefixed
 from fashionjax.runtime import checkpoint, optim
-from fashionjax.runtime.state import TrainState
+from fashionjax.runtime.state import TrainState, initial_key, run_key
 from fashionjax.task import Batch, Task
 from fashionjax.tasks import attributes, compatibility, landmarks, retrieval
 from fashionjax.weights import labels, recognise
@@ -155,7 +155,7 @@ def _fresh_heads(config: ConfigDict, task: Task) -> dict[str, jax.Array]:
         leaves = flax.traverse_util.flatten_dict({"params": params, "batch_stats": model_state}, sep="/")
         return {path: leaf for path, leaf in leaves.items() if path.split("/")[1] != "backbone"}
 
-    return init(jax.random.split(jax.random.PRNGKey(config.seed))[0])
+    return init(initial_key(config.seed))
 
 
 def _backbone_tensors(
@@ -186,8 +186,7 @@ def write_checkpoint(config: ConfigDict, variables: Mapping[str, Any], workdir: 
     """Saves a state of step 0 that train, evaluate and predict read."""
     params, model_state = variables["params"], variables["batch_stats"]
     tx = optim.make_optimizer(config.optim, params, optim.make_schedule(config.optim, 1, 1))
-    rng = jax.random.split(jax.random.PRNGKey(config.seed))[1]
-    state = TrainState(np.zeros((), np.int32), params, model_state, tx.init(params), rng)
+    state = TrainState(np.zeros((), np.int32), params, model_state, tx.init(params), run_key(config.seed))
     manager = checkpoint.open_manager(workdir)
     checkpoint.save(manager, state, config)
     manager.wait_until_finished()

@@ -8,6 +8,8 @@ them.
 import jax
 import jax.numpy as jnp
 
+from fashionjax.ops.distances import unit
+
 COSINE_EPSILON = 1e-12  # added to each squared norm, as torch's cosine_embedding_loss
 
 
@@ -122,12 +124,6 @@ def mean_norm(norms, divisor: float = 1.0):
 # Retrieval over the whole batch
 
 
-def unit(x, epsilon: float = 1e-12):
-    """x [... d] -> rows of length 1 (float32); a zero row stays zero and has a finite gradient."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), epsilon))
-
-
 def _relations(label, all_label, own):
     """Masks [b g] of rows with the same identity (own row left out) and with another; label -1 takes no
     part.
@@ -145,9 +141,9 @@ def batch_hard_triplet(
     al. 2017).
 
     embedding [b d], label [b] int (-1: takes no part), all_embedding [g d], all_label [g], own [b] index of
-    each row in the whole batch -> [b]. Rows are taken as they are (normalise first with `unit` where
-    wanted). A row with no positive or no negative has loss 0. soft: log(1 + exp(dp - dn)) in place of the
-    hinge with a margin.
+    each row in the whole batch -> [b]. Rows are taken as they are (normalise first with
+    `ops.distances.unit` where wanted). A row with no positive or no negative has loss 0. soft: log(1 +
+    exp(dp - dn)) in place of the hinge with a margin.
     """
     embedding, all_embedding = embedding.astype(jnp.float32), all_embedding.astype(jnp.float32)
     positive, negative = _relations(label, all_label, own)

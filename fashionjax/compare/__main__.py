@@ -20,13 +20,13 @@ from typing import NamedTuple
 
 from absl import flags
 
-from fashionjax import cli
+from fashionjax import cli, files
 from fashionjax.compare import published as published
 from fashionjax.compare import steps as missing_steps
 from fashionjax.compare import text as compare_text
 from fashionjax.compare.published import FORWARD, RETRAINED, SYNTHETIC, Zoo
 from fashionjax.errors import UserError
-from fashionjax.reports.report import LABELS, REQUIRED, plain, render_page, write_whole
+from fashionjax.reports.report import LABELS, REQUIRED, plain, render_page
 
 COLUMNS = (FORWARD, RETRAINED)
 HEADLINE = 4  # metrics of a synthetic report that is like no row
@@ -260,9 +260,9 @@ def write(out: str | Path, result: Mapping) -> None:
     out.mkdir(parents=True, exist_ok=True)
     helpers = {"decimals": compare_text.decimals, "describe": compare_text.describe}
     page = render_page("compare/page.html.jinja", result=result, columns=COLUMNS, meanings=LABELS, **helpers)
-    write_whole(out / "compare.html", page)
+    files.write_text(out / "compare.html", page)
     numbers = json.dumps(plain(result), indent=1, ensure_ascii=False, allow_nan=False)
-    write_whole(out / "compare.json", numbers + "\n")
+    files.write_text(out / "compare.json", numbers + "\n")
 
 
 def add_flags() -> None:

@@ -19,7 +19,7 @@ from absl import flags
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from fashionjax import cli, import_weights
+from fashionjax import cli, files, import_weights
 from fashionjax.errors import UserError
 from fashionjax.runtime import checkpoint
 from fashionjax.weights.key_maps import unfill
@@ -37,14 +37,9 @@ def state_dict(path: str | Path, which: str = "best") -> dict[str, np.ndarray]:
 def export(path: str | Path, out: str | Path, which: str = "best") -> dict[str, np.ndarray]:
     """Writes `out` (safetensors); → what was written. The file appears whole or not at all."""
     tensors, out = state_dict(path, which), Path(out)
-    partial = out.with_name(f".{out.name}.partial")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, partial, metadata={"format": "pt"})
-        partial.replace(out)
+        files.write_atomically(out, lambda partial: save_file(tensors, partial, metadata={"format": "pt"}))
     except (OSError, SafetensorError) as error:
-        if partial.is_file():
-            partial.unlink()
         raise UserError(f"--out={out}: cannot be written ({error})") from error
     return tensors
 

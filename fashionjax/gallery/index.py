@@ -6,7 +6,6 @@ and the metric in the file's metadata. Rows are stored as they are compared (of 
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from fashionjax import files
 from fashionjax.errors import UserError
 from fashionjax.ops import topk
 from fashionjax.ops.distances import unit_rows
@@ -78,22 +78,11 @@ def build(batches: Iterable[tuple[np.ndarray, Iterable[str]]], metric: str = "co
     return Gallery(unit_rows(embedding) if metric == "cosine" else embedding, tuple(ids), metric)
 
 
-def _replace(path: Path, write) -> None:
-    """write(temporary path), then move it to `path` in one step, so that `path` is never half written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_rows(path, embedding: np.ndarray, ids, metadata: dict[str, str], **tensors: np.ndarray) -> None:
     """A file of embeddings [g d] with their ids, and what else belongs to it, written atomically."""
     ids = np.frombuffer(json.dumps(ids).encode(), np.uint8)
     tensors = {"embedding": np.ascontiguousarray(embedding), "id": ids, **tensors}
-    _replace(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
+    files.write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
 def read_rows(path, form: str, *names: str) -> tuple[dict, list[str], list[np.ndarray]]:
@@ -210,6 +199,5 @@ def export_faiss(gallery: Gallery, path) -> None:
     index = kind(gallery.embedding.shape[1])
     index.add(np.ascontiguousarray(gallery.embedding))
     path = Path(path)
-    _replace(path, lambda temporary: faiss.write_index(index, str(temporary)))
-    ids = json.dumps(gallery.id)
-    _replace(path.with_name(path.name + ".ids.json"), lambda temporary: temporary.write_text(ids))
+    files.write_atomically(path, lambda temporary: faiss.write_index(index, str(temporary)))
+    files.write_text(path.with_name(path.name + ".ids.json"), json.dumps(gallery.id))

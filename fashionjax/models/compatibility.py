@@ -27,6 +27,7 @@ from fashionjax.models.torch_keys import (
     norm_rules,
     prefixed,
 )
+from fashionjax.ops.distances import unit
 from fashionjax.ops.type_spaces import NORM_EPSILON, Spaces
 
 PROJECTIONS = ("mask", "fc")
@@ -155,9 +156,7 @@ class TextBranch(nn.Module):
         x = layers.linear(self.features, "fc1_0")(text)
         x = nn.relu(norm(name="fc1_1", epsilon=1e-3, momentum=0.99)(x))
         x = layers.linear(self.features, "fc2")(x)
-        # a root with a finite gradient at 0
-        norm = jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), NORM_EPSILON**2))
-        return x / (norm + NORM_EPSILON)
+        return unit(x, added=NORM_EPSILON)
 
 
 class Embedder(nn.Module):

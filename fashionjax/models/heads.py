@@ -24,6 +24,7 @@ from fashionjax.models.torch_keys import (
     chw_linear,
     linear_rules,
 )
+from fashionjax.ops.distances import unit
 from fashionjax.ops.landmark_pool import landmark_pool, scramble_centres
 
 POOL_SIDE = 7  # the plane every MMFashion head works on
@@ -196,11 +197,6 @@ class EmbedExtractor(nn.Module):
             raise ValueError(f"id_head must be 'linear' or 'proxy', not {self.id_head!r}")
         proxies = self.param("proxies", nn.initializers.normal(1.0), (self.ids, self.embedding), jnp.float32)
         return x, jnp.einsum("bd,nd->bn", unit(x), unit(proxies))
-
-
-def unit(x):
-    """x [... d] divided by its length; a zero vector stays zero."""
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
 
 
 class LandmarkFeatureExtractor(nn.Module):

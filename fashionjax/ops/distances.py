@@ -1,17 +1,36 @@
-"""Pairwise similarities and distances between rows, in float32 products of full precision."""
+"""Unit rows, pairwise similarities and distances, in float32 products of full precision.
+
+There is one L2 normalisation: `unit` on devices and in gradients, `unit_rows` on the host for whole
+galleries. Both divide by max(norm, EPSILON), as torch.nn.functional.normalize does with its default eps.
+"""
 
 import jax.numpy as jnp
 import numpy as np
 
+EPSILON = 1e-12  # shortest length that is divided by
+
+
+def unit(x, *, added: float = 0.0):
+    """x [... d] -> float32 rows x / max(|x|, EPSILON); a zero row stays zero and has a finite gradient.
+
+    `added`: x / (|x| + added) instead, for models whose original adds an epsilon to the norm.
+    """
+    x = x.astype(jnp.float32)
+    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    if not added:
+        return x / jnp.sqrt(jnp.maximum(square, EPSILON**2))
+    norm = jnp.sqrt(jnp.where(square > 0, square, 1.0)) * (square > 0)  # sqrt has no gradient at 0
+    return x / (norm + added)
+
 
 def unit_rows(x) -> np.ndarray:
-    """x [n d] (numpy) -> float32 rows of length 1, norms taken in float64; a zero row stays zero."""
+    """`unit` of x [n d] in numpy, norms taken in float64 -> float32 [n d]."""
     x = np.asarray(x)
     result = np.empty(x.shape, np.float32)
     for start in range(0, len(x), 4096):  # bounded memory: a chunk in float64 at a time
         rows = x[start : start + 4096].astype(np.float64)
         norm = np.linalg.norm(rows, axis=1, keepdims=True)
-        result[start : start + 4096] = rows / np.where(norm > 0, norm, 1)
+        result[start : start + 4096] = rows / np.maximum(norm, EPSILON)
     return result
 
 
@@ -24,11 +43,6 @@ def inner_products(query, gallery):
 
 def cosine_similarities(query, gallery):
     """query [q d], gallery [g d] -> cosine similarities [q g]; 0 for a zero row."""
-
-    def unit(x):
-        norm = jnp.linalg.norm(x.astype(jnp.float32), axis=1, keepdims=True)
-        return x / jnp.where(norm > 0, norm, 1)
-
     return inner_products(unit(query), unit(gallery))
 
 

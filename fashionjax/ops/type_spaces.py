@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fashionjax.ops.distances import unit
+
 NORM_EPSILON = 1e-10  # added to a norm that divides
 PAIR_EPSILON = 1e-6  # added to every component of a difference, as torch's pairwise distance
 BLOCK = 256  # pairs of one space that are projected together
@@ -73,21 +75,14 @@ def project(spaces: Spaces, embedding, space):
         kernel = spaces.kernel[space]
         product = "...d,de->...e" if kernel.ndim == 2 else "...d,...de->...e"
         return jnp.einsum(product, embedding, kernel) + spaces.bias[space]
-    return _unit(embedding * spaces.mask[space])
+    return unit(embedding * spaces.mask[space], added=NORM_EPSILON)
 
 
 def project_all(spaces: Spaces, embedding):
     """embedding [b d] in every space -> [b c d]: one product over all pairs of types."""
     if spaces.mask is None:
         return jnp.einsum("bd,cde->bce", embedding, spaces.kernel) + spaces.bias
-    return _unit(embedding[:, None] * spaces.mask)
-
-
-def _unit(x):
-    # the norm by a safe root: the gradient of a zero row is 0 instead of NaN
-    square = jnp.sum(x * x, axis=-1, keepdims=True)
-    norm = jnp.sqrt(jnp.where(square > 0, square, 1.0)) * (square > 0)
-    return x / (norm + NORM_EPSILON)
+    return unit(embedding[:, None] * spaces.mask, added=NORM_EPSILON)
 
 
 def pair_distance(a, b):

@@ -12,14 +12,15 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fashionjax import quirks
+from fashionjax import files, quirks
 from fashionjax.data import photo
 from fashionjax.data.source import Split
 from fashionjax.inference import model as inference
 from fashionjax.metrics import collect, compatibility
 from fashionjax.ops.type_spaces import Spaces
-from fashionjax.reports import draw, report
+from fashionjax.reports import draw
 from fashionjax.reports.panels import Bars, Curve, Images, Panel, Table, Tiles
+from fashionjax.runtime.state import initial_key
 from fashionjax.tasks.compatibility import make_scorer, scoring
 
 FILE = "questions.json"
@@ -52,7 +53,7 @@ def find(model: inference.Model, split: Split, predicted: dict, truth: dict) -> 
 def baselines(model: inference.Model, split: Split, truth: dict, colours: np.ndarray) -> dict:
     """Euclidean distance, in no type space, between colour histograms [n bins] (rows as in `truth`), and
     between the embeddings of the same network before training."""
-    fresh = jax.jit(model.task.init)(jax.random.PRNGKey(model.config.seed), _pictures(model, split))
+    fresh = jax.jit(model.task.init)(initial_key(model.config.seed), _pictures(model, split))
     untrained = model._replace(params=fresh[0], model_state=fresh[1])
     embedded, rows = collect.collect(
         inference.predictions(untrained, split, allow_missing=True, show_progress=False)
@@ -105,7 +106,7 @@ def write(out: str | os.PathLike, found: Found, ids: Sequence[str]) -> Path:
         for row in type_pairs(found)
     ]
     result = {"questions": questions, "outfits": outfits, "type_pairs": pairs}
-    report.write_whole(path, json.dumps(result, indent=1) + "\n")
+    files.write_text(path, json.dumps(result, indent=1) + "\n")
     return path
 
 

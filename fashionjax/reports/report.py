@@ -19,6 +19,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
+from fashionjax import files
 from fashionjax.reports.panels import Bars, Confusion, Curve, Panel, Table, Tiles
 
 LABELS = {
@@ -65,8 +66,8 @@ def write_report(out_dir: str | os.PathLike, report: Mapping[str, Any], panels: 
     numbers = json.dumps(plain(report), indent=1, allow_nan=False) + "\n"
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "report.html", page)
-    write_whole(out / "report.json", numbers)
+    files.write_text(out / "report.html", page)
+    files.write_text(out / "report.json", numbers)
 
 
 def render(report: Mapping[str, Any], panels: Sequence[Panel]) -> str:
@@ -296,13 +297,3 @@ def flat(tree: Mapping, prefix: str = "") -> dict[str, Any]:
         path = f"{prefix}{name}"
         fields |= flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
     return fields
-
-
-def write_whole(path: Path, text: str) -> None:
-    """The file appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

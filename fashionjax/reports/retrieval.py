@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from fashionjax import files
 from fashionjax.data import photo
 from fashionjax.data.source import Joined, Split
 from fashionjax.errors import UserError
 from fashionjax.metrics import retrieval
-from fashionjax.reports import draw, report
+from fashionjax.reports import draw
 from fashionjax.reports.panels import Bars, Curve, Images, Panel, Table, Tiles
 from fashionjax.tasks.retrieval import QUERY, Ranking, matched, rank
 
@@ -70,7 +71,7 @@ def write(out: str | os.PathLike, found: Ranking, truth: dict, ids: Sequence[str
     ]
     path = Path(out) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    report.write_whole(path, json.dumps({"k": int(found.top.shape[1]), "queries": queries}, indent=1) + "\n")
+    files.write_text(path, json.dumps({"k": int(found.top.shape[1]), "queries": queries}, indent=1) + "\n")
     return path
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import jax
 from tensorboardX import SummaryWriter
 
+from fashionjax import files
 from fashionjax.runtime import progress
 
 METRICS_FILE = "metrics.jsonl"  # training scalars, one line per window
@@ -97,6 +97,4 @@ def _keep_until(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError):
             continue
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    files.write_text(path, "".join(kept))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from einops import rearrange
+from jax.extend import random as prng
 
 from fashionjax.runtime.optim import path_name
 from fashionjax.task import AXIS, Batch, Task
@@ -26,19 +27,43 @@ class TrainState:
     rng: jax.Array  # u32 [2], the run's key; step k uses fold_in(rng, k)
 
 
-def create_state(task: Task, tx: optax.GradientTransformation, seed: int, batch: Batch) -> TrainState:
-    """A fresh state; `batch` gives shapes only and may hold one example.
+def _philox_bits(key: jax.Array, width: int, shape: tuple[int, ...]) -> jax.Array:
+    """Bits of XLA's generator with the algorithm named: "rbg" leaves it to the backend."""
+    dtype = getattr(jnp, f"uint{width}")
+    return jax.lax.rng_bit_generator(key, shape, dtype, algorithm=jax.lax.RandomAlgorithm.RNG_PHILOX)[1]
 
-    The initial values come from XLA's own generator ("rbg"): a program of hundreds of threefry draws takes
-    longer to compile than the first minute of a small run.
-    """
+
+# A program of hundreds of threefry draws takes twice as long to compile.
+_PHILOX = prng.define_prng_impl(
+    key_shape=(4,),
+    seed=prng.rbg_prng_impl.seed,
+    split=prng.rbg_prng_impl.split,
+    random_bits=_philox_bits,
+    fold_in=prng.rbg_prng_impl.fold_in,
+    name="philox",
+    tag="philox",
+)
+
+
+def initial_key(seed: int) -> jax.Array:
+    """The key of every fresh parameter, in training and in imports: the same bits on every backend."""
+    return jax.random.key(seed, impl=_PHILOX)
+
+
+def run_key(seed: int) -> jax.Array:
+    """u32 [2]: `TrainState.rng`, from which the steps draw."""
+    return jax.random.PRNGKey(seed)
+
+
+def create_state(task: Task, tx: optax.GradientTransformation, seed: int, batch: Batch) -> TrainState:
+    """A fresh state; `batch` gives shapes only and may hold one example."""
 
     @jax.jit
     def build(key, rng):
         params, model_state = task.init(key, batch)
         return TrainState(jnp.zeros((), jnp.int32), params, model_state, tx.init(params), rng)
 
-    return build(jax.random.key(seed, impl="rbg"), jax.random.PRNGKey(seed))
+    return build(initial_key(seed), run_key(seed))
 
 
 def make_train_step(

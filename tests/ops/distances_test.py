@@ -30,11 +30,25 @@ def test_a_common_offset_does_not_drown_the_distance():
     np.testing.assert_allclose(offset, exact.sum(-1), rtol=1e-3)
 
 
-def test_unit_rows():
-    rows = np.array([[3.0, 4.0], [0, 0], [1e-30, 0]], np.float32)
-    np.testing.assert_allclose(ops.unit_rows(rows), [[0.6, 0.8], [0, 0], [1, 0]], rtol=1e-6)
+ROWS = np.array([[3.0, 4.0], [0, 0], [3e-10, 4e-10], [1e-13, 0]], np.float32)
+UNIT = [[0.6, 0.8], [0, 0], [0.6, 0.8], [0.1, 0]]  # the last is shorter than EPSILON
+
+
+def test_unit_is_one_rule_on_host_and_device():
+    np.testing.assert_allclose(ops.unit_rows(ROWS), UNIT, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(ops.unit)(ROWS), UNIT, rtol=1e-6)
+    assert np.isfinite(jax.grad(lambda x: ops.unit(x).sum())(ROWS)).all()
+
+
+def test_unit_with_an_epsilon_added_to_the_norm():
+    added = jax.jit(lambda x: ops.unit(x, added=5e-10))
+    np.testing.assert_allclose(added(ROWS)[:3], [[0.6, 0.8], [0, 0], [0.3, 0.4]], rtol=1e-6)
+    assert np.isfinite(jax.grad(lambda x: added(x).sum())(ROWS)).all()
+
+
+def test_unit_rows_in_chunks():
     many = RANDOM.normal(size=(9000, 3))
     np.testing.assert_allclose(
         ops.unit_rows(many), many / np.linalg.norm(many, axis=1, keepdims=True), rtol=1e-6
     )
-    assert not np.asarray(ops.cosine_similarities(rows[1:2], rows)).any()
+    assert not np.asarray(ops.cosine_similarities(ROWS[1:2], ROWS)).any()

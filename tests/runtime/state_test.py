@@ -155,3 +155,11 @@ def test_replicas_stay_equal_without_sync(tiny_config, tiny_batch):
     _, after, _ = one_step(task, tiny_batch, tx=tx, steps=2)
     for leaf in jax.tree.leaves(after):
         assert len({np.asarray(shard.data).tobytes() for shard in leaf.addressable_shards}) == 1
+
+
+def test_initial_values_name_their_generator():
+    """A backend that chose its own would start from other values for the same seed."""
+    lowered = jax.jit(jax.random.normal, static_argnums=1).lower(state.initial_key(3), (4, 2)).as_text()
+    assert "PHILOX" in lowered and "algorithm = DEFAULT" not in lowered
+    drawn = jax.random.bits(state.initial_key(3), (3,), "uint32")
+    assert drawn.tolist() == [3146934739, 3391003311, 1891301882]

@@ -7,6 +7,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
@@ -35,7 +36,7 @@ from fashionjax.models.landmark_detector import LandmarkDetector
 from fashionjax.models.predictor import Predictor
 from fashionjax.models.retriever import Retriever
 from fashionjax.models.torch_keys import KeyRule
-from fashionjax.runtime import checkpoint
+from fashionjax.runtime import checkpoint, state
 from fashionjax.weights import recognise
 from fashionjax.weights.files import read_tensors
 from fashionjax.weights.key_maps import KeyMismatch, fill, torch_names, torch_shapes, unfill
@@ -407,6 +408,15 @@ def test_backbone_only(name):
     with pytest.raises(KeyMismatch) as caught:
         import_weights.import_backbone(config, task, broken)
     assert caught.value.accounting.unfilled == [next(iter(file))]
+
+
+def test_fresh_heads_are_those_of_a_training_run_with_the_same_seed():
+    config = backbone_config("vgg11")
+    task = tasks.make(config)
+    variables, _, _ = import_weights.import_backbone(config, task, imagenet_file("vgg11"))
+    batch = import_weights.example_batch(config)
+    trained = state.create_state(task, optax.sgd(0.1), config.seed, batch).params["attr_predictor"]
+    jax.tree.map(np.testing.assert_array_equal, variables["params"]["attr_predictor"], trained)
 
 
 def test_backbone_only_takes_the_backbone_of_a_whole_model():
