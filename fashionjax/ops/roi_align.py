@@ -23,6 +23,7 @@ CHUNK = 64  # tiles multiplied at a time
 ADAPTIVE = 0  # samples per bin and axis: ceil(RoI length / bins), as detectron2's sampling_ratio=0
 # Of an adaptive grid with more than 6 samples at most 3 touch a given cell: they are at least 6/7 cell apart.
 TAPS = 6
+MOST = 2**20  # samples a bin and axis, so that counts stay integers for boxes of any size
 
 
 class Region(NamedTuple):
@@ -48,11 +49,12 @@ def roi_align(
 ):
     """feature [h w c], box [n 4] xyxy in image pixels -> pooled [n size size c], dtype of `feature`.
 
-    `stride` is the size of a cell in image pixels. `samples` per bin and axis; 0 is adaptive, at most `limit`
-    (None: no limit). `aligned` shifts the scaled box by half a cell and allows any size (an empty box pools
-    to 0 on the adaptive grid); without it the box is not shifted and is at least one cell wide and high.
+        `stride` is the size of a cell in image pixels. `samples` per bin and axis; 0 is adaptive, at most `limit`
+        (None: no limit). `aligned` shifts the scaled box by half a cell and allows any size (an empty box pools
+        to 0 on the adaptive grid); without it the box is not shifted and is at least one cell wide and high.
     `inclusive` adds 1 to x2 and y2 first, as some mmdetection 1.x builds do. A sample beyond one cell outside
-    the map contributes 0. Differentiable in `feature`; boxes get no gradient, as in the originals.
+        the map contributes 0; a box that is not finite pools to 0. Differentiable in `feature`; boxes get no
+        gradient, as in the originals.
     """
     level = jnp.zeros(box.shape[0], jnp.int32)
     return _pool_levels([feature], [stride], level, box, size, samples, aligned, inclusive, limit)
@@ -132,7 +134,7 @@ def _sampling(box, scale, size, samples, aligned, inclusive, limit):
         length = jnp.maximum(length, 1.0)
     if samples == ADAPTIVE:
         count = jnp.ceil(length / size)
-        count = jnp.clip(count, 0, np.inf if limit is None else limit).astype(jnp.int32)
+        count = jnp.clip(count, 0, MOST if limit is None else limit).astype(jnp.int32)
     else:
         count = jnp.full(length.shape, samples, jnp.int32)
     return start, length / size, count

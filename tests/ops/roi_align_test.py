@@ -194,6 +194,15 @@ def test_vmap_is_a_loop_over_images():
     np.testing.assert_allclose(jax.jit(jax.grad(loss(jax.vmap(pooled))))(feature), each, atol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, {"samples": 2, "aligned": False}])
+def test_boxes_beyond_measure(options):
+    box = [[np.nan] * 4, [0, 0, np.inf, 9], [-np.inf, 0, 9, 9], [0, 0, 1e30, 1e30], [-1e9, -1e9, 1e9, 1e9]]
+    box = np.array([*box, [1, 1, 3, 3]], np.float32)
+    pooled = np.asarray(roi_align(RAMP, box, size=2, stride=1.0, **options))
+    assert np.isfinite(pooled).all() and not pooled[:3].any()
+    np.testing.assert_array_equal(pooled[5:], roi_align(RAMP, box[5:], size=2, stride=1.0, **options))
+
+
 def test_no_box_and_bfloat16():
     feature = jnp.asarray(RAMP, jnp.bfloat16)
     assert roi_align(feature, jnp.zeros((0, 4)), size=2, stride=1.0).shape == (0, 2, 2, 1)
