@@ -49,12 +49,12 @@ def roi_align(
 ):
     """feature [h w c], box [n 4] xyxy in image pixels -> pooled [n size size c], dtype of `feature`.
 
-        `stride` is the size of a cell in image pixels. `samples` per bin and axis; 0 is adaptive, at most `limit`
-        (None: no limit). `aligned` shifts the scaled box by half a cell and allows any size (an empty box pools
-        to 0 on the adaptive grid); without it the box is not shifted and is at least one cell wide and high.
+    `stride` is the size of a cell in image pixels. `samples` per bin and axis; 0 is adaptive, at most `limit`
+    (None: no limit). `aligned` shifts the scaled box by half a cell and allows any size (an empty box pools
+    to 0 on the adaptive grid); without it the box is not shifted and is at least one cell wide and high.
     `inclusive` adds 1 to x2 and y2 first, as some mmdetection 1.x builds do. A sample beyond one cell outside
-        the map contributes 0; a box that is not finite pools to 0. Differentiable in `feature`; boxes get no
-        gradient, as in the originals.
+    the map contributes 0; a box that is not finite pools to 0. Differentiable in `feature`; boxes get no
+    gradient, as in the originals.
     """
     level = jnp.zeros(box.shape[0], jnp.int32)
     return _pool_levels([feature], [stride], level, box, size, samples, aligned, inclusive, limit)
