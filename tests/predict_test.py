@@ -76,7 +76,7 @@ def test_one_bad_photo_does_not_stop_the_others(tmp_path):
     records = list(predict.predict(paths, predictor))
     assert [record["image"] for record in records] == paths
     assert ["error" in record for record in records] == [False, False, True, False, False, False, True]
-    assert "not a picture" in records[2]["error"] and "no such file" in records[6]["error"]
+    assert "not an image" in records[2]["error"] and "no such file" in records[6]["error"]
     assert {"image", "error"} == set(records[2])
     assert {batch["image"] for batch in batches} == {(3, 8, 8, 3)}, "one shape, so one trace"
 
@@ -128,6 +128,51 @@ def test_folders_and_patterns(tmp_path):
     assert predict.expand([f"{root}/**/*.jpg"]) == [f"{root}/sub/c.jpg"]
     for nothing in (f"{root}/none.jpg", f"{root}/*.webp", f"{root}/empty"):
         assert predict.expand([nothing]) == [nothing]
+
+
+def test_folders_pass_companions_over_and_name_what_is_not_read(tmp_path, capsys):
+    """A folder copied from a Mac or Windows; kinds of images that nothing here reads."""
+    for name in (
+        "a.jpg",
+        "b.HEIC",
+        "c.avif",
+        "d.mpo",
+        "e.jp2",
+        "._a.jpg",
+        ".DS_Store",
+        "Thumbs.db",
+        "raw.NEF",
+    ):
+        (tmp_path / name).touch()
+    found = [os.path.basename(path) for path in predict.expand([str(tmp_path)])]
+    assert found == ["a.jpg", "b.HEIC", "c.avif", "d.mpo", "e.jp2"]
+    assert "1 image files are not read (.nef; first: raw.NEF)" in capsys.readouterr().err
+    hidden = str(tmp_path / "._a.jpg")
+    assert predict.expand([hidden]) == [hidden], "named itself"
+
+
+def test_links_that_lead_nowhere_cost_their_file_alone(tmp_path):
+    """Named, matched by a pattern and in a folder; a link to the folder above does not multiply files."""
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "none.jpg")
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    (tmp_path / "self").symlink_to(tmp_path)
+    good = photo(tmp_path / "good.png")
+    root = str(tmp_path)
+    links = [f"{root}/gone.jpg", f"{root}/loop.jpg"]
+    for arguments in (links, [f"{root}/*.jpg"], [f"{root}/**/*.jpg"]):
+        assert predict.expand(arguments) == links
+    assert predict.expand([root]) == [links[0], good, links[1]]
+    predictor, _ = fixed(category_logits=[0.0, 1.0, 2.0])
+    records = list(predict.predict(predict.expand([root, f"{root}/none"]), predictor))
+    assert ["error" in record for record in records] == [True, False, True, True]
+    assert "is a broken link" in records[0]["error"] and "symbolic links" in records[2]["error"]
+
+
+def test_a_folder_without_images_is_named(tmp_path):
+    (tmp_path / "._a.jpg").touch()
+    predictor, _ = fixed(category_logits=[0.0, 1.0, 2.0])
+    (record,) = predict.predict(predict.expand([str(tmp_path)]), predictor)
+    assert record["error"].startswith(f"{tmp_path}: no image files in this folder (supported: JPEG")
 
 
 @pytest.fixture(scope="module")

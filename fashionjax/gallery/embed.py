@@ -83,12 +83,19 @@ def check_model(own: str, given: str, path: str) -> None:
 
 # ------------------------------------------------------------------------------ embedding pictures
 def folder_ids(folder: str) -> list[str]:
-    """The pictures in a folder and the folders in it: their paths in the folder, sorted."""
+    """The images in a folder and its subfolders: their paths in the folder, sorted. Hidden files and folders
+    are passed over, and what macOS's archiver adds (`__MACOSX`)."""
     root = Path(folder)
-    ids = sorted(entry.relative_to(root).as_posix() for entry in root.rglob("*") if photos.is_picture(entry))
+    entries = sorted(entry for entry in root.rglob("*") if not _is_companion(entry.relative_to(root)))
+    photos.note_unread(folder, entries)
+    ids = [entry.relative_to(root).as_posix() for entry in entries if photos.is_picture(entry)]
     if not ids:
-        raise UserError(f"{folder}: holds no picture ({', '.join(photos.SUFFIXES)}); --gallery needs some")
-    return ids
+        raise UserError(f"{folder}: no image files in this folder (supported: {photo.FORMAT_NAMES})")
+    return sorted(ids)
+
+
+def _is_companion(path: Path) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
 def embed_folder(folder: str, ids: Sequence[str], predictor: photos.Predictor) -> Embedded:

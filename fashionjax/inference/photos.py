@@ -1,4 +1,5 @@
-"""Photos named on a command line → what a model says of each: read side by side, batched, one trace."""
+"""Images of users (files, folders, patterns, PIL images, arrays) → what a model says of each: read in
+parallel, batched, one trace."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ import functools
 import glob
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +16,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from fashionjax import tasks
 from fashionjax.data import photo
@@ -22,10 +25,15 @@ from fashionjax.errors import UserError
 from fashionjax.inference import model as inference
 from fashionjax.runtime import checkpoint
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+# what a file is called that is read from a folder
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mpo",
+            ".avif", ".jp2", ".j2k", ".jpx", ".jpf", ".heic", ".heif", ".hif")  # fmt: skip
+# image files that a folder may hold and nothing here reads: named, never skipped in silence
+UNREAD_SUFFIXES = (".jxl", ".svg", ".psd", ".eps", ".ico", ".tga", ".exr", ".hdr", ".dng", ".cr2", ".cr3",
+                   ".nef", ".arw", ".raf", ".rw2", ".orf", ".pef", ".srw")  # fmt: skip
 READERS = min(4, os.cpu_count() or 1)  # each may hold a 100-megapixel photo
 # Switches that `load` turns off. They repeat how the published numbers were measured, and under them an
-# answer depends on chance (S1), on the other photos of the batch (S3) or on whether a picture comes from a
+# answer depends on chance (S1), on the other images of the batch (S3) or on whether an image comes from a
 # released list (S6): the same garment would embed differently as a photo and in a gallery.
 OFF = {
     "s1_random_crop_at_test": False,
@@ -34,21 +42,30 @@ OFF = {
 }
 UNUSED = 3  # a landmark that the detector does not see: as the slots that a garment has no landmark for
 
+Pixels = str | os.PathLike | Image.Image | np.ndarray  # a file, or an image in memory
+
+
+class Source(NamedTuple):
+    """An image to read, and what it is called in results and errors."""
+
+    name: str
+    image: Pixels
+
 
 class Predictor(NamedTuple):
-    """A restored model, ready for pictures of any size."""
+    """A restored model, ready for images of any size."""
 
     preprocess: Callable[[dict, None], dict]  # {"image": uint8 [h w 3]} → example with image and frame
     run: Callable[[dict], dict]  # batch of `batch_size` numpy examples → {name: numpy [b …]}
-    names: Mapping[str, Sequence[str]]  # "category", "attribute"
+    names: Mapping[str, Sequence[str]]  # "category", "attribute", "landmark"
     batch_size: int
     detector: Predictor | None = None  # finds the landmarks that are given to the model
 
 
 class Photo(NamedTuple):
-    """What is kept of a photo once it is read: not its pixels, which may be 300 MB."""
+    """What is kept of an image once it is read: not its pixels, which may be 300 MB."""
 
-    path: str
+    path: str  # or the name of an image in memory
     size: tuple[int, int]  # width, height as displayed
     example: dict  # what the model gets
     shown: np.ndarray | None  # uint8 [h w 3], at the size it is to be shown
@@ -116,16 +133,17 @@ def predictor(
 
 
 def outputs(
-    paths: Sequence[str], model: Predictor, sides: tuple[int, int] | None = None
+    images: Sequence[Pixels | Source], model: Predictor, sides: tuple[int, int] | None = None
 ) -> Iterator[tuple[Photo, dict] | tuple[UserError, None]]:
-    """For each path, in order, the photo with its outputs (arrays without the batch axis), or what is wrong
-    with the file. `sides` are the least and the largest longer side of `Photo.shown`; None: not shown.
+    """For each image, in order, the photo with its outputs (arrays without the batch axis), or what is wrong
+    with it. `sides` are the least and the largest longer side of `Photo.shown`; None: not shown.
 
     A photo whose landmarks are to be detected is read twice: its pixels may be too many to be kept between.
     """
+    sources = named(images)
     with ThreadPoolExecutor(READERS) as pool:
-        for start in range(0, len(paths), model.batch_size):
-            chunk = paths[start : start + model.batch_size]
+        for start in range(0, len(sources), model.batch_size):
+            chunk = sources[start : start + model.batch_size]
             given = [({}, {})] * len(chunk)
             if model.detector is not None:
                 given = [_detected(*found) for found in outputs(chunk, model.detector)]
@@ -136,29 +154,84 @@ def outputs(
                 yield (item, marks[1] | next(found)) if isinstance(item, Photo) else (item, None)
 
 
-def expand(arguments: Sequence[str]) -> list[str]:
-    """Files, folders (the pictures directly in them) and glob patterns → paths, in the order given.
+# ------------------------------------------------------------------------------ which images
+def named(images: Iterable[Pixels | Source]) -> list[Source]:
+    """Each image with its name: a file's path, `image_3` for the fourth image where it is in memory."""
+    found = []
+    for index, image in enumerate(images):
+        if not isinstance(image, Source):
+            is_path = isinstance(image, (str, os.PathLike))
+            image = Source(os.fspath(image) if is_path else f"image_{index}", image)
+        found.append(image)
+    return found
 
-    What matches nothing stays as it is, so that it is reported like any unreadable file.
+
+def collect(images: Pixels | Iterable[Pixels]) -> list[Source]:
+    """One image or many → sources. Paths may name folders and glob patterns, as on the command line."""
+    if isinstance(images, (str, os.PathLike, Image.Image)) or (
+        isinstance(images, np.ndarray) and images.ndim in (2, 3)
+    ):
+        images = [images]
+    found: list[Pixels] = []
+    for image in images:
+        found += expand([os.fspath(image)]) if isinstance(image, (str, os.PathLike)) else [image]
+    return named(found)
+
+
+def expand(arguments: Sequence[str]) -> list[str]:
+    """Files, folders (the images directly in them) and glob patterns → paths, in the order given.
+
+    What matches nothing, a broken link and a folder without images stay as they are, so that they are
+    reported like any unreadable file.
     """
     paths: list[str] = []
     for argument in arguments:
-        if os.path.isdir(argument):
-            inside = (entry for entry in Path(argument).iterdir() if is_picture(entry))
-            paths += sorted(str(entry) for entry in inside) or [argument]
-        elif os.path.exists(argument):
-            paths.append(argument)
+        if os.path.lexists(argument):
+            paths += _in_folder(argument) if os.path.isdir(argument) else [argument]
         else:
-            found = sorted(glob.glob(argument, recursive=True))
-            paths += expand(found) if found else [argument]
+            for match in _matches(argument) or [argument]:
+                paths += _in_folder(match) if os.path.isdir(match) else [match]
     return paths
 
 
+def _in_folder(folder: str) -> list[str]:
+    try:
+        entries = sorted(Path(folder).iterdir())
+    except OSError:
+        return [folder]
+    note_unread(folder, entries)
+    return [str(entry) for entry in entries if is_picture(entry)] or [folder]
+
+
+def _matches(pattern: str) -> list[str]:
+    """What a glob pattern matches, sorted. A file that `**` also reaches through links to folders above it
+    comes once, by its shortest path."""
+    shortest: dict[tuple[str, str], str] = {}
+    for path in sorted(glob.glob(pattern, recursive=True), key=lambda path: (len(path), path)):
+        folder, name = os.path.split(path)
+        shortest.setdefault((os.path.realpath(folder), name), path)
+    return sorted(shortest.values())
+
+
 def is_picture(path: Path) -> bool:
-    """A file that is called like one."""
-    return path.suffix.lower() in SUFFIXES and path.is_file()
+    """Whether a folder's entry is taken for an image: called like one, broken links included, so that they
+    are reported; hidden files are not (`._x.jpg` is macOS's companion of x.jpg)."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
 
 
+def note_unread(folder: str, entries: Iterable[Path]) -> None:
+    """A line on standard error for the image files of a folder whose format nothing here reads."""
+    unread = [path for path in entries if path.suffix.lower() in UNREAD_SUFFIXES and path.name[0] != "."]
+    if unread:
+        kinds = ", ".join(sorted({path.suffix.lower() for path in unread}))
+        print(
+            f"warning: {folder}: {len(unread)} image files are not read ({kinds}; first: {unread[0].name}); "
+            f"supported: {photo.FORMAT_NAMES}",
+            file=sys.stderr,
+        )
+
+
+# ------------------------------------------------------------------------------ files written
 def write_new(data: bytes, folder: Path, stem: str, suffix: str) -> Path:
     """The data as FOLDER/STEM.SUFFIX, or STEM-2.SUFFIX …: the first name that is free."""
     for number in itertools.count(1):
@@ -225,20 +298,34 @@ def _detected(item: Photo | UserError, output: dict | None) -> tuple[dict, dict]
 
 
 def _read(
-    path: str, given: tuple[dict, dict] | UserError, *, preprocess: Callable, sides: tuple[int, int] | None
+    source: Source,
+    given: tuple[dict, dict] | UserError,
+    *,
+    preprocess: Callable,
+    sides: tuple[int, int] | None,
 ) -> Photo | UserError:
     """`given` are the record fields that the photo has beside its pixels."""
     if isinstance(given, UserError):
         return given
+    name, image = source
     try:
-        image = photo.read_photo(path)
+        if not isinstance(image, (str, os.PathLike)):
+            image = photo.to_array(image, name)
+        elif os.path.isdir(image):
+            readable = os.access(image, os.R_OK | os.X_OK)
+            why = f"no image files in this folder (supported: {photo.FORMAT_NAMES})"
+            raise UserError(
+                f"{name}: {why if readable else 'this folder cannot be read; check its permissions'}"
+            )
+        else:
+            image = photo.read_photo(image, name)
     except UserError as error:
         return error
     height, width = image.shape[:2]
     shown = None
     if sides is not None:
         shown = photo.display(image, int(np.clip(max(height, width), *sides)))
-    return Photo(path, (width, height), preprocess({"image": image} | given[0], None), shown)
+    return Photo(name, (width, height), preprocess({"image": image} | given[0], None), shown)
 
 
 def _outputs(photos: Sequence[Photo], model: Predictor) -> Iterator[dict]:

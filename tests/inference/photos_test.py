@@ -79,7 +79,7 @@ def test_photos_that_no_detector_reads(runs, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"none")
     told = [str(item) for item, output in photos.outputs([path, str(tmp_path / "bad.jpg")], predictor)]
     assert "the detector's landmarks are not finite; use another --landmarks" in told[0]
-    assert "not a picture" in told[1]
+    assert "not an image" in told[1]
 
 
 def test_an_answer_does_not_depend_on_chance_or_the_other_photos(runs, tmp_path):

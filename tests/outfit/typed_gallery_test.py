@@ -57,7 +57,7 @@ def test_a_folder(folder, model, predictor, capfd):
 
 
 def test_folders_that_cannot_serve(tmp_path, model, predictor):
-    with pytest.raises(UserError, match="holds no picture"):
+    with pytest.raises(UserError, match="no image files in this folder"):
         typed_gallery.open_typed_gallery(str(tmp_path), model, predictor, {})
     (tmp_path / "a.jpg").write_bytes(b"text")
     with pytest.raises(UserError, match="none of its 1 pictures can be read"):

@@ -109,7 +109,7 @@ def test_of_equal_pictures_the_earlier_comes_first(shop, opened, predictor):
 def test_photos_that_cannot_be_answered(opened, predictor, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"none")
     records, row = search.search(search.embed_queries([str(tmp_path / "a.jpg")], predictor), opened, 2)
-    assert row.shape == (0, 2) and "not a picture" in records[0]["error"]
+    assert row.shape == (0, 2) and "not an image" in records[0]["error"]
 
     def broken(batch):
         return {"embedding": np.full((8, 4), np.nan)}
@@ -161,7 +161,7 @@ def test_galleries_that_are_refused(opened, runs, model, predictor, tmp_path):
         embed.open_collection(path, model, predictor)
     with pytest.raises(UserError, match="no such gallery"):
         embed.open_collection(str(tmp_path / "none"), model, predictor)
-    with pytest.raises(UserError, match="holds no picture"):
+    with pytest.raises(UserError, match="no image files in this folder"):
         embed.open_collection(str(tmp_path / "other"), model, predictor)
 
 
@@ -209,6 +209,13 @@ def test_splits_that_cannot_serve(data_dir, runs, model, predictor, tmp_path):
     with pytest.raises(UserError, match=r"has no landmarks.*give its pictures as a folder"):
         own = photos.load(runs["landmark"])
         embed.open_collection("dataset:synthetic_fashion/outfits:test", own, None, None, str(tmp_path))
+
+
+def test_companions_in_a_gallery_are_passed_over(tmp_path):
+    for name in ("a.jpg", "._a.jpg", "sub/b.png", "sub/._b.png", "__MACOSX/sub/b.png", ".cache/c.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    assert embed.folder_ids(str(tmp_path)) == ["a.jpg", "sub/b.png"]
 
 
 # ------------------------------------------------------------------------------ the command
