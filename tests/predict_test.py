@@ -146,7 +146,7 @@ def test_folders_pass_companions_over_and_name_what_is_not_read(tmp_path, capsys
         (tmp_path / name).touch()
     found = [os.path.basename(path) for path in predict.expand([str(tmp_path)])]
     assert found == ["a.jpg", "b.HEIC", "c.avif", "d.mpo", "e.jp2"]
-    assert "1 image files are not read (.nef; first: raw.NEF)" in capsys.readouterr().err
+    assert "unsupported formats skipped: 1 (.nef; first: raw.NEF)" in capsys.readouterr().err
     hidden = str(tmp_path / "._a.jpg")
     assert predict.expand([hidden]) == [hidden], "named itself"
 

@@ -225,8 +225,8 @@ def note_unread(folder: str, entries: Iterable[Path]) -> None:
     if unread:
         kinds = ", ".join(sorted({path.suffix.lower() for path in unread}))
         print(
-            f"warning: {folder}: {len(unread)} image files are not read ({kinds}; first: {unread[0].name}); "
-            f"supported: {photo.FORMAT_NAMES}",
+            f"warning: {folder}: files of unsupported formats skipped: {len(unread)} ({kinds}; first: "
+            f"{unread[0].name}); supported: {photo.FORMAT_NAMES}",
             file=sys.stderr,
         )
 

@@ -309,6 +309,7 @@ def test_what_is_no_image(tmp_path):
         decode_record(b"junk", "img/00001.jpg")
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_random_damage_never_escapes_as_another_exception():
     rng = np.random.default_rng(1)
     pillow_heif.register_heif_opener()
