@@ -109,7 +109,7 @@ def _label(config: ConfigDict, split: Split, step: int) -> str:
 
 def _check_labels(config: ConfigDict, split: Split) -> None:
     """UserError where metrics would count by numbers that mean something else to the model."""
-    unread = tasks.entry(config.task).unread_labels
+    unread = ("landmark_flip", *tasks.entry(config.task).unread_labels)  # flips are of training
     for label, names in config.labels.items():
         if label not in unread and label in split.labels and list(split.labels[label]) != list(names):
             raise UserError(

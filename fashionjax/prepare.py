@@ -13,7 +13,7 @@ import sys
 from absl import flags, logging
 
 from fashionjax import cli
-from fashionjax.data.builders import builder_names, prepare
+from fashionjax.data.builders import builder_names, prepare, prepared_folder
 from fashionjax.errors import UserError
 
 
@@ -46,11 +46,16 @@ def main(argv: list[str]) -> int:
         raise UserError("--data_dir is missing: the folder that prepared datasets are written to")
     logging.set_verbosity(logging.WARNING)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the unfinished build is removed
+    overrides = parse_overrides(options.set)
+    if not options.overwrite:
+        there = prepared_folder(argv[1], data_dir=options.data_dir, overrides=overrides)
+        if there is not None:
+            print(f"{there} is already prepared", file=sys.stderr)
     result = prepare(
         argv[1],
         data_dir=options.data_dir,
         manual_dir=options.manual_dir,
-        overrides=parse_overrides(options.set),
+        overrides=overrides,
         skip_damaged=options.skip_damaged,
         processes=options.processes,
         overwrite=options.overwrite,

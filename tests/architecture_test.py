@@ -15,7 +15,7 @@ ALLOWED = {
     "fashionjax.ops": ("errors", "ops"),
     "fashionjax.losses": ("errors", "ops"),
     "fashionjax.metrics": ("errors", "metrics"),
-    "fashionjax.data": ("errors", "data", "tfds_builders"),
+    "fashionjax.data": ("errors", "files", "data", "tfds_builders"),
     "fashionjax.models": ("errors", "models", "ops"),
     "fashionjax.quirks": ("errors", "ops"),
     "fashionjax.tasks": ("errors", "quirks", "task", "tasks", "models", "ops", "losses", "metrics", "data"),
@@ -36,7 +36,9 @@ ALLOWED = {
 OTHERS = ("experiments", "tfds_builders")  # the project's packages beside fashionjax
 # third-party packages that stay in their rooms
 CONFINED = {
-    "tensorflow_datasets": ("fashionjax.data.source", "fashionjax.data.builders", "tfds_builders"),
+    "tensorflow_datasets": ("fashionjax.data.source", "fashionjax.data.columns", "fashionjax.data.builders",
+                            "tfds_builders"),
+    "pyarrow": ("fashionjax.data.columns", "tfds_builders"),
     "flax": ("fashionjax.models", "fashionjax.tasks", "fashionjax.runtime.state",
              "fashionjax.runtime.checkpoint", "fashionjax.weights.key_maps", "fashionjax.import_weights"),
     "orbax": ("fashionjax.runtime.checkpoint",),

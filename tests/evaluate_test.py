@@ -20,7 +20,7 @@ def workdir(synthetic_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     _, err = finish(start(folder, synthetic_dir, "--config.eval_every=10", steps=20))
     assert len((folder / "evaluations.jsonl").read_text().splitlines()) == 2
-    assert err.count("already prepared") == 2, "train and val are opened once"
+    assert "already prepared" not in err, "opening a dataset is no news"
     return folder
 
 

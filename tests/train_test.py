@@ -143,12 +143,11 @@ def test_two_sigterms_are_one(synthetic_dir, tmp_path):
 
 
 def test_sigterm_before_the_first_step_has_nothing_to_save(synthetic_dir, tmp_path):
-    process = start(tmp_path, synthetic_dir)
-    while "already prepared" not in (line := process.stderr.readline()):  # the first look at the data
-        assert line, "ended before it began"
+    process = start(tmp_path / "run", synthetic_dir)
+    wait_for((tmp_path / "run").exists, process)  # before anything is compiled
     process.send_signal(signal.SIGTERM)
     _, err = finish(process)
-    assert "nothing to save" in err and not saved_steps(tmp_path)
+    assert "nothing to save" in err and not saved_steps(tmp_path / "run")
 
 
 def two_hosts(workdir, data_dir) -> list[subprocess.Popen]:

@@ -16,7 +16,38 @@ from tfds_builders.release import ReleaseError, Row, Table, TextFile, integers, 
 SLOTS = 8
 GARMENT_TYPES = ("upper", "lower", "full")
 POINTS = {1: 6, 2: 4, 3: 8}  # clothes type → number of landmarks
+LANDMARK_FLIP = ((0, 1), (2, 3), (4, 5), (6, 7))  # left and right slot of each pair
+_PARTS = {  # garment type → the body part of each pair of slots
+    "upper": ("collar", "sleeve", "hem"),
+    "lower": ("waistline", "hem"),
+    "full": ("collar", "sleeve", "waistline", "hem"),
+}
 VISIBLE, OCCLUDED, CUT_OFF, NOT_USED = 0, 1, 2, 3  # 3 is ours: the garment type has no such landmark
+
+
+def _sides(parts: Sequence[str]) -> list[str]:
+    return [f"{side} {part}" for part in parts for side in ("left", "right")]
+
+
+def landmark_metadata(*, paired: bool = True) -> dict[str, list]:
+    """What the metadata of a dataset with DeepFashion's eight landmark slots say of them.
+
+    landmark_names: a name per slot. A slot is another body part for another garment type, and is named by all
+    of them ("left collar/waistline"). landmark_names_of_type: the exact names, a list for each of
+    GARMENT_TYPES. landmark_flip: [left, right] slots that a horizontal flip exchanges; empty, and without
+    names, where the slots have no fixed meaning (`paired` False).
+    """
+    if not paired:
+        return {"landmark_flip": []}
+    slots = [
+        "/".join(dict.fromkeys(parts[pair] for parts in _PARTS.values() if pair < len(parts)))
+        for pair in range(SLOTS // 2)
+    ]
+    return {
+        "landmark_names": _sides(slots),
+        "landmark_names_of_type": [_sides(_PARTS[kind]) for kind in GARMENT_TYPES],
+        "landmark_flip": [list(pair) for pair in LANDMARK_FLIP],
+    }
 
 
 class Partition(NamedTuple):

@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from tfds_builders import pictures
+from tfds_builders import annotations, pictures
 from tfds_builders.annotations import GARMENT_TYPES, SLOTS, VISIBLE, Boxes, Lines
 from tfds_builders.release import (
     SYNTHETIC,
@@ -118,6 +118,10 @@ class BenchmarkBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def features(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """The record's features."""
 
+    def landmark_metadata(self) -> dict[str, list]:
+        """Names and left/right pairs of the landmark slots."""
+        return annotations.landmark_metadata()
+
     @abc.abstractmethod
     def records(self, release: Release, vocabulary: Vocabulary) -> Records:
         """Read and validate every table."""
@@ -136,16 +140,17 @@ class BenchmarkBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         return self.vocabulary(self.release)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        metadata: dict[str, Any] = {}
+        features = self.features(self.names)
+        metadata: dict[str, Any] = self.landmark_metadata() if "landmark" in features else {}
         if self.names.attribute is not None:
-            metadata = {
+            metadata |= {
                 "attribute_names": self.names.attribute,
                 "attribute_groups": self.names.attribute_group,
             }
         return tfds.core.DatasetInfo(
             builder=self,
             description=f"{self.DESCRIPTION} {self.builder_config.description}",
-            features=tfds.features.FeaturesDict(self.features(self.names)),
+            features=tfds.features.FeaturesDict(features),
             homepage=self.HOMEPAGE,
             metadata=tfds.core.MetadataDict(**metadata),
             disable_shuffling=True,

@@ -25,6 +25,7 @@ from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any
 
+from fashionjax.data import source
 from fashionjax.errors import UserError
 
 RECORD = (
@@ -121,20 +122,15 @@ def prepare(
 
     Returns {"dataset", "config", "splits": {name: count}, "skipped": [{"id", "reason"}]}. Raises UserError
     when the release is broken, or when the dataset is there with other builder-config fields and
-    `overwrite` is off.
+    `overwrite` is off. A dataset that was prepared without label columns gets them.
     """
-    dataset, _, config_name = name.partition("/")
-    builder = builder_class(dataset)
-    config = builder_config(builder, config_name or None, overrides or {})
-    fields = config_fields(config) if config is not None else {}
-    version = str(getattr(config, "version", None) or builder.VERSION)
-    root = Path(data_dir).expanduser()
-    target = root.joinpath(dataset, *([config.name] if config is not None else []), version)
+    builder, config, fields, target = _target(name, data_dir, overrides)
     done = None if overwrite else _already_prepared(target, fields)
     if done is not None:
-        print(f"{target} is already prepared", file=sys.stderr)
+        source.write_columns(target, progress, missing_ok=True)
         return done
     _check_manual_dir(builder, manual_dir)
+    root, dataset = Path(data_dir).expanduser(), builder.name
     run = {"manual_dir": os.fspath(manual_dir or ""), "skip_damaged": skip_damaged, "progress": progress}
     if processes is not None:
         run["processes"] = processes
@@ -144,6 +140,27 @@ def prepare(
         (built / RECORD).write_text(json.dumps(record, indent=1, default=str) + "\n")
         _move(building, root, built, target, overwrite)
     return result
+
+
+def prepared_folder(
+    name: str, *, data_dir: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None
+) -> Path | None:
+    """The folder of NAME[/CONFIG] if it is prepared. UserError where it is with other fields."""
+    _, _, fields, target = _target(name, data_dir, overrides)
+    return None if _already_prepared(target, fields) is None else target
+
+
+def _target(
+    name: str, data_dir: str | os.PathLike[str], overrides: Mapping[str, Any] | None
+) -> tuple[type, Any, dict[str, Any], Path]:
+    """Builder, its config, the config's fields, and the folder of the finished dataset."""
+    dataset, _, config_name = name.partition("/")
+    builder = builder_class(dataset)
+    config = builder_config(builder, config_name or None, overrides or {})
+    fields = config_fields(config) if config is not None else {}
+    version = str(getattr(config, "version", None) or builder.VERSION)
+    root = Path(data_dir).expanduser()
+    return builder, config, fields, root.joinpath(dataset, *([config.name] if config else []), version)
 
 
 def _already_prepared(target: Path, fields: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -204,6 +221,7 @@ def _build(
                 download_dir=str(building / "downloads"),
                 download_config=tfds.download.DownloadConfig(manual_dir=run["manual_dir"] or None),
             )
+        source.write_columns(Path(instance.data_dir), bool(run["progress"]))
     except ReleaseError as error:
         raise UserError(str(error)) from error
     except (OSError, BrokenExecutor) as error:  # a full disk, a worker that the system killed

@@ -5,13 +5,18 @@ from __future__ import annotations
 import bisect
 import functools
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tqdm import tqdm
 
+from fashionjax.data import columns
 from fashionjax.errors import UserError
+
+READING = "reading labels from records (no label columns)"
 
 
 class DamagedRecord(Exception):
@@ -61,22 +66,24 @@ class Split:
             raise DamagedRecord(f"{self.dataset}/{self.name}[{index}]", reason[0][:200]) from error
 
     def column(self, name: str) -> np.ndarray:
-        """One feature of every record, in order. Lists of different lengths come as an array of objects.
-        Texts, numbers and lists of numbers are read together and kept; a damaged record has "", -1 (NaN, or 0
-        of an unsigned type) or an empty list. Of larger features a damaged record raises.
+        """One feature of every record, in order: an array, or for lists an array of objects with an array per
+        record. A field of a list of objects is named `instance/box`.
 
-        Or a table of the split, what the dataset says of its records beyond each of them (the outfits and the
-        questions of a compatibility benchmark): the builder's `metadata["tables"][split][name]`, a list with
-        a row per outfit or question. A list of lists comes as an array of objects, each an array.
+        Read from the file of label columns; no record is opened. Datasets that were prepared without such a
+        file, and features that are too large for it, are read from the records. There a damaged record
+        counts as "", -1 (NaN for floats, 0 for unsigned integers) or an empty list for texts, numbers and
+        lists of them; for other features DamagedRecord is raised.
+
+        `name` may also be a table of the split (the outfits and questions of a compatibility benchmark): the
+        builder's `metadata["tables"][split][name]`, a list with a row per outfit or question.
         """
-        if name not in self.features:
-            if name in self.tables:
-                return _column(_tables(_builder(self.folder).info, self.name)[name])
-            has = ", ".join((*self.features, *self.tables))
+        if name in self.tables and name not in self.features:
+            return _column(_tables(_builder(self.folder).info, self.name)[name])
+        if name not in self.features and name not in _columns(self.folder):
+            nested = [column for column in _columns(self.folder) if column not in self.features]
+            has = ", ".join((*self.features, *nested, *self.tables))
             raise UserError(f"{self.dataset}: has no feature {name!r}; it has {has}")
-        if name in _small_features(self.folder):
-            return _small_columns(self.folder, self.name)[name]
-        return np.asarray([self[i][name] for i in range(len(self))])
+        return _read_column(self.folder, self.name, name)
 
     def _source(self):
         if self._records is None:
@@ -155,52 +162,89 @@ def find(dataset: str, data_dir: str | Path) -> Path:
 
 
 @functools.lru_cache(maxsize=8)
-def _small_features(folder: Path) -> tuple[str, ...]:
-    """Features that are a text, a class, a number or a list of numbers."""
-    features = _builder(folder).info.features
-    return tuple(name for name, feature in features.items() if _is_small(feature))
+def _columns(folder: Path) -> dict[str, columns.Column]:
+    return columns.columns_of(_builder(folder).info.features)
 
 
-def _is_small(feature) -> bool:
-    return not (feature.feature if isinstance(feature, tfds.features.Sequence) else feature).shape
+@functools.lru_cache(maxsize=64)
+def _read_column(folder: Path, split: str, name: str) -> np.ndarray:
+    """A feature of every record, from the label columns or else from the records."""
+    known, length = _columns(folder), _builder(folder).info.splits[split].num_examples
+    if name in known:
+        found = columns.read(columns.file_of(folder, split), name, known[name], length)
+        if found is not None:
+            return found
+        if _is_small(known[name]):
+            return _small_columns(folder, split)[name]
+    records = Split(folder, split)
+    if name in known:
+        return known[name].stack([known[name].pick(records[i]) for i in _progress(records, READING)])
+    return np.asarray([records[i][name] for i in _progress(records, READING)])
+
+
+def _is_small(column: columns.Column) -> bool:
+    return not column.shape and len(column.path) == 1
 
 
 @functools.lru_cache(maxsize=8)
 def _small_columns(folder: Path, split: str) -> dict[str, np.ndarray]:
-    """Every small feature of a split in one pass over its records."""
-    records, names = Split(folder, split), _small_features(folder)
+    """Every text, class, number and list of these of a split, in one pass over its records."""
+    records = Split(folder, split)
+    small = {name: column for name, column in _columns(folder).items() if _is_small(column)}
     rows: list[list | None] = []
-    for i in range(len(records)):
+    for i in _progress(records, READING):
         try:
             record = records[i]
-            rows.append([record[name] for name in names])
-        except DamagedRecord:  # named where the record itself is wanted
+            rows.append([column.pick(record) for column in small.values()])
+        except DamagedRecord:  # reported where the record itself is needed
             rows.append(None)
-    whole = next((row for row in rows if row is not None), None)
-    if whole is None:
+    if all(row is None for row in rows):
         raise UserError(f"{records.dataset}/{split}: no record can be read; prepare the dataset again")
-    nothing = [_nothing(value) for value in whole]
-    return {
-        name: _column(list(values))
-        for name, values in zip(names, zip(*(nothing if row is None else row for row in rows)))
-    }
+    nothing = [_nothing(column) for column in small.values()]
+    filled = zip(*(nothing if row is None else row for row in rows))
+    return {name: column.stack(list(values)) for (name, column), values in zip(small.items(), filled)}
 
 
-def _nothing(value: Any) -> Any:
-    """What stands for a value like this one in a record that cannot be read."""
-    if isinstance(value, (str, bytes)):
-        return type(value)()
-    if isinstance(value, list) or np.ndim(value):
-        return np.asarray(value)[:0]
-    kind = np.asarray(value).dtype
-    return kind.type({"i": -1, "f": np.nan}.get(kind.kind, 0))
+def _progress(records: Split, what: str, *, shown: bool = True) -> tqdm:
+    """The record numbers, with rate and time left on stderr where it takes longer than a moment."""
+    interval = 0.2 if sys.stderr.isatty() else 30
+    numbers = range(len(records))
+    return tqdm(numbers, what, unit=" records", delay=2, mininterval=interval, disable=not shown)
 
 
-def _column(values: list) -> np.ndarray:
-    if not values or not isinstance(values[0], (list, np.ndarray)):
-        return np.asarray(values)
-    column = np.empty(len(values), object)
-    for row, value in enumerate(values):
+def write_columns(folder: Path, progress: bool = False, *, missing_ok: bool = False) -> None:
+    """Write the label columns of every split of a finished dataset that has none.
+
+    With `missing_ok`, splits with damaged records and folders that cannot be written stay without.
+    """
+    for split in _builder(Path(folder)).info.splits:
+        path = columns.file_of(folder, split)
+        if path.exists():
+            continue
+        records = Split(folder, split)
+        bar = _progress(records, f"label columns of {split}", shown=progress)
+        try:
+            columns.write(path, _columns(Path(folder)), (records[i] for i in bar))
+        except (OSError, DamagedRecord):
+            if not missing_ok:
+                raise
+
+
+def _nothing(column: columns.Column) -> Any:
+    """What stands for the value of a record that cannot be read."""
+    if column.ragged:
+        return []
+    if column.dtype is None:
+        return ""
+    return {"i": -1, "f": np.nan}.get(column.dtype.kind, 0)
+
+
+def _column(rows: list) -> np.ndarray:
+    """A table of the metadata: an array, or for lists an array of objects."""
+    if not rows or not isinstance(rows[0], list):
+        return np.asarray(rows)
+    column = np.empty(len(rows), object)
+    for row, value in enumerate(rows):
         column[row] = np.asarray(value)
     return column
 
@@ -218,8 +262,8 @@ def _version(name: str) -> tuple:
 
 
 def _labels(info) -> dict[str, list]:
-    """Names of every class feature and of the attributes, and the type spaces ([type, type] each), as plain
-    lists."""
+    """Names of every class feature, of the attributes and of the landmark slots, the left and right slots
+    that a flip exchanges, and the type spaces ([type, type] each), as plain lists."""
     labels = {
         name: list(feature.names)
         for name, feature in info.features.items()
@@ -229,6 +273,9 @@ def _labels(info) -> dict[str, list]:
         ("attribute_names", "attribute"),
         ("attribute_groups", "attribute_group"),
         ("type_spaces", "type_space"),
+        ("landmark_names", "landmark"),
+        ("landmark_names_of_type", "landmark_of_type"),
+        ("landmark_flip", "landmark_flip"),
     ):
         value = _metadata(info, key)
         if value is not None:

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from fashionjax.data import builders, source
+from fashionjax.data import builders, columns, source
 from fashionjax.errors import UserError
 from fashionjax.runtime import datasets
 
 NAME = "synthetic_fashion/consumer_to_shop"
+SIZES = {"train_items": "3", "val_items": "1", "test_items": "2", "consumer_views": "1", "size": "48"}
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pairs")
-    sizes = {"train_items": "3", "val_items": "1", "test_items": "2", "consumer_views": "1", "size": "48"}
-    builders.prepare(NAME, data_dir=folder, overrides=sizes, progress=False)
+    builders.prepare(NAME, data_dir=folder, overrides=SIZES, progress=False)
     return folder
 
 
@@ -54,10 +54,10 @@ def test_columns_are_the_records_values(data_dir):
 
 
 def test_columns_pass_over_a_damaged_record(data_dir, tmp_path):
-    """The others keep their values and places, and the items of all splits are still those."""
+    """Without label columns the others keep their values and places, and the items of all splits are still
+    those."""
     before = source.open_split(NAME, "train", data_dir)
-    copy = tmp_path / "data"
-    shutil.copytree(data_dir, copy)
+    copy = without_column_files(data_dir, tmp_path)
     (file,) = copy.glob("**/*train.array_record*")
     raw = bytearray(file.read_bytes())
     at = next(at for at in (raw.find(before[i]["image"][40:60]) for i in range(12)) if at >= 0)
@@ -77,6 +77,9 @@ def test_columns_pass_over_a_damaged_record(data_dir, tmp_path):
     assert {split.column("item_id")[i] for i in broken} == {""}
     assert {int(split.column("view")[i]) for i in broken} == {-1}
     assert "" not in source.item_names(source.find(NAME, copy))
+    builders.prepare(NAME, data_dir=copy, overrides=SIZES, progress=False)  # usable as it is
+    folder = source.find(NAME, copy)
+    assert not (folder / "columns-train.parquet").exists() and (folder / "columns-val.parquet").exists()
 
 
 def test_items_are_those_of_all_splits_in_order(data_dir):
@@ -141,3 +144,135 @@ def test_type_spaces_survive_the_checkpoint_config(told):
     again = ConfigDict(json.loads(config.to_json()))
     assert [list(pair) for pair in again.labels.type_space] == split.labels["type_space"]
     assert again.labels.type_space == config.labels.type_space
+
+
+# ------------------------------------------------------------------------------ label columns
+@pytest.fixture(scope="module")
+def instances(tmp_path_factory):
+    """A dataset whose records hold a list of objects, with label columns."""
+    folder = tmp_path_factory.mktemp("instances")
+    sizes = {"train": "5", "val": "1", "test": "1", "size": "48"}
+    builders.prepare("synthetic_fashion/instances", data_dir=folder, overrides=sizes, progress=False)
+    return folder
+
+
+@pytest.fixture
+def no_records(monkeypatch):
+    """Reading a record fails the test."""
+
+    monkeypatch.setattr(source.Split, "_source", lambda self: pytest.fail("a record was read"))
+    source._read_column.cache_clear()
+
+
+def equal(found, expected):
+    """Two columns: dtype, shape and every value."""
+    assert found.dtype == expected.dtype and found.shape == expected.shape
+    if found.dtype == object:
+        for here, there in zip(found, expected):
+            equal(here, there)
+    else:
+        np.testing.assert_array_equal(found, expected)
+
+
+def without_column_files(data_dir, folder):
+    """A copy as it was prepared before there were label columns."""
+    copy = folder / "data"
+    shutil.copytree(data_dir, copy)
+    for file in copy.rglob("columns-*.parquet"):
+        file.unlink()
+    return copy
+
+
+def every_column(name, split, data_dir):
+    opened = source.open_split(name, split, data_dir)
+    return {column: opened.column(column) for column in source._columns(opened.folder)}
+
+
+@pytest.mark.parametrize("split", ["train", "query", "gallery"])
+def test_columns_are_read_without_a_record(data_dir, tmp_path, split, no_records, monkeypatch):
+    found = every_column(NAME, split, data_dir)
+    source.item_names(source.find(NAME, data_dir))
+    assert {"image_id", "item_id", "pair_id", "landmark", "box", "category"} <= set(found)
+    monkeypatch.undo()
+    expected = every_column(NAME, split, without_column_files(data_dir, tmp_path))
+    assert found.keys() == expected.keys()
+    for name in found:
+        equal(found[name], expected[name])
+
+
+def test_fields_of_a_list_of_objects_are_columns(instances, tmp_path, no_records, monkeypatch):
+    name = "synthetic_fashion/instances"
+    found = every_column(name, "train", instances)
+    monkeypatch.undo()
+    split = source.open_split(name, "train", instances)
+    records = [split[i]["instance"] for i in range(5)]
+    assert [len(row) for row in found["instance/category"]] == [len(r["category"]) for r in records]
+    for i, record in enumerate(records):
+        np.testing.assert_array_equal(found["instance/category"][i], record["category"])
+        np.testing.assert_array_equal(found["instance/landmark"][i], np.stack(record["landmark"]))
+        assert found["instance/mask"][i].tolist() == [mask.decode() for mask in record["mask"]]
+    expected = every_column(name, "train", without_column_files(instances, tmp_path))
+    for column in found:
+        equal(found[column], expected[column])
+    with pytest.raises(UserError, match=r"no feature 'instance/colour'; it has .*instance/box"):
+        split.column("instance/colour")
+
+
+def test_columns_over_several_row_groups(tmp_path, monkeypatch):
+    """Empty lists at the edges, more records than are held in memory, and a split without records."""
+    monkeypatch.setattr(columns, "ROWS", 2)
+    kinds = {
+        "name": columns.Column(("name",), None, (), False),
+        "point": columns.Column(("point",), np.dtype(np.float32), (2, 2), False),
+        "tag": columns.Column(("tag",), None, (), True),
+        "box": columns.Column(("one", "box"), np.dtype(np.uint8), (4,), True),
+    }
+    rng = np.random.default_rng(0)
+    counts = (0, 3, 0, 0, 1)
+    records = [
+        {
+            "name": "é" * n,
+            "point": rng.random((2, 2), np.float32),
+            "tag": [f"t{i}" for i in range(n)],
+            "one": {"box": [rng.integers(0, 255, 4, np.uint8) for _ in range(n)]},
+        }
+        for n in counts
+    ]
+    for rows in (records, []):
+        path = tmp_path / f"columns-{len(rows)}.parquet"
+        columns.write(path, kinds, rows)
+        for name, column in kinds.items():
+            found = columns.read(path, name, column, len(rows))
+            equal(found, column.stack([column.pick(record) for record in rows]))
+    assert columns.read(path, "colour", kinds["name"], 0) is None
+    assert [file.name for file in tmp_path.glob(".*")] == []
+
+
+def test_unfinished_column_file_is_not_left(tmp_path):
+    def rows():
+        yield {"name": "a"}
+        raise OSError("disk full")
+
+    path = tmp_path / "columns-train.parquet"
+    with pytest.raises(OSError, match="disk full"):
+        columns.write(path, {"name": columns.Column(("name",), None, (), False)}, rows())
+    assert not list(tmp_path.iterdir())
+
+
+def test_column_file_of_another_dataset_is_refused(data_dir, tmp_path):
+    copy = tmp_path / "data"
+    shutil.copytree(data_dir, copy)
+    folder = source.find(NAME, copy)
+    shutil.copy(folder / "columns-val.parquet", folder / "columns-query.parquet")
+    with pytest.raises(UserError, match=r"columns-query.parquet: holds 4 records, the split has 2; delete"):
+        source.open_split(NAME, "query", copy).column("item_id")
+    (folder / "columns-gallery.parquet").write_bytes(b"PAR1 cut off")
+    with pytest.raises(UserError, match=r"columns-gallery.parquet: not readable \(.*prepare"):
+        source.open_split(NAME, "gallery", copy).column("item_id")
+
+
+def test_preparing_again_adds_missing_columns(data_dir, tmp_path):
+    copy = without_column_files(data_dir, tmp_path)
+    builders.prepare(NAME, data_dir=copy, overrides=SIZES, progress=False)
+    for file in source.find(NAME, data_dir).glob("columns-*.parquet"):
+        assert (source.find(NAME, copy) / file.name).read_bytes() == file.read_bytes()

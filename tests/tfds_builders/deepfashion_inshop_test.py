@@ -224,6 +224,8 @@ def test_mmfashion_lists(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pairs[0], [2, 2])  # clothes and variation type
     np.testing.assert_allclose(record["landmark"], pairs / np.float32([40, 56]), rtol=1e-6)
     np.testing.assert_array_equal(record["visibility"], np.where(pairs.any(1), 0, 3))
+    labels = opened(tree, "train", "mmfashion").labels
+    assert labels["landmark_flip"] == [] and "landmark" not in labels  # no slot means one point
     trees.edit(tree / "Anno/query_id.txt", 1, lambda line: "6")
     with pytest.raises(UserError, match=r"query_id.txt:1: item 6 is neither a name nor a row"):
         build(tree, "mmfashion", overwrite=True)

@@ -13,8 +13,9 @@ import tensorflow_datasets as tfds
 import trees
 from PIL import Image
 
-from fashionjax.data import builders
+from fashionjax.data import builders, source
 from fashionjax.errors import UserError
+from tfds_builders import annotations
 
 NAME = "deepfashion_landmarks"
 BOXES, MARKS, PARTITION = "Anno/list_bbox.txt", "Anno/list_landmarks.txt", "Eval/list_eval_partition.txt"
@@ -344,3 +345,18 @@ def test_mmfashion_lists(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"val_landmarks.txt:6: 5 rows for the 6 rows of val.txt"):
         build(tree, name=f"{NAME}/mmfashion", overwrite=True)
     assert read(tree, "mmfashion")  # the dataset that was there is untouched by failed rebuilds
+
+
+def test_slots_are_named_and_paired(tree: Path) -> None:
+    """A slot is named by its parts of all garment types; a pair is left and right of one part."""
+    build(tree)
+    labels = source.open_split(NAME, "train", tree.parent / "out").labels
+    assert labels["landmark"][:6:2] == ["left collar/waistline", "left sleeve/hem", "left hem/waistline"]
+    assert labels["landmark"][7] == "right hem" and len(labels["landmark"]) == 8
+    exact = dict(zip(labels["garment_type"], labels["landmark_of_type"]))
+    assert exact["lower"] == ["left waistline", "right waistline", "left hem", "right hem"]
+    assert [len(exact[name]) for name in annotations.GARMENT_TYPES] == list(annotations.POINTS.values())
+    assert labels["landmark_flip"] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    for names in (labels["landmark"], *exact.values()):
+        for left, right in labels["landmark_flip"][: len(names) // 2]:
+            assert names[left].replace("left", "right") == names[right] != names[left]

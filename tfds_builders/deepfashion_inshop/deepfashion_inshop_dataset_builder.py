@@ -117,6 +117,10 @@ are there, Anno/list_item_inshop.txt and Anno/list_attr_cloth.txt for the names"
             features |= {name: tfds.features.Scalar(dtype=np.int32) for name in ("variation", "pose")}
         return features
 
+    def landmark_metadata(self) -> dict[str, list]:
+        """MMFashion's lists are shifted and closed up: a slot is another point in every picture."""
+        return annotations.landmark_metadata(paired=not self.derived_lists)
+
     def records(self, release: Release, vocabulary: Vocabulary) -> Records:
         records = (self._derived if self.derived_lists else self._original)(release, vocabulary)
         check_protocol(records)

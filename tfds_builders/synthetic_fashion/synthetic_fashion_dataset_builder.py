@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from tfds_builders.annotations import landmark_metadata
 from tfds_builders.release import ReleaseError
 from tfds_builders.synthetic_fashion import outfits, product, records
 from tfds_builders.synthetic_fashion.wardrobe import TYPES, VOCABULARY, Taste, text_vector
@@ -241,6 +242,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 attribute_names=list(ATTRIBUTE_NAMES),
                 attribute_groups=list(ATTRIBUTE_GROUPS),
                 parameters=plan._asdict(),
+                **landmark_metadata(),
             ),
         )
 
