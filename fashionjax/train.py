@@ -2,7 +2,8 @@
 
     python -m fashionjax.train --config=experiments/landmarks.py:backbone=resnet50 --workdir=runs/landmarks
 
-A workdir that holds a checkpoint is resumed from its last one. SIGTERM saves and exits with status 0.
+A workdir that holds a checkpoint is resumed from its last one. SIGTERM saves and exits with status 0; only
+the command listens to it: `train` installs no signal handler and runs on any thread.
 """
 
 from __future__ import annotations
@@ -23,28 +24,29 @@ from fashionjax import cli, tasks
 from fashionjax.data import pipeline
 from fashionjax.errors import UserError
 from fashionjax.inference import model as inference
-from fashionjax.runtime import checkpoint, datasets, optim, parallel, state
-from fashionjax.runtime.metric_log import EVALUATIONS_FILE, ScalarLog
+from fashionjax.runtime import checkpoint, datasets, optim, parallel, settings, state
+from fashionjax.runtime.metric_log import EVALUATIONS_FILE, ScalarLog, Window
 
-NONFINITE = ("skip", "stop")
-DTYPES = ("float32", "bfloat16")
 AGREE_EVERY = 20  # steps after which hosts ask each other for SIGTERM where log_every is 0
 
 
-def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
-    """Run (or resume) a config to its last step; → the final state."""
-    _check(config)
-    with contextlib.ExitStack() as ending:  # in reverse: log, checkpoints (waits for the last), SIGTERM
-        terminate = ending.enter_context(_Terminate())
+def train(config: ConfigDict, workdir: str | Path, terminate: Terminate | None = None) -> state.TrainState:
+    """Run (or resume) a config to its last step; → the final state.
 
+    `terminate`: asks the loop to save and leave before the last step.
+    """
+    terminate = terminate or Terminate()
+    settings.check(config)
+    tasks.entry(config.task)  # UserError for an unknown one
+    mesh = parallel.make_mesh()
+    parallel.check_batch_size(config.batch_size, mesh, config.accumulate)
+    with contextlib.ExitStack() as ending:  # in reverse: log, checkpoints (waits for the last)
         # ---- data and task
         split = datasets.open_split(config, config.train_split)
         held_out = datasets.open_split(config, config.eval_split)
         datasets.attach_labels(config, split)
         task = tasks.make(config)
         hosts = parallel.this_process()
-        mesh = parallel.make_mesh()
-        parallel.check_batch_size(config.batch_size, mesh, config.accumulate)
         sample = next(pipeline.train_batches(split, task.preprocess, batch_size=1, seed=0))
         shapes = jax.eval_shape(task.init, jax.random.PRNGKey(0), sample)
         _check_best(config, jax.eval_shape(task.predict, *shapes, sample))
@@ -88,7 +90,7 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
         feed = parallel.prefetch(batches, lambda b: parallel.put_batch(b, config.parallel, mesh))
         log = ending.enter_context(ScalarLog(workdir, start, steps, config.batch_size))
         told = _Damage(split, task.preprocess)
-        window: list[tuple[int, dict]] = []
+        window = Window(log, schedule, every=config.log_every, stop=config.nonfinite == "stop")
         agree_every = config.log_every or AGREE_EVERY
 
         def evaluate() -> dict[str, float]:
@@ -99,19 +101,17 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
 
         terminate.at_once = False
         if start == steps and parallel.any_host(log.lacks(steps, EVALUATIONS_FILE)):
-            evaluate()  # it was cut short or failed
+            checkpoint.add_metrics(manager, steps, evaluate())  # it was cut short or failed
         for step in range(start + 1, steps + 1):
             host_batch, batch = next(feed)
             told.count(host_batch)
             run, scalars = train_step(run, batch)
-            if len(window) == config.log_every:  # the device is busy with this step while those are read
-                _flush(window, log, schedule, config)
-            window.append((step, scalars))
+            window.add(step, scalars)
             agreeing = hosts[1] == 1 or step % agree_every == 0  # asking the others is a collective
             leaving = agreeing and parallel.any_host(terminate.asked)
             evaluating = step == steps or (config.eval_every and step % config.eval_every == 0)
             if leaving or evaluating or (config.save_every and step % config.save_every == 0):
-                _flush(window, log, schedule, config)
+                window.flush()
                 metrics = None
                 if evaluating and not leaving:
                     try:
@@ -158,26 +158,6 @@ class _CutShort(Exception):
     """SIGTERM came during an evaluation."""
 
 
-def _flush(window: list, log: ScalarLog, schedule, config: ConfigDict) -> None:
-    """Means over the window → one line; a step that was not finite is named."""
-    if not window:
-        return
-    steps = [step for step, _ in window]
-    values = jax.device_get([scalars for _, scalars in window])
-    window.clear()
-    bad = [step for step, scalars in zip(steps, values, strict=True) if scalars["nonfinite"]]
-    good = [scalars for scalars in values if not scalars["nonfinite"]] or values
-    means = {name: float(np.mean([scalars[name] for scalars in good])) for name in good[0]}
-    means |= {"nonfinite": len(bad), "lr": float(schedule(steps[-1] - 1))}
-    log.write(steps[-1], {"loss": means.pop("loss"), **means})
-    log.progress(steps[-1], {"loss": float(np.mean([s["loss"] for s in good])), "lr": means["lr"]})
-    if bad:
-        named = f"step{'s' if len(bad) > 1 else ''} {', '.join(map(str, bad))}: loss or gradient not finite"
-        if config.nonfinite == "stop":
-            raise UserError(f"{named}; stopped (config.nonfinite=stop), the last checkpoint is intact")
-        print(f"warning: {named}; skipped, parameters unchanged", file=sys.stderr)
-
-
 class _Damage:
     """Counts records that could not be read, and names each once."""
 
@@ -200,9 +180,9 @@ class _Damage:
             )
 
 
-class _Terminate:
-    """SIGTERM asks the loop to save and leave; while `at_once`, with nothing to save yet, it ends with
-    status 0."""
+class Terminate:
+    """A request to save and leave. Entered as a context, on the main thread, SIGTERM sets it; while
+    `at_once`, with nothing to save yet, SIGTERM ends the process with status 0."""
 
     def __init__(self):
         self.asked, self.at_once = False, True
@@ -227,21 +207,6 @@ def _leave(*_) -> None:
     sys.exit(0)
 
 
-def _check(config: ConfigDict) -> None:
-    for field, allowed in (
-        ("parallel", parallel.MODES),
-        ("nonfinite", NONFINITE),
-        ("best_mode", ("max", "min")),
-        ("dtype", DTYPES),
-    ):
-        if config[field] not in allowed:
-            raise UserError(f"config.{field}={config[field]!r}: use one of {', '.join(allowed)}")
-    for field in ("workers", "log_every", "eval_every", "save_every", "accumulate"):
-        least = 1 if field == "accumulate" else 0
-        if config[field] < least:
-            raise UserError(f"config.{field}={config[field]}: at least {least}")
-
-
 def _check_best(config: ConfigDict, outputs: dict) -> None:
     """Before anything is trained: whether a task and model with these outputs measure `config.best`."""
     known = tasks.metric_names(config.task, outputs)
@@ -262,7 +227,8 @@ def main(argv: list[str]) -> int:
     cli.no_arguments(argv)
     signal.signal(signal.SIGTERM, _leave)
     parallel.start()
-    train(flags.FLAGS.config, flags.FLAGS.workdir)
+    with Terminate() as terminate:
+        train(flags.FLAGS.config, flags.FLAGS.workdir, terminate)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is saved
     return 0
 

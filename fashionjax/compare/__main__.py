@@ -27,6 +27,7 @@ from fashionjax.compare import text as compare_text
 from fashionjax.compare.published import FORWARD, RETRAINED, SYNTHETIC, Zoo
 from fashionjax.errors import UserError
 from fashionjax.reports.report import LABELS, REQUIRED, plain, render_page
+from fashionjax.runtime import checkpoint_files
 
 COLUMNS = (FORWARD, RETRAINED)
 HEADLINE = 4  # metrics of a synthetic report that is like no row
@@ -110,21 +111,18 @@ def is_synthetic(report: Mapping) -> bool:
 def find_checkpoints(zoo: Zoo, workdirs: Iterable[str | Path]) -> dict[tuple[str, str], Path]:
     """(row id, column) → the newest run below `workdirs` that has the row's config and switches."""
     found: dict[tuple[str, str], tuple[float, Path]] = {}
-    for file in {f for w in workdirs for f in Path(w).rglob("checkpoints/*/config/metadata")}:
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file}: not a readable checkpoint config ({error})") from error
+    for step_folder in checkpoint_files.below(workdirs):
+        config = checkpoint_files.read_config(step_folder)
         wrong = _wrong_field(config, CONFIG_FIELDS)
         if wrong is not None:
-            raise UserError(f"{file}: not a readable checkpoint config ({wrong or 'no object'})")
-        trained = file.parents[1].name != "0"
+            raise UserError(f"{step_folder}: not a readable checkpoint config ({wrong or 'no object'})")
+        trained = step_folder.name != "0"
         column = FORWARD if published.imported_file(config) else RETRAINED
         if trained != (column == RETRAINED):
             continue  # not trained yet, or trained on from the published weights
         for row in zoo.rows:
             if row["config"] and _is_run_of(row, config, column):
-                entry = (file.stat().st_mtime, file.parents[3])
+                entry = (step_folder.stat().st_mtime, step_folder.parents[1])
                 found[row["id"], column] = max(found.get((row["id"], column), entry), entry)
     return {key: path for key, (_, path) in found.items()}
 

@@ -70,18 +70,29 @@ def eval_batches(
     process: tuple[int, int] = (0, 1),
 ) -> Iterator[Example]:
     """Every record once, in order, in batches of one size: the last is padded with example_valid False
-    and `index` PADDING."""
+    and `index` PADDING. A `batch_size` that does not divide over the hosts is rounded up."""
     blank = _blank(split, preprocess, None)
-    padded = -(-len(split) // batch_size) * batch_size
+    share, count = process
+    per_host = -(-batch_size // count)
+    padded = -(-len(split) // (per_host * count)) * per_host * count
 
     def load(index: int) -> Example:
         if index >= len(split):
             return blank
         return _load(split, preprocess, int(index), None, blank)
 
-    share, count = process
-    dataset = grain.MapDataset.range(padded).map(load).batch(batch_size // count)[share::count]
+    dataset = grain.MapDataset.range(padded).map(load).batch(per_host)[share::count]
     return iter(_iterate(dataset, workers))
+
+
+def pad(batch: Example, multiple: int) -> Example:
+    """The batch [b …] with rows of zeros (example_valid False, `index` PADDING) up to a multiple of rows."""
+    lacking = -len(batch["index"]) % multiple
+    if not lacking:
+        return batch
+    rows = {name: np.zeros((lacking, *value.shape[1:]), value.dtype) for name, value in batch.items()}
+    rows["index"] = np.full(lacking, PADDING, batch["index"].dtype)
+    return {name: np.concatenate([value, rows[name]]) for name, value in batch.items()}
 
 
 def damaged(batch: Example) -> np.ndarray:

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from fashionjax import cli, files, import_weights
 from fashionjax.errors import UserError
-from fashionjax.runtime import checkpoint
+from fashionjax.runtime import checkpoint, checkpoint_files
 from fashionjax.weights.key_maps import unfill
 
 FORMATS = ("safetensors",)
@@ -46,8 +46,7 @@ def export(path: str | Path, out: str | Path, which: str = "best") -> dict[str, 
 
 def _left_out(path: str | Path, which: str) -> list[str]:
     """Learned tensors that the import of a checkpoint left out; none of a model that was made here."""
-    folder, step = checkpoint.locate(path, which)
-    config = json.loads((folder / str(step) / "config" / "metadata").read_text())
+    config = checkpoint_files.read_config(checkpoint_files.step_folder(path, which))
     return (config.get("imported") or {}).get("left_out") or []
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fashionjax import tasks
+from fashionjax import quirks, tasks
 from fashionjax.data import pipeline
 from fashionjax.data.source import Joined, Split
 from fashionjax.errors import UserError
@@ -60,7 +60,8 @@ def context(model: Model, split: Split | Joined) -> Context:
 def predictions(
     model: Model, split: Split | Joined, *, allow_missing: bool = False, show_progress: bool = True
 ) -> Iterator[tuple[dict, dict]]:
-    """(prediction, batch) numpy pairs [b …] over the whole split, in batches of `config.batch_size`.
+    """(prediction, batch) numpy pairs [b …] over the whole split, in batches of `config.batch_size`,
+    padded to a whole number of rows per device.
 
     Padding and unreadable records are marked by `example_valid` False. Records that cannot be read are named
     and then an error, or with `allow_missing` a warning.
@@ -69,6 +70,9 @@ def predictions(
     batches = pipeline.eval_batches(
         split, model.task.preprocess, batch_size=config.batch_size, workers=config.workers, process=process
     )
+    # the devices' shares are equal, and whole groups under switch S3: the same numbers on any device count
+    share = len(model.mesh.local_devices) * (quirks.on(config, "s3_roi_scramble_group") or 1)
+    batches = (pipeline.pad(batch, share) for batch in batches)
     feed = parallel.prefetch(batches, lambda batch: parallel.put_batch(batch, config.parallel, model.mesh))
     started, seen, broken = time.monotonic(), 0, []
     for host_batch, batch in feed:

@@ -1,7 +1,7 @@
 """Orbax checkpoints: save, restore, best, parameters alone.
 
-`WORKDIR/checkpoints/STEP/` holds `state` (the TrainState), `config` (JSON: the whole config with the label
-names, so that a checkpoint is evaluated and used on photos without any other file) and `metrics`.
+A checkpoint holds the TrainState, the whole config with the label names (so that it is evaluated and used on
+photos without any other file) and the metrics of its evaluation; `checkpoint_files` knows the files.
 """
 
 from __future__ import annotations
@@ -22,11 +22,20 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from fashionjax.errors import UserError
+from fashionjax.runtime.checkpoint_files import (
+    FOLDER,
+    STATE,
+    UNFINISHED,
+    first_line,
+    read_config,
+    step_folder,
+    write_metrics,
+)
+from fashionjax.runtime.checkpoint_files import (
+    locate as locate,
+)
 from fashionjax.runtime.state import TrainState
 
-FOLDER = "checkpoints"
-UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that a save has not finished
-RENAMED_MODEL_FIELDS = {"learns": "labels_predicted"}  # of checkpoints written before
 ORIGIN = ("imported", "trained_on_synthetic")  # config fields that stay true whatever training follows
 
 
@@ -81,20 +90,27 @@ def save(
     manager.save(step, args=items, metrics=metrics)
 
 
+def add_metrics(manager: ocp.CheckpointManager, step: int, metrics: dict) -> None:
+    """Store the metrics of an evaluation that came after `step` was saved; by the first host."""
+    manager.wait_until_finished()
+    if jax.process_index() == 0:
+        write_metrics(manager.directory / str(step), metrics)
+
+
 def restore(manager: ocp.CheckpointManager, state: TrainState) -> TrainState:
     """The last saved state, onto the shapes and shardings of `state`."""
     step = manager.latest_step()
     folder = manager.directory / str(step)
     template = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
     try:
-        different = _differences(folder / "state", state)
+        different = _differences(folder / STATE, state)
         if not different:
             args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
             with _quiet():
                 return manager.restore(step, args=args)["state"]
     except Exception as error:  # the readers raise many types for damaged files
         raise UserError(
-            f"{folder}: cannot be read ({_first_line(error)}); delete this folder to go on from the "
+            f"{folder}: cannot be read ({first_line(error)}); delete this folder to go on from the "
             "checkpoint before it, or use another --workdir"
         ) from error
     raise UserError(
@@ -122,25 +138,23 @@ def _differences(item: Path, state: TrainState) -> list[str]:
 def restore_for_inference(path: str | Path, which: str = "best") -> Restored:
     """Config, parameters and running statistics of a run.
 
-    `path` is a workdir, its `checkpoints` folder or one step's folder inside that; `which` is best (by the
-    config's `best` metric; the last where no checkpoint has it), last, or a step number.
+    `path` and `which` as for `checkpoint_files.locate`.
     """
-    folder, step = locate(path, which)
-    item = folder / str(step)
+    item = step_folder(path, which)
     try:
-        config = ConfigDict(_saved_config(item))
+        config = ConfigDict(read_config(item))
         with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            tree = _saved_tree(reader, item / "state")
+            tree = _saved_tree(reader, item / STATE)
             template = {name: tree[name] for name in ("params", "model_state")}
             how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), template)
             template = jax.tree.map(lambda _: 0, template)
             args = ocp.args.PyTreeRestore(item=template, restore_args=how, partial_restore=True)
-            tree = reader.restore(item / "state", args=args)
+            tree = reader.restore(item / STATE, args=args)
     except UserError:
         raise
     except Exception as error:  # the readers raise many types for damaged files
-        raise UserError(f"{item}: not a readable checkpoint ({_first_line(error)})") from error
-    return Restored(config, tree["params"], tree["model_state"], step)
+        raise UserError(f"{item}: not a readable checkpoint ({first_line(error)})") from error
+    return Restored(config, tree["params"], tree["model_state"], int(item.name))
 
 
 def initialise_from(state: TrainState, path: str, skip: tuple[str, ...] = ()) -> TrainState:
@@ -172,50 +186,19 @@ def initialise_from(state: TrainState, path: str, skip: tuple[str, ...] = ()) ->
 
 def keep_origin(manager: ocp.CheckpointManager, config: ConfigDict) -> None:
     """Where the weights that are being resumed came from, into `config`, so that reports go on to say it."""
-    before = _saved_config(manager.directory / str(manager.latest_step()))
+    before = read_config(manager.directory / str(manager.latest_step()))
     with config.unlocked():
         config.update({name: before[name] for name in ORIGIN if before.get(name)})
 
 
 def tell_changes(manager: ocp.CheckpointManager, config: ConfigDict) -> None:
     """Print the config fields that differ from the checkpoint that is being resumed."""
-    before = _fields(_saved_config(manager.directory / str(manager.latest_step())))
+    before = _fields(read_config(manager.directory / str(manager.latest_step())))
     now = _fields(json.loads(config.to_json()))
     print(f"resuming {manager.directory} at step {manager.latest_step()}", file=sys.stderr)
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
             print(f"  config.{key}: was {before.get(key)!r}, now {now.get(key)!r}", file=sys.stderr)
-
-
-def locate(path: str | Path, which: str = "best") -> tuple[Path, int]:
-    """(the `checkpoints` folder, the step) that `path` and `which` mean."""
-    path = Path(path).resolve()
-    if not path.is_dir():
-        raise UserError(f"{path}: no such folder; --checkpoint is the --workdir of a training run")
-    if path.name.isdigit() and (path / "state").is_dir():
-        return path.parent, int(path.name)
-    folder = path / FOLDER if (path / FOLDER).is_dir() else path
-    steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "state").is_dir())
-    if not steps:
-        raise UserError(f"{path}: holds no checkpoint; --checkpoint is the --workdir of a training run")
-    if which not in ("best", "last"):
-        if not which.isdigit() or int(which) not in steps:
-            known = ", ".join(map(str, steps))
-            raise UserError(f"{folder}: no step {which!r}; there are best, last, {known}")
-        return folder, int(which)
-    return folder, (_best_step(folder, steps) if which == "best" else steps[-1])
-
-
-def _best_step(folder: Path, steps: list[int]) -> int:
-    scores = {}
-    for step in steps:
-        config = _saved_config(folder / str(step))
-        name, sign = config.get("best", ""), -1.0 if config.get("best_mode") == "min" else 1.0
-        file = folder / str(step) / "metrics" / "metrics"
-        metrics = _read_json(file) if file.is_file() else {}
-        if name in metrics:
-            scores[step] = sign * metrics[name]
-    return max(scores, key=scores.get) if scores else steps[-1]
 
 
 def _saved_tree(reader: ocp.Checkpointer, item: Path) -> Any:
@@ -224,26 +207,6 @@ def _saved_tree(reader: ocp.Checkpointer, item: Path) -> Any:
     if metadata is None:
         raise ValueError("its list of arrays is missing or damaged")
     return metadata.tree
-
-
-def _saved_config(item: Path) -> dict:
-    """The config in one step's folder, fields of earlier versions under today's names."""
-    config = _read_json(item / "config" / "metadata")
-    model = config.get("model", {})
-    for old, new in RENAMED_MODEL_FIELDS.items():
-        if old in model:
-            model[new] = model.pop(old)
-    return config
-
-
-def _read_json(file: Path) -> dict:
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or _first_line(error)
-        raise UserError(
-            f"{file}: not a readable checkpoint ({why}); delete its step's folder, or use another step"
-        ) from error
 
 
 def _listed(problems: list[str]) -> str:
@@ -277,7 +240,3 @@ class _quiet:
         if kind is None:
             logging.getLogger("asyncio").setLevel(self.levels["asyncio"])
             sys.unraisablehook = self.hook
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

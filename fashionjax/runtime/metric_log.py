@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 from tensorboardX import SummaryWriter
 
 from fashionjax import files
+from fashionjax.errors import UserError
 from fashionjax.runtime import progress
 
 METRICS_FILE = "metrics.jsonl"  # training scalars, one line per window
 EVALUATIONS_FILE = "evaluations.jsonl"  # metrics of the evaluation split, one line per evaluation
+READ_EVERY = 20  # steps whose scalars are left on the device at most
 
 
 class ScalarLog:
@@ -80,6 +84,72 @@ class ScalarLog:
             for file in self._files.values():
                 file.close()
             self._board.close()
+
+
+class Window:
+    """Scalars of the steps since the last line of the log: means over the steps that were finite.
+
+    They are read from the device a few steps late, so that reading never waits for the step under way. A step
+    whose loss or gradient was not finite is named; with `stop` it is a UserError.
+    """
+
+    def __init__(self, log: ScalarLog, rate: Callable[[int], float], *, every: int, stop: bool):
+        """`rate`: 0-based step → learning rate; `every`: steps a line, 0 for a line at `flush` alone."""
+        self._log, self._rate, self._every, self._stop = log, rate, every, stop
+        self._waiting: list[tuple[int, dict]] = []
+        self._clear()
+
+    def _clear(self) -> None:
+        self._steps, self._bad = 0, 0
+        self._failure: UserError | None = None
+        self._last: dict = {}
+        self._totals: dict[str, float] = {}
+
+    def add(self, step: int, scalars: dict) -> None:
+        """Take a step's scalars (device arrays); call it when the step has been started."""
+        if self._every and self._steps + len(self._waiting) == self._every:
+            self.flush()
+        elif len(self._waiting) == READ_EVERY:
+            self._read()
+            if self._failure is not None:
+                self.flush()
+        self._waiting.append((step, scalars))
+
+    def flush(self) -> None:
+        """Write the line of the steps so far, if there are any."""
+        self._read()
+        failure = self._failure
+        if self._steps:
+            good = self._steps - self._bad
+            means = {name: total / good for name, total in self._totals.items()} if good else self._last
+            step, rate = self._step, float(self._rate(self._step - 1))
+            rest = {name: value for name, value in means.items() if name != "loss"}
+            self._log.write(step, {"loss": means["loss"], **rest, "nonfinite": self._bad, "lr": rate})
+            self._log.progress(step, {"loss": means["loss"], "lr": rate})
+        self._clear()
+        if failure is not None:
+            raise failure
+
+    def _read(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        bad = []
+        for (step, _), scalars in zip(waiting, jax.device_get([s for _, s in waiting]), strict=True):
+            self._steps, self._step = self._steps + 1, step
+            self._last = {name: float(value) for name, value in scalars.items()}
+            if scalars["nonfinite"]:
+                bad.append(step)
+                continue
+            for name, value in self._last.items():
+                self._totals[name] = self._totals.get(name, 0.0) + value
+        if not bad:
+            return
+        self._bad += len(bad)
+        named = f"step{'s' if len(bad) > 1 else ''} {', '.join(map(str, bad))}: loss or gradient not finite"
+        if self._stop:
+            stopped = "stopped (config.nonfinite=stop), the last checkpoint is intact"
+            self._failure = UserError(f"{named}; {stopped}")
+        else:
+            print(f"warning: {named}; skipped, parameters unchanged", file=sys.stderr)
 
 
 def _finite(scalars: dict[str, float]) -> dict[str, float | None]:

@@ -123,22 +123,23 @@ def _accumulated(task: Task, state: TrainState, batch: Batch, rng: jax.Array, pa
         (loss, (model_state, scalars)), grads = grad(state.params, state.model_state, batch, rng)
         return loss, grads, model_state, scalars
 
-    def part(model_state, microbatch):
-        (loss, (model_state, scalars)), grads = grad(state.params, model_state, microbatch, rng)
+    def part(model_state, number, microbatch):
+        key = jax.random.fold_in(rng, number)  # else every part would draw the same dropout masks
+        (loss, (model_state, scalars)), grads = grad(state.params, model_state, microbatch, key)
         return model_state, (loss, grads, scalars)
 
     # example i goes to part i % parts, so that a part of the global batch is the same on any device count
     split = jax.tree.map(lambda x: rearrange(x, "(b m) ... -> m b ...", m=parts), batch)
     first = jax.tree.map(lambda x: x[0], split)
-    shapes = jax.eval_shape(lambda m: part(state.model_state, m)[1], first)
+    shapes = jax.eval_shape(lambda m: part(state.model_state, 0, m)[1], first)
 
-    def body(carry, microbatch):
+    def body(carry, numbered):
         model_state, total = carry
-        model_state, result = part(model_state, microbatch)
+        model_state, result = part(model_state, *numbered)
         return (model_state, jax.tree.map(jnp.add, total, result)), None
 
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    (model_state, total), _ = jax.lax.scan(body, (state.model_state, zeros), split)
+    (model_state, total), _ = jax.lax.scan(body, (state.model_state, zeros), (jnp.arange(parts), split))
     loss, grads, scalars = jax.tree.map(lambda x: x / parts, total)
     return loss, grads, model_state, scalars
 

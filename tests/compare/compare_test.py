@@ -377,7 +377,7 @@ def test_folders_without_reports_are_refused(tmp_path):
 def test_broken_checkpoint_config_is_named(tmp_path, content):
     (tmp_path / "checkpoints/0/config").mkdir(parents=True)
     (tmp_path / "checkpoints/0/config/metadata").write_text(content)
-    with pytest.raises(UserError, match="not a readable checkpoint config"):
+    with pytest.raises(UserError, match="not a readable checkpoint"):
         compare.find_checkpoints(ZOO, [tmp_path])
 
 

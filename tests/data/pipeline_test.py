@@ -132,3 +132,22 @@ def test_missing_dataset_and_split_say_what_to_do(synthetic_dir):
         source.open_split("deepfashion_landmarks", "train", synthetic_dir)
     with pytest.raises(UserError, match=r"no split 'dev'.*test, train, val"):
         source.open_split("synthetic_fashion/attributes", "dev", synthetic_dir)
+
+
+def test_padding_to_a_multiple_of_rows():
+    batch = {"index": np.arange(5, dtype=np.int32), "example_valid": np.ones(5, bool), "x": np.ones((5, 2))}
+    padded = pipeline.pad(batch, 4)
+    assert padded["index"].tolist() == [0, 1, 2, 3, 4, -1, -1, -1]
+    assert padded["example_valid"].tolist() == [True] * 5 + [False] * 3 and not padded["x"][5:].any()
+    assert pipeline.damaged(padded).size == 0 and pipeline.pad(padded, 4) is padded
+
+
+@pytest.mark.parametrize(("batch_size", "hosts"), [(6, 4), (5, 2), (8, 3)])
+def test_batches_that_do_not_divide_over_hosts_hold_every_record_once(split, batch_size, hosts):
+    shares = [
+        list(pipeline.eval_batches(split, plain, batch_size=batch_size, process=(host, hosts)))
+        for host in range(hosts)
+    ]
+    assert len({len(share) for share in shares}) == 1
+    seen = [index for step in zip(*shares) for batch in step for index in batch["index"].tolist()]
+    assert [index for index in seen if index >= 0] == list(range(len(split)))

@@ -61,6 +61,16 @@ def test_the_best_survives_a_resume(tmp_path, config):
     assert save_all(tmp_path, config, {3: 0.3, 4: 0.1}) == [1, 4]
 
 
+def test_metrics_stored_after_the_step_decide_which_is_best(tmp_path, config):
+    """As after a resume whose final evaluation had failed."""
+    save_all(tmp_path, config, {2: 0.1, 4: None})
+    assert checkpoint.locate(tmp_path)[1] == 2
+    with checkpoint.open_manager(tmp_path, config.best) as manager:
+        checkpoint.add_metrics(manager, 4, {"accuracy": 0.9})
+    assert checkpoint.locate(tmp_path)[1] == 4
+    assert save_all(tmp_path, config, {6: 0.3}) == [4, 6]
+
+
 def test_inference_takes_the_best_the_last_or_a_step(tmp_path, config):
     save_all(tmp_path, config, {1: 0.2, 2: 0.9, 3: 0.1})
     for which, step in (("best", 2), ("last", 3), ("2", 2)):

@@ -5,10 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from experiments import common
-from fashionjax import train
 from fashionjax.errors import UserError
-from fashionjax.runtime.metric_log import EVALUATIONS_FILE, METRICS_FILE, ScalarLog
+from fashionjax.runtime.metric_log import EVALUATIONS_FILE, METRICS_FILE, READ_EVERY, ScalarLog, Window
 
 
 def lines(folder):
@@ -35,7 +33,7 @@ def test_a_resumed_run_rewrites_what_it_repeats(tmp_path):
 def test_what_is_not_finite_is_null(tmp_path):
     """NaN is no JSON."""
     log = ScalarLog(tmp_path, 0, 100, 8)
-    train._flush(window(np.nan, np.inf), log, lambda step: 0.1, common.base())
+    fill(Window(log, lambda step: 0.1, every=0, stop=False), np.nan, np.inf).flush()
     log.close()
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     read = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
@@ -50,25 +48,45 @@ def test_whether_a_step_was_evaluated(tmp_path):
         assert not log.lacks(3, METRICS_FILE)
 
 
-def window(*losses):
-    return [
-        (step, {"loss": np.float32(loss), "nonfinite": np.float32(not np.isfinite(loss))})
-        for step, loss in enumerate(losses, 1)
-    ]
+def fill(window: Window, *losses) -> Window:
+    for step, loss in enumerate(losses, 1):
+        window.add(step, {"loss": np.float32(loss), "nonfinite": np.float32(not np.isfinite(loss))})
+    return window
 
 
 @pytest.mark.parametrize("mode", ["skip", "stop"])
 def test_a_step_that_is_not_finite_is_named(tmp_path, mode, capsys):
-    config = common.base()
-    config.nonfinite = mode
     log = ScalarLog(tmp_path, 0, 100, 8)
-    steps = window(1.0, np.nan, 3.0)
+    window = fill(Window(log, lambda step: 0.1, every=0, stop=mode == "stop"), 1.0, np.nan, 3.0)
     if mode == "stop":
         with pytest.raises(UserError, match="step 2: loss or gradient not finite; stopped"):
-            train._flush(steps, log, lambda step: 0.1, config)
+            window.flush()
     else:
-        train._flush(steps, log, lambda step: 0.1, config)
+        window.flush()
         assert "step 2: loss or gradient not finite" in capsys.readouterr().err
     (line,) = lines(tmp_path)
     assert line["step"] == 3 and line["nonfinite"] == 1
     np.testing.assert_allclose(line["loss"], 2.0)  # of the finite steps
+
+
+def test_without_a_line_every_n_steps_scalars_do_not_pile_up(tmp_path):
+    with ScalarLog(tmp_path, 0, 1000, 8) as log:
+        window = fill(Window(log, lambda step: 0.1, every=0, stop=False), *range(1, 101))
+        assert len(window._waiting) <= READ_EVERY and not lines(tmp_path)
+        window.flush()
+        (line,) = lines(tmp_path)
+        assert line["step"] == 100 and line["loss"] == 50.5
+
+
+def test_a_run_stops_soon_after_a_step_that_is_not_finite(tmp_path):
+    with ScalarLog(tmp_path, 0, 1000, 8) as log:
+        window = Window(log, lambda step: 0.1, every=0, stop=True)
+        with pytest.raises(UserError, match="step 3"):
+            fill(window, 1.0, 1.0, np.nan, *np.ones(READ_EVERY))
+        assert lines(tmp_path)[0]["nonfinite"] == 1
+
+
+def test_lines_come_at_even_steps(tmp_path):
+    with ScalarLog(tmp_path, 0, 1000, 8) as log:
+        fill(Window(log, lambda step: 0.1, every=30, stop=False), *range(1, 92)).flush()
+        assert [line["step"] for line in lines(tmp_path)] == [30, 60, 90, 91]

@@ -163,3 +163,18 @@ def test_initial_values_name_their_generator():
     assert "PHILOX" in lowered and "algorithm = DEFAULT" not in lowered
     drawn = jax.random.bits(state.initial_key(3), (3,), "uint32")
     assert drawn.tolist() == [3146934739, 3391003311, 1891301882]
+
+
+def test_dropout_masks_differ_between_the_parts_of_an_accumulated_step():
+    """The loss is the mean of (mask of the part)·x; equal masks would drop the same places in every part."""
+
+    def loss(params, model_state, batch, rng):
+        mask = jax.random.bernoulli(rng, 0.5, (8,))
+        part = batch["slot"][0]  # examples i, i + 4, …: 0 … 3 on one device
+        masks = jnp.zeros((4, 8)).at[part].set(4 * mask)
+        return jnp.sum(params["w"] * masks), (model_state, {})
+
+    task = Task(None, lambda rng, batch: ({"w": jnp.zeros((4, 8))}, {}), loss, None, None)
+    _, after, _ = one_step(task, linear_batch(), accumulate=4, devices=jax.devices()[:1], tx=optax.sgd(1.0))
+    masks = -np.asarray(after.params["w"])
+    assert set(masks.ravel()) == {0.0, 1.0} and len({row.tobytes() for row in masks}) == 4
