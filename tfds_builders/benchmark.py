@@ -110,6 +110,13 @@ class BenchmarkBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     DESCRIPTION = ""
     PUBLISHED: ClassVar[dict[str, dict[str, int]]] = {}  # config → split → size in the literature
 
+    probe = staticmethod(pictures.probe)  # size of a picture
+    load = staticmethod(pictures.load_rgb)  # its bytes as they are stored
+
+    def locate(self, records: Records) -> dict[str, Location]:
+        """Where every picture lies."""
+        return locate(self.release, records)
+
     def vocabulary(self, release: Release) -> Vocabulary:
         """Read the name lists."""
         return Vocabulary()
@@ -133,6 +140,10 @@ class BenchmarkBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 "the builder config needs manual_dir, the folder with the benchmark's files. "
                 + self.MANUAL_DOWNLOAD_INSTRUCTIONS
             )
+        return self.open()
+
+    def open(self) -> Release:
+        """The files below manual_dir."""
         return open_release(self.builder_config.manual_dir)
 
     @functools.cached_property
@@ -164,13 +175,13 @@ class BenchmarkBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         records = self.records(self.release, self.names)
         if records.item_names is not None:
             self.info.metadata["item_names"] = records.item_names
-        located = locate(self.release, records)
+        located = self.locate(records)
         total = sum(len(rows) for rows in records.split.values())
         processes = pictures.worker_count(len(set(records.image)), config.processes)
         executor = pictures.start_workers(processes)
         if executor is not None:
             self._stack.callback(executor.shutdown, cancel_futures=True)
-        probes = measure(records, located, executor, config.progress)
+        probes = measure(self.probe, located, executor, config.progress)
         records, damaged = self._fit(records, located, probes)
         self.notes = list(records.notes)
         if find_text(self.release, SYNTHETIC, ()) is not None:
@@ -230,7 +241,7 @@ class BenchmarkBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         rows = [int(row) for row in rows if records.image[row] not in damaged]
         places = (located[records.image[row]] for row in rows)
-        for row, picture in zip(rows, pictures.ordered_map(pictures.load_rgb, places, executor)):
+        for row, picture in zip(rows, pictures.ordered_map(self.load, places, executor)):
             name = records.image[row]
             bar.update()
             if picture.damage is not None:
@@ -274,10 +285,13 @@ def _missing(release: Release, name: str) -> str:
 
 
 def measure(
-    records: Records, located: dict[str, Location], executor: ProcessPoolExecutor | None, progress: bool
+    probe: Callable[[Location], pictures.Probe],
+    located: dict[str, Location],
+    executor: ProcessPoolExecutor | None,
+    progress: bool,
 ) -> dict[str, pictures.Probe]:
     """The size of every picture, from its header."""
-    sizes = pictures.ordered_map(pictures.probe, located.values(), executor)
+    sizes = pictures.ordered_map(probe, located.values(), executor)
     with progress_bar(len(located), "reading picture sizes", progress) as bar:
         probes = {}
         for name, probe in zip(located, sizes):

@@ -25,6 +25,16 @@ from tfds_builders.release import Location, read_picture
 # Only decoders of photos: Pillow's full list also starts external programs (EPS) and parses rare formats.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 HEADER_BYTES = 1 << 16  # enough for the size of nearly every JPEG and PNG; the rest is read whole
+ORIENTATION = 0x0112  # EXIF tag
+UPRIGHT = {  # its value → how to turn the stored pixels
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 CHUNK = 32  # pictures per message to a worker
 PARALLEL_FROM = 2048  # below this many pictures, starting processes costs more than it saves
 MAX_PROCESSES = 16
@@ -60,6 +70,19 @@ def probe(location: Location) -> Probe:
     return Probe(0, 0, reason)
 
 
+def probe_upright(location: Location) -> Probe:
+    """As `probe`, of the image as its EXIF orientation shows it."""
+    found = probe(location)
+    if found.damage is not None:
+        return found
+    try:
+        with Image.open(io.BytesIO(read_picture(location)), formats=FORMATS) as image:
+            turned = image.getexif().get(ORIENTATION) in (5, 6, 7, 8)  # those that swap the sides
+    except Exception as error:  # whatever a decoder throws at damaged bytes
+        return Probe(0, 0, _reason(error))
+    return Probe(found.height, found.width) if turned else found
+
+
 def load_rgb(location: Location) -> Picture:
     """Decode the picture to its end. RGB JPEG and PNG bytes come back unchanged, all else as an RGB PNG.
 
@@ -67,15 +90,30 @@ def load_rgb(location: Location) -> Picture:
     model must meet the pictures that it was trained on. Stored pixels keep their orientation (EXIF rotation
     is not applied), because boxes and landmarks refer to them.
     """
+    return _load(location, upright=False)
+
+
+def load_upright_rgb(location: Location) -> Picture:
+    """As `load_rgb`, with EXIF orientation applied: for annotations made on the image as it is shown. A
+    rotated image becomes an RGB PNG without the tag.
+    """
+    return _load(location, upright=True)
+
+
+def _load(location: Location, *, upright: bool) -> Picture:
     try:
         data = read_picture(location)
         with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             warnings.simplefilter("ignore")  # large pictures and odd metadata are no damage
             image.load()
-            if image.format in ("JPEG", "PNG") and image.mode == "RGB":
+            turn = UPRIGHT.get(image.getexif().get(ORIENTATION)) if upright else None
+            if image.format in ("JPEG", "PNG") and image.mode == "RGB" and turn is None:
                 return Picture(data)
-            out = io.BytesIO()
-            _eight_bit_rgb(image).save(out, "PNG")
+            out, rgb = io.BytesIO(), _eight_bit_rgb(image)
+            if turn is not None:
+                rgb = rgb.transpose(turn)
+                rgb.info.pop("exif", None)
+            rgb.save(out, "PNG")
             return Picture(out.getvalue())
     except MemoryError:
         raise

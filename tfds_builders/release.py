@@ -81,13 +81,14 @@ def open_release(
     tables: tuple[str, ...] = TABLE_SUFFIXES,
     folders: tuple[str, ...] = PICTURE_FOLDERS,
     has_pictures: Callable[[str], bool] = os.path.isdir,
+    suffixes: tuple[str, ...] = PICTURE_SUFFIXES,
 ) -> Release:
     """List the tables and zip members below `manual_dir`; pictures in plain folders are looked up by name
     later.
 
     `tables` are the suffixes of tables, `folders` what picture names begin with; such a folder is walked like
-    any other where `has_pictures` denies it. Raises ReleaseError when the folder is missing or an archive
-    cannot be read.
+    any other where `has_pictures` denies it. `suffixes` are those of the zip members in them. Raises
+    ReleaseError when the folder is missing or an archive cannot be read.
     """
     root = os.fspath(manual_dir)
     if not os.path.isdir(root):
@@ -116,18 +117,18 @@ def open_release(
             if name.lower().endswith(tables):
                 texts.append(TextFile(label, path))
             elif name.lower().endswith(".zip"):
-                for member in _members(path, label):
+                for member in archive_members(path, label):
                     inside = f"{label}/{member.filename}"
                     if member.filename.lower().endswith(tables):
                         texts.append(TextFile(inside, path, member.filename))
                     elif member.filename.lower().endswith(".zip"):
                         nested.append(inside)
-                    elif (key := _listed_name(path, member.filename, folders)) is not None:
-                        archived.setdefault(key, _place(inside, path, member))
+                    elif (key := _listed_name(path, member.filename, folders, suffixes)) is not None:
+                        archived.setdefault(key, member_location(inside, path, member))
     return Release(root, tuple(texts), archived, tuple(bases), tuple(nested))
 
 
-def _members(path: str, label: str) -> list[zipfile.ZipInfo]:
+def archive_members(path: str, label: str) -> list[zipfile.ZipInfo]:
     """The files of an archive that stay inside it."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -143,10 +144,10 @@ def _members(path: str, label: str) -> list[zipfile.ZipInfo]:
     ]
 
 
-def _listed_name(archive: str, member: str, folders: Sequence[str]) -> str | None:
+def _listed_name(archive: str, member: str, folders: Sequence[str], suffixes: tuple[str, ...]) -> str | None:
     """What lists call a picture of an archive: its path from one of `folders` on (the last one of img/img/…),
     which may be the archive's own name; None for other files."""
-    if not member.lower().endswith(PICTURE_SUFFIXES):
+    if not member.lower().endswith(suffixes):
         return None
     parts = PurePosixPath(member).parts
     start = next((i for i, part in enumerate(parts[:-1]) if part in folders), None)
@@ -158,7 +159,7 @@ def _listed_name(archive: str, member: str, folders: Sequence[str]) -> str | Non
     return "/".join((stem, *parts)) if stem in folders else None
 
 
-def _place(label: str, path: str, member: zipfile.ZipInfo) -> Location:
+def member_location(label: str, path: str, member: zipfile.ZipInfo) -> Location:
     method = -1 if member.flag_bits & ENCRYPTED else member.compress_type
     place = (member.header_offset, member.compress_size, method, member.CRC, member.file_size)
     return Location(label, path, *place)
