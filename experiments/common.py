@@ -116,8 +116,9 @@ def base() -> ConfigDict:
 def model(backbone: str) -> ConfigDict:
     """The model fields that the picture tasks share."""
     fields = ConfigDict({"backbone": backbone, "sync_bn": False})
-    # of the backbone's module, None: as published (depth and heads: ViT alone)
-    fields.backbone_fields = {name: config_dict.placeholder(int) for name in ("width", "depth", "heads")}
+    # of the backbone's module, None: as published (depth, heads, grid of positions: ViT alone)
+    names = ("width", "depth", "heads", "grid")
+    fields.backbone_fields = {name: config_dict.placeholder(int) for name in names}
     fields.update({"pooling": "global", "global_pooling": "mlp", "hidden": 4096, "features": 4096})
     fields.update({"landmark_source": "given", "roi_levels": (-1,), "global_levels": (-1,), "dropout": 0.5})
     fields.normalise_pooled = False

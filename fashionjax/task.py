@@ -47,18 +47,34 @@ class Task(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """How files of published PyTorch weights become models of a task, and back.
+    """How files of PyTorch weights become models of a task, and back; `fashionjax.weights` reads it.
 
-    key_rules: (config, the file's keys | None) → models.torch_keys.Rules between the leaves of the task's
+    key_rules: (model, the file's keys | None) → models.torch_keys.Rules between the leaves of the task's
         model and PyTorch's names; where a model has two sets of names, the keys tell which.
-    fit_config: (config, {torch key: shape}, **options of the command line) → remarks; writes the labels and
-        widths that a whole model's file implies into the config.
-    fit_backbone_config: the same for a file that holds a backbone alone.
+    parts: {what a file may hold beside the backbone: the PyTorch name of its weight}, in the order in which
+        messages list them.
+    defining: parts of which every model of the task has at least one.
+    from_shapes: (backbone, {PyTorch name: shape}) → the model of these widths; KeyError, IndexError or
+        ValueError where parts are missing.
+    pooling: {PyTorch name: shape} → one word for what happens to the backbone's maps.
+    fitting_config: (backbone name or '?', pooling, parts) → what a config must say to build such a model.
+    fit_config: (config, {PyTorch name: shape}, known labels, whether the user gave them) → remarks. Writes
+        the labels and widths that a file implies into the config; shapes are {} for a backbone's own file.
+    aliases: ((prefix in another codebase, prefix in the names of `parts`), …); the first that fits counts.
+    sizes: {PyTorch name: shape} → {noun: count} of what a config's labels decide; None: nothing but heads.
+    takes_type_spaces: whether `--type_spaces` says what the file does not.
     """
 
-    key_rules: Callable[..., Any]
-    fit_config: Callable[..., list[str]]
-    fit_backbone_config: Callable[..., list[str]]
+    key_rules: Callable[[Any, Iterable[str] | None], Any]
+    parts: Mapping[str, str]
+    defining: tuple[str, ...]
+    from_shapes: Callable[[Any, Mapping[str, tuple[int, ...]]], Any]
+    pooling: Callable[[Mapping[str, Any]], str]
+    fitting_config: Callable[[str, str, tuple[str, ...]], str]
+    fit_config: Callable[[Any, Mapping[str, tuple[int, ...]], Mapping[str, list], bool], list[str]]
+    aliases: tuple[tuple[str, str], ...] = ()
+    sizes: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, int | None]] | None = None
+    takes_type_spaces: bool = False
 
 
 class TaskEntry(NamedTuple):
@@ -72,7 +88,7 @@ class TaskEntry(NamedTuple):
     command: the command that takes users' photos to a model of the task: predict, search or outfit.
     unread_labels: labels of a dataset that no metric of the task reads, so that a checkpoint may be evaluated
         on a split whose names for them differ (those of training heads).
-    weights: how published weights are imported; None where there are none.
+    weights: how PyTorch weights are imported and exported; None where there are none.
     """
 
     make: Callable[[Any], Task]

@@ -19,9 +19,10 @@ from absl import flags
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from fashionjax import cli, files, import_weights
+from fashionjax import cli, files
 from fashionjax.errors import UserError
 from fashionjax.runtime import checkpoint, checkpoint_files
+from fashionjax.weights import importer
 from fashionjax.weights.key_maps import unfill
 
 FORMATS = ("safetensors",)
@@ -31,7 +32,7 @@ def state_dict(path: str | Path, which: str = "best") -> dict[str, np.ndarray]:
     """Torch key → array of the checkpoint at `path`, sorted by key."""
     restored = checkpoint.restore_for_inference(path, which)
     variables = {"params": restored.params, "batch_stats": restored.model_state}
-    return dict(sorted(unfill(variables, import_weights.key_rules(restored.config)).items()))
+    return dict(sorted(unfill(variables, importer.key_rules(restored.config)).items()))
 
 
 def export(path: str | Path, out: str | Path, which: str = "best") -> dict[str, np.ndarray]:

@@ -11,22 +11,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from einops import rearrange
 
-from fashionjax.models import backbones, layers
+from fashionjax.models import layers
 from fashionjax.models.heads import NORMAL, XAVIER, pooled_linear
-from fashionjax.models.torch_keys import (
-    BATCH_COUNTER,
-    LINEAR,
-    SAME,
-    Ignore,
-    KeyRule,
-    Layout,
-    Rules,
-    batch_norm_rules,
-    chw_linear,
-    linear_rules,
-    norm_rules,
-    prefixed,
-)
 from fashionjax.ops.distances import unit
 from fashionjax.ops.type_spaces import NORM_EPSILON, Spaces
 
@@ -35,63 +21,6 @@ POOLS = ("flatten", "average")
 TEXTS = ("none", "features", "words")
 VOCABULARY = 4096  # hash buckets of the "words" text encoder; 0 is padding
 SIDE = 7  # the plane that "flatten" reads
-
-ORIGIN_PREFIX = "embeddingnet.embeddingnet."  # of the original author's backbone
-ROW = Layout(lambda x: rearrange(x, "1 d -> d"), lambda x: rearrange(x, "d -> 1 d"))
-
-
-def _head_rules(text: str, metric: str) -> Rules:
-    return (
-        *linear_rules(rf"{text}\.fc1\.0", "text_branch/fc1_0"),
-        *batch_norm_rules(rf"{text}\.fc1\.1", "text_branch/fc1_1"),
-        *linear_rules(rf"{text}\.fc2", "text_branch/fc2"),
-        Ignore(rf"{text}\.fc1\.1\.num_batches_tracked", BATCH_COUNTER.why),
-        KeyRule(rf"{text}\.words\.weight", "params/text_branch/words/embedding", SAME),
-        KeyRule(rf"{metric}\.weight", "params/metric_branch", ROW),
-        *linear_rules(r"type_head", "type_head"),
-    )
-
-
-def _space_rules(masks: str) -> Rules:
-    """`#` stacks: tensor i of the file is row i of the leaf."""
-    return (
-        KeyRule(rf"{masks}\.weight", "params/type_specific_net/mask", SAME),
-        KeyRule(rf"{masks}\.(\d+)\.weight", r"params/type_specific_net/kernel#\1", LINEAR),
-        KeyRule(rf"{masks}\.(\d+)\.bias", r"params/type_specific_net/bias#\1", SAME),
-    )
-
-
-# MMFashion's names of everything but the backbone; a model of this project without a counterpart there is
-# written with them too
-TORCH_KEYS = (
-    *linear_rules(r"global_pool\.global_layers", "global_pool/global_layers", chw_linear(SIDE, SIDE)),
-    *linear_rules(r"global_pool\.fc_embed", "global_pool/fc_embed"),
-    *_space_rules(r"type_specific_net\.masks"),
-    *_head_rules(r"triplet_net\.text_branch", r"triplet_net\.metric_branch"),
-    *linear_rules(r"set_scorer\.(item|logit)", r"set_scorer/\1"),
-    *linear_rules(r"set_scorer\.(layer\d+)_(query|key|value|out|up|down)", r"set_scorer/\1_\2"),
-    *norm_rules(r"set_scorer\.(layer\d+)_(norm\d)", r"set_scorer/\1_\2"),
-    *norm_rules(r"set_scorer\.(input|output)_norm", r"set_scorer/\1_norm"),
-    KeyRule(r"set_scorer\.type\.weight", "params/set_scorer/type/embedding", SAME),
-    KeyRule(r"set_scorer\.start", "params/set_scorer/start", SAME),
-)
-# the original author's, who averages
-ORIGIN_KEYS = (
-    *linear_rules(r"embeddingnet\.embeddingnet\.fc_embed", "global_pool/fc_embed"),
-    *_space_rules(r"embeddingnet\.masks"),
-    *_head_rules("text_branch", "metric_branch"),
-)
-
-
-def torch_keys(model: nn.Module, origin: bool | None = None) -> Rules:
-    """Key rules of a whole model, with the original author's names or MMFashion's. None: the names of the
-    code that has this model, the original author's for type spaces behind an average.
-    """
-    if origin is None:
-        origin = isinstance(model, TypeAware) and model.pool == "average"
-    backbone = backbones.torch_keys(model.backbone)
-    prefix, keys = (ORIGIN_PREFIX, ORIGIN_KEYS) if origin else ("backbone.", TORCH_KEYS)
-    return prefixed(backbone, prefix, "backbone") + keys
 
 
 class GeneralEmbedding(nn.Module):

@@ -51,6 +51,15 @@ TORCH_KEYS = (
     *linear_rules(r"landmark_head\.(context|visibility)", r"landmark_head/\1"),
     KeyRule(r"landmark_head\.log_sharpness", "params/landmark_head/log_sharpness", SAME),
 )
+# heads by name → the weight whose first side is the number of outputs
+PARTS = {
+    "attribute head": "attr_predictor.linear_attr.weight",
+    "category head": "cate_predictor.linear_cate.weight",
+    "embedding head": "embed_extractor.embed_linear.weight",
+    "id head": "embed_extractor.id_linear.weight",
+    "landmark head": "landmark_regression.linear.weight",
+    "heatmap head": "landmark_head.heatmap.weight",
+}
 
 NORMAL = nn.initializers.normal(0.01)
 XAVIER = nn.initializers.xavier_uniform()

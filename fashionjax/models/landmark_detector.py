@@ -3,12 +3,13 @@
 Source of the first: mmfashion/models/landmark_detector/landmark_detector.py.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from fashionjax.models import heads
+from fashionjax.models import heads, pooled_features
 
 TORCH_KEYS = heads.TORCH_KEYS  # of everything but the backbone
 
@@ -56,3 +57,15 @@ class LandmarkDetector(nn.Module):
                 vectors
             ),
         }
+
+
+def from_shapes(backbone: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> LandmarkDetector:
+    """{PyTorch name: shape} of MMFashion's detector → its module; KeyError where a part is missing."""
+    vector = shapes[heads.PARTS["landmark head"]][1]
+    total = shapes["landmark_feature_extractor.linear.weight"][0]
+    return LandmarkDetector(
+        backbone,
+        **pooled_features.fields_from_shapes(shapes),
+        landmarks=total // vector,
+        landmark_features=vector,
+    )

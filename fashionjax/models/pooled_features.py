@@ -1,5 +1,6 @@
 """What predictors and retrievers share: one feature per image, global or landmark-pooled, and key rules."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -117,3 +118,20 @@ class PooledFeatures(nn.Module):
 def torch_keys(model) -> Rules:
     """Key rules of a Predictor, Retriever or LandmarkDetector with its backbone's under 'backbone.'."""
     return prefixed(backbones.torch_keys(model.backbone), "backbone.", "backbone") + heads.TORCH_KEYS
+
+
+def pooling(shapes: Mapping) -> str:
+    """'roi' or 'global', of a state dict {PyTorch name: shape}."""
+    return "roi" if any(key.startswith("roi_pool.") for key in shapes) else "global"
+
+
+def fields_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict:
+    """{PyTorch name: shape} of an MMFashion model → the widths that its feature has; KeyError where the
+    two-layer global pooling is missing."""
+    hidden, features = (shapes[f"global_pool.global_layers.{i}.weight"][0] for i in (0, 3))
+    return {"hidden": hidden, "features": features}
+
+
+def outputs_of(shapes: Mapping[str, tuple[int, ...]], part: str) -> int | None:
+    """The number of outputs of a head of `heads.PARTS`; None where there is none."""
+    return shapes[heads.PARTS[part]][0] if heads.PARTS[part] in shapes else None

@@ -4,9 +4,11 @@ landmarks.
 Sources: mmfashion/models/predictor/{global_predictor,roi_predictor}.py and their attr_cate variants.
 """
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 
-from fashionjax.models import heads
+from fashionjax.models import heads, pooled_features
 from fashionjax.models.pooled_features import PooledFeatures
 
 TORCH_KEYS = heads.TORCH_KEYS  # of everything but the backbone
@@ -43,3 +45,14 @@ class Predictor(PooledFeatures):
             predictor = heads.CatePredictor(self.categories, dtype=self.dtype, name="cate_predictor")
             outputs["category_logits"] = predictor(x)
         return outputs
+
+
+def from_shapes(backbone: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> Predictor:
+    """{PyTorch name: shape} of an MMFashion predictor → its module; KeyError where a part is missing."""
+    return Predictor(
+        backbone,
+        **pooled_features.fields_from_shapes(shapes),
+        pooling=pooled_features.pooling(shapes),
+        attributes=pooled_features.outputs_of(shapes, "attribute head"),
+        categories=pooled_features.outputs_of(shapes, "category head"),
+    )

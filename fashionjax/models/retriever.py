@@ -3,9 +3,11 @@
 Source: mmfashion/models/retriever/{global_retriever,roi_retriever}.py.
 """
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 
-from fashionjax.models import heads
+from fashionjax.models import heads, pooled_features
 from fashionjax.models.pooled_features import PooledFeatures
 
 TORCH_KEYS = heads.TORCH_KEYS  # of everything but the backbone
@@ -47,3 +49,15 @@ class Retriever(PooledFeatures):
             predictor = heads.AttrPredictor(self.attributes, dtype=self.dtype, name="attr_predictor")
             outputs["attribute_logits"] = predictor(outputs["feature"])
         return outputs
+
+
+def from_shapes(backbone: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> Retriever:
+    """{PyTorch name: shape} of an MMFashion retriever → its module; KeyError where a part is missing."""
+    return Retriever(
+        backbone,
+        **pooled_features.fields_from_shapes(shapes),
+        pooling=pooled_features.pooling(shapes),
+        embedding=shapes[heads.PARTS["embedding head"]][0],
+        ids=pooled_features.outputs_of(shapes, "id head"),
+        attributes=pooled_features.outputs_of(shapes, "attribute head"),
+    )

@@ -1,5 +1,4 @@
-"""Which model a parity folder holds, told from its state dict's keys and shapes, and how its recorded outputs
-are computed.
+"""How the recorded outputs of a parity folder are computed, by the model that its keys and shapes belong to.
 
 Outputs come back in PyTorch's layout (channels first, landmarks in pixels of the 224 frame), under the
 folder's names.
@@ -7,7 +6,6 @@ folder's names.
 
 import re
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,21 +14,17 @@ import numpy as np
 from einops import rearrange
 
 from fashionjax.errors import UserError
-from fashionjax.models import backbones, compatibility, pooled_features
-from fashionjax.models.backbones import resnet, vgg
+from fashionjax.models.backbones import vgg
 from fashionjax.models.backbones.resnet import ResNet
 from fashionjax.models.backbones.vgg import VGG
 from fashionjax.models.backbones.vit import ViT
+from fashionjax.models.compatibility import TypeAware
 from fashionjax.models.heads import FRAME
-from fashionjax.models.landmark_detector import LandmarkDetector
-from fashionjax.models.predictor import Predictor
-from fashionjax.models.retriever import Retriever
 from fashionjax.models.torch_keys import Rules
 from fashionjax.parity import outfits
-from fashionjax.weights.recognise import names_of_origin
+from fashionjax.weights import recognise as weight_files
 
 Shapes = dict[str, tuple[int, ...]]
-HEAD_SIZE = 64  # channels of one attention head in every published ViT
 
 
 class Recognised(NamedTuple):
@@ -46,126 +40,24 @@ class UnknownModel(UserError):
 
 
 def recognise(shapes: Shapes, model_args: dict | None = None) -> Recognised:
-    """State-dict keys with their shapes -> the model; UnknownModel when there is none that they fit.
+    """State-dict keys with their shapes -> the model; UnknownModel when they fit none.
 
-    `model_args` of the manifest, where it has them, say what keys cannot: the weights of losses.
+    `model_args` of the manifest, where it has them, give what keys cannot: the weights of losses.
     """
     try:
-        found = _recognise(shapes, model_args or {})
+        found = weight_files.model_of(shapes)
     except (KeyError, IndexError, ValueError) as error:  # a part of a known model, or a shape of wrong rank
         raise UnknownModel(f"keys or shapes of a known model are missing or wrong: {error}") from error
-    strangers = [key for key in shapes if not any(re.fullmatch(rule.torch, key) for rule in found.rules)]
-    if strangers:
-        raise UnknownModel(f"{len(strangers)} keys belong to no known model, first: {strangers[0]}")
-    return found
-
-
-def _recognise(shapes: Shapes, model_args: dict) -> Recognised:
-    if outfits.is_outfit_model(shapes):
-        return _outfit_model(shapes, model_args)
-    inner = {key.removeprefix("backbone."): s for key, s in shapes.items() if key.startswith("backbone.")}
-    if inner:
-        model = _zoo_model(backbone_from(inner), shapes)
-        return Recognised(model, pooled_features.torch_keys(model), _zoo_arguments, _zoo_outputs)
-    model = backbone_from(shapes)
-    outputs = {ResNet: _resnet_outputs, VGG: _vgg_outputs, ViT: _vit_outputs}[type(model)]
-    return Recognised(model, backbones.torch_keys(model), _image_argument, outputs)
-
-
-def _outfit_model(shapes: Shapes, model_args: dict) -> Recognised:
-    prefix = outfits.backbone_prefix(shapes)
-    inner = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
-    model = outfits.model_of(backbone_from(inner), shapes)
-    origin = names_of_origin(shapes)
-    outputs = partial(outfits.outputs, outfits.config_of(shapes, model_args), origin)
-    rules = compatibility.torch_keys(model, origin)
-    return Recognised(model, rules, outfits.arguments, outputs, outfits.init)
-
-
-def backbone_from(shapes: Shapes):
-    """Keys of a torchvision ResNet or VGG or a timm ViT, without a prefix -> the module that they fit."""
-    for build in (_resnet_from, _vgg_from, _vit_from):
-        module = build(shapes)
-        if module is not None:
-            return module
-    raise UnknownModel("the keys are not those of a ResNet, VGG or ViT")
-
-
-def _classes(shapes: Shapes, key: str) -> int | None:
-    return shapes[key][0] if key in shapes else None
-
-
-def _resnet_from(shapes: Shapes) -> ResNet | None:
-    blocks = {}
-    for key in shapes:
-        if match := re.fullmatch(r"layer(\d)\.(\d+)\.conv1\.weight", key):
-            blocks[int(match[1])] = max(blocks.get(int(match[1]), 0), int(match[2]) + 1)
-    if not blocks or "conv1.weight" not in shapes or len(shapes["conv1.weight"]) != 4:
-        return None
-    counts, bottleneck = tuple(blocks[stage] for stage in sorted(blocks)), "layer1.0.conv3.weight" in shapes
-    for depth, known in resnet.BLOCKS.items():
-        if known[: len(counts)] == counts and (depth in resnet.BOTTLENECK_DEPTHS) == bottleneck:
-            return ResNet(
-                depth=depth,
-                width=shapes["conv1.weight"][0],
-                stage_strides=(1, 2, 2, 2)[: len(counts)],
-                num_classes=_classes(shapes, "fc.weight"),
-            )
-    return None
-
-
-def _vgg_from(shapes: Shapes) -> VGG | None:
-    convs = [
-        key
-        for key, shape in shapes.items()
-        if re.fullmatch(r"features\.\d+\.weight", key) and len(shape) == 4
-    ]
-    for depth in vgg.STAGES:
-        for batch_norm in (False, True):
-            indices = vgg.conv_indices(depth, batch_norm)
-            if convs == [f"features.{i}.weight" for stage in indices for i in stage]:
-                return VGG(
-                    depth=depth,
-                    batch_norm=batch_norm,
-                    width=shapes[convs[0]][0],
-                    num_classes=_classes(shapes, "classifier.6.weight"),
-                )
-    return None
-
-
-def _vit_from(shapes: Shapes) -> ViT | None:
-    if not {"cls_token", "pos_embed", "patch_embed.proj.weight"} <= shapes.keys():
-        return None
-    width, _, patch, _ = shapes["patch_embed.proj.weight"]
-    return ViT(
-        width=width,
-        depth=1 + max(int(key.split(".")[1]) for key in shapes if key.startswith("blocks.")),
-        heads=width // HEAD_SIZE,
-        patch=patch,
-        grid=round((shapes["pos_embed"][1] - 1) ** 0.5),
-        num_classes=_classes(shapes, "head.weight"),
-    )
-
-
-def _zoo_model(backbone, shapes: Shapes):
-    """The MMFashion model around `backbone`, every width read from the shapes."""
-    first, last = "global_pool.global_layers.0.weight", "global_pool.global_layers.3.weight"
-    if first not in shapes or last not in shapes:
-        raise UnknownModel("there is no two-layer global pooling beside the backbone")
-    fields = {"backbone": backbone, "hidden": shapes[first][0], "features": shapes[last][0]}
-    if "landmark_regression.linear.weight" in shapes:
-        vector = shapes["landmark_regression.linear.weight"][1]
-        total = shapes["landmark_feature_extractor.linear.weight"][0]
-        return LandmarkDetector(**fields, landmarks=total // vector, landmark_features=vector)
-    fields["pooling"] = "roi" if "roi_pool.linear.0.weight" in shapes else "global"
-    fields["attributes"] = _classes(shapes, "attr_predictor.linear_attr.weight")
-    if "embed_extractor.embed_linear.weight" in shapes:
-        return Retriever(
-            **fields,
-            embedding=shapes["embed_extractor.embed_linear.weight"][0],
-            ids=_classes(shapes, "embed_extractor.id_linear.weight"),
-        )
-    return Predictor(**fields, categories=_classes(shapes, "cate_predictor.linear_cate.weight"))
+    if found is None:
+        raise UnknownModel("the keys are not those of a ResNet, VGG or ViT")
+    model, rules = found
+    unknown = [key for key in shapes if not any(re.fullmatch(rule.torch, key) for rule in rules)]
+    if unknown:
+        raise UnknownModel(f"{len(unknown)} keys belong to no known model, first: {unknown[0]}")
+    if isinstance(model, TypeAware):
+        outputs = outfits.outputs_of(shapes, model_args or {})
+        return Recognised(model, rules, outfits.arguments, outputs, outfits.init)
+    return Recognised(model, rules, *RUNS.get(type(model), (_zoo_arguments, _zoo_outputs)))
 
 
 def _image_argument(inputs: dict) -> tuple:
@@ -275,3 +167,11 @@ def _zoo_outputs(model, variables: dict, arguments: tuple) -> dict:
         return outputs
 
     return jax.jit(run)(variables, *jax.tree.map(jnp.asarray, arguments))
+
+
+# module -> its arguments and outputs; the others are MMFashion's models
+RUNS = {
+    ResNet: (_image_argument, _resnet_outputs),
+    VGG: (_image_argument, _vgg_outputs),
+    ViT: (_image_argument, _vit_outputs),
+}

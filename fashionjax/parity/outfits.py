@@ -6,7 +6,8 @@ everything is in evaluation mode, as it was recorded. Roles are x (anchor), z (p
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +17,12 @@ from ml_collections import ConfigDict
 
 from experiments import compatibility as experiment
 from fashionjax import quirks
-from fashionjax.models.compatibility import ORIGIN_PREFIX, TypeAware
+from fashionjax.models.compatibility import TypeAware
+from fashionjax.models.compatibility_keys import names_of_origin
 from fashionjax.ops import type_spaces
 from fashionjax.task import AXIS
 from fashionjax.tasks import compatibility
 from fashionjax.tasks.compatibility import type_aware
-from fashionjax.weights import recognise
 
 PREFIXES = {"x": "", "z": "pos_", "y": "neg_"}  # role → prefix of its inputs' names
 SUFFIXES = {"x": ("a", "anchor"), "z": ("p", "pos"), "y": ("n", "neg")}  # of its outputs' names
@@ -36,42 +37,14 @@ WEIGHTS = {
 }
 
 
-def is_outfit_model(shapes: dict) -> bool:
-    """Whether the keys have type spaces."""
-    return any(re.match(r"(type_specific_net|embeddingnet)\.masks\.", key) for key in shapes)
-
-
-def backbone_prefix(shapes: dict) -> str:
-    return ORIGIN_PREFIX if recognise.names_of_origin(shapes) else "backbone."
-
-
-def model_of(backbone, shapes: dict) -> TypeAware:
-    """The model around `backbone`, every width read from the shapes; KeyError or ValueError for a missing
-    part.
-    """
-    shapes = recognise.in_zoo_names(shapes)
-    masks = recognise.OUTFIT_PARTS["type masks"]
-    layers = recognise.OUTFIT_PARTS["type layers"]
-    sizes = recognise.outfit_sizes(shapes)
-    if not sizes.spaces:
-        raise ValueError("the type spaces are neither masks nor layers")
-    if sizes.text is None:
-        raise ValueError("there is no text branch beside the type spaces")
-    return TypeAware(
-        backbone,
-        embedding=shapes[masks if masks in shapes else layers][-1],
-        pool="average" if "global_pool.fc_embed.weight" in shapes else "flatten",
-        types=sizes.types,
-        text="features",
-        spaces=sizes.spaces,
-        projection="mask" if masks in shapes else "fc",
-        metric="triplet_net.metric_branch.weight" in shapes,
-    )
+def outputs_of(shapes: dict, model_args: dict) -> Callable[[TypeAware, dict, tuple], dict]:
+    """(model, variables, arguments) -> every output of a folder by its name."""
+    return partial(outputs, config_of(shapes, model_args), names_of_origin(shapes))
 
 
 def config_of(shapes: dict, model_args: dict) -> ConfigDict:
     """The experiment of a model, with the loss weights that the folder's own arguments name."""
-    origin = recognise.names_of_origin(shapes)
+    origin = names_of_origin(shapes)
     projection = "mask" if any(key.endswith("masks.weight") for key in shapes) else "fc"
     recipe = "origin" if origin else "zoo"
     config = experiment.get_config(f"recipe={recipe},projection={projection},types=false,faithful=zoo")

@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 from fashionjax import losses, quirks
 from fashionjax.errors import UserError
 from fashionjax.metrics import classification, collect, landmarks
-from fashionjax.models import backbones, heads
+from fashionjax.models import backbones, heads, pooled_features, predictor
 from fashionjax.models.predictor import Predictor
-from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry
+from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry, Weights
 from fashionjax.tasks import supervised
 
 LABELS = ("attribute", "category", "landmark")
@@ -171,6 +171,23 @@ def metrics(config: ConfigDict, pairs, context: Context) -> dict[str, float]:
     return result
 
 
+def fitting_config(backbone: str, pooling: str, parts: tuple[str, ...]) -> str:
+    """The fields of a config whose model has these parts."""
+    labels = [part.removesuffix(" head") for part in parts if part in ("attribute head", "category head")]
+    fields = f"model.backbone={backbone} model.pooling={pooling}"
+    return f"task=attributes {fields} model.labels_predicted=({', '.join(labels)})"
+
+
+LABEL_HEADS = {label: heads.PARTS[f"{label} head"] for label in ("attribute", "category")}
+WEIGHTS = Weights(
+    key_rules=lambda model, keys=None: pooled_features.torch_keys(model),
+    parts={part: heads.PARTS[part] for part in ("attribute head", "category head", "heatmap head")},
+    defining=("attribute head", "category head"),
+    from_shapes=predictor.from_shapes,
+    pooling=pooled_features.pooling,
+    fitting_config=fitting_config,
+    fit_config=functools.partial(supervised.fit_labels, LABEL_HEADS),
+)
 ENTRY = TaskEntry(
     make=make,
     make_model=make_model,
@@ -181,4 +198,5 @@ ENTRY = TaskEntry(
         "visibility": landmarks.VISIBILITY_DEFINITIONS,
     },
     command="predict",
+    weights=WEIGHTS,
 )

@@ -13,9 +13,10 @@ from ml_collections import ConfigDict
 from fashionjax import losses, quirks
 from fashionjax.errors import UserError
 from fashionjax.metrics import landmarks as landmark_metrics
+from fashionjax.models import heads, landmark_detector, pooled_features
 from fashionjax.models.heads import FRAME
 from fashionjax.models.landmark_detector import LandmarkDetector
-from fashionjax.task import Batch, Task, TaskEntry
+from fashionjax.task import Batch, Task, TaskEntry, Weights
 from fashionjax.tasks import attributes, supervised
 
 HEADS = ("regression", "heatmap")
@@ -61,6 +62,21 @@ def loss_terms(config: ConfigDict, outputs: dict, batch: Batch, params: dict) ->
     }
 
 
+def fitting_config(backbone: str, pooling: str, parts: tuple[str, ...]) -> str:
+    """The fields of a config whose model has these parts."""
+    head = "heatmap" if "heatmap head" in parts else "regression"
+    return f"task=landmarks model.backbone={backbone} model.pooling={pooling} model.head={head}"
+
+
+WEIGHTS = Weights(
+    key_rules=lambda model, keys=None: pooled_features.torch_keys(model),
+    parts={part: heads.PARTS[part] for part in ("landmark head", "heatmap head")},
+    defining=("landmark head", "heatmap head"),
+    from_shapes=landmark_detector.from_shapes,
+    pooling=pooled_features.pooling,
+    fitting_config=fitting_config,
+    fit_config=functools.partial(supervised.fit_labels, {}),
+)
 ENTRY = TaskEntry(
     make=make,
     make_model=make_model,
@@ -69,4 +85,5 @@ ENTRY = TaskEntry(
         "visibility": landmark_metrics.VISIBILITY_DEFINITIONS,
     },
     command="predict",
+    weights=WEIGHTS,
 )

@@ -24,11 +24,12 @@ from fashionjax import losses, quirks
 from fashionjax.data import samplers
 from fashionjax.errors import UserError
 from fashionjax.metrics import collect, retrieval
+from fashionjax.models import heads, pooled_features, retriever
 from fashionjax.models.retriever import Retriever
 from fashionjax.ops import topk
 from fashionjax.ops.distances import unit_rows
 from fashionjax.ops.landmark_pool import scramble_centres
-from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry
+from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry, Weights
 from fashionjax.tasks import attributes, supervised
 
 QUERY, GALLERY = 0, 1  # roles; in `a+b` of an evaluation split they go by order
@@ -297,10 +298,30 @@ def rank(predicted: dict, truth: dict, k: int = 1, *, per_pair: bool = False) ->
     return Ranking(query, gallery, ranks, gallery[top], score)
 
 
+def fitting_config(backbone: str, pooling: str, parts: tuple[str, ...]) -> str:
+    """The fields of a config whose model has these parts, and the experiments' argument for its losses."""
+    full = "loss=full (config.loss has attribute)"
+    alone = "loss=id or loss=triplet (config.loss has no attribute)"
+    loss = full if "attribute head" in parts else alone
+    return f"task=retrieval model.backbone={backbone} model.pooling={pooling} {loss}"
+
+
+LABEL_HEADS = {"attribute": heads.PARTS["attribute head"], "item_id": heads.PARTS["id head"]}
+PARTS = ("attribute head", "embedding head", "id head", "heatmap head")
+WEIGHTS = Weights(
+    key_rules=lambda model, keys=None: pooled_features.torch_keys(model),
+    parts={part: heads.PARTS[part] for part in PARTS},
+    defining=("embedding head", "id head"),
+    from_shapes=retriever.from_shapes,
+    pooling=pooled_features.pooling,
+    fitting_config=fitting_config,
+    fit_config=functools.partial(supervised.fit_labels, LABEL_HEADS),
+)
 ENTRY = TaskEntry(
     make=make,
     make_model=make_model,
     definitions={"embedding": retrieval.DEFINITIONS},
     command="search",
     unread_labels=("attribute", "attribute_group"),
+    weights=WEIGHTS,
 )

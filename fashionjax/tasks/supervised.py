@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import flax.traverse_util
@@ -179,3 +179,36 @@ def label_names(config: ConfigDict, label: str) -> list[str]:
 
 def _plain(value):
     return tuple(value) if isinstance(value, (list, tuple)) else value
+
+
+def fit_labels(
+    heads: Mapping[str, str],
+    config: ConfigDict,
+    shapes: Mapping[str, tuple[int, ...]],
+    known: Mapping[str, list],
+    given: bool = False,
+) -> list[str]:
+    """Writes the labels of a weight file's heads into `config`; → remarks, see `task.Weights.fit_config`.
+
+    `heads` is {label: PyTorch name of the head's weight}, the first side of which counts the outputs. Names
+    are the `known` ones where there are as many, else numbers. A head that the file lacks keeps the known
+    names, or one placeholder, so that the mismatch is reported by its keys.
+    """
+    del given
+    remarks, labels = [], dict(known)
+    for label, key in heads.items() if shapes else ():
+        have, shape = len(known.get(label, ())), shapes.get(key, ())
+        width = shape[0] if len(shape) == 2 else have or 1
+        if width != have:
+            if len(shape) == 2:
+                dataset = f"has {have}" if label in known else "is not prepared or has none"
+                remarks.append(f"{width} {label} outputs are named by number ({config.dataset} {dataset})")
+            labels[label] = numbered(label, width)
+    with config.unlocked():
+        config.labels = ConfigDict(labels)
+    return remarks
+
+
+def numbered(label: str, n: int) -> list[str]:
+    """Stand-ins for names that nobody knows: label_00 … label_12."""
+    return [f"{label}_{i:0{len(str(n - 1))}d}" for i in range(n)]

@@ -1,186 +1,232 @@
-"""Which model a state dict belongs to, told from its keys and shapes alone."""
+"""Which model a state dict belongs to, read off its keys and shapes alone.
+
+`backbone_of` is the one recogniser of backbones; what stands beside a backbone is known by the parts that the
+tasks list (`task.Weights`).
+"""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from fashionjax import tasks
+from fashionjax.errors import UserError
+from fashionjax.models import backbones
+from fashionjax.models.backbones import resnet, vgg
+from fashionjax.models.backbones.resnet import ResNet
+from fashionjax.models.backbones.vgg import VGG
+from fashionjax.models.backbones.vit import ViT
+from fashionjax.models.torch_keys import Rules
+from fashionjax.task import Weights
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# residual blocks per stage, whether blocks are bottlenecks → name
-RESNETS = {
-    ((2, 2, 2, 2), False): "resnet18",
-    ((3, 4, 6, 3), False): "resnet34",
-    ((3, 4, 6, 3), True): "resnet50",
-    ((3, 4, 23, 3), True): "resnet101",
-}
-VGGS = {8: "vgg11", 13: "vgg16"}  # convolutions
-VITS = {384: "vit_s16", 768: "vit_b16", 1024: "vit_l16"}  # width
-
-# heads by name, in the order they are told; a head's width is the first side of its weight
-HEADS = {
-    "attribute": "attr_predictor.linear_attr.weight",
-    "category": "cate_predictor.linear_cate.weight",
-    "embedding": "embed_extractor.embed_linear.weight",
-    "id": "embed_extractor.id_linear.weight",
-    "landmark": "landmark_regression.linear.weight",
-    "heatmap": "landmark_head.heatmap.weight",
-}
-
-# parts of compatibility models, in MMFashion's names
-OUTFIT_PARTS = {
-    "type masks": "type_specific_net.masks.weight",
-    "type layers": "type_specific_net.masks.0.weight",
-    "learned metric": "triplet_net.metric_branch.weight",
-    "set transformer": "set_scorer.logit.weight",
-    "text features": "triplet_net.text_branch.fc2.weight",
-    "text words": "triplet_net.text_branch.words.weight",
-    "type head": "type_head.weight",
-}
-# the original author's names → MMFashion's, the first that fits
-ORIGIN_NAMES = (
-    ("embeddingnet.embeddingnet.fc_embed.", "global_pool.fc_embed."),
-    ("embeddingnet.embeddingnet.", "backbone."),
-    ("embeddingnet.masks.", "type_specific_net.masks."),
-    ("text_branch.", "triplet_net.text_branch."),
-    ("metric_branch.", "triplet_net.metric_branch."),
-)
-
-# classifiers of ImageNet models, which nothing here has a place for
+BACKBONE = "backbone."  # before the backbone's names in every model
+# a name that each kind of backbone has: ResNet, VGG, timm's ViT, Google's ViT
+SIGNATURES = ("layer1.0.conv1.weight", "features.0.weight", "patch_embed.proj.weight", "embedding/kernel")
+# classifiers of ImageNet models, for which no model here has a place
 IMAGENET_HEADS = r"(fc|classifier|head|head_dist|fc_norm|pre_logits)[./].*"
+HEAD_SIZE = 64  # channels of one attention head in every published ViT
 
 
-class Family(NamedTuple):
-    """A model as its keys tell it; `backbone` is '' where none is recognised."""
+class Recognised(NamedTuple):
+    """What a state dict holds."""
 
-    backbone: str
-    pooling: str  # global or roi; flatten or average of a compatibility model
-    heads: tuple[str, ...]
-    imagenet: bool  # a backbone's own file: no 'backbone.' prefix
+    task: str | None  # None: no task has such parts
+    backbone: str  # its name in BACKBONES, '' where it is none of them
+    pooling: str  # the task's word for it, '' without a task
+    parts: tuple[str, ...]  # of the task's parts
+    plain: bool  # a backbone's own file, without a prefix
 
     def __str__(self) -> str:
-        backbone = self.backbone or "an unknown backbone"
-        if self.imagenet:
-            return f"a plain {backbone}"
-        if set(self.heads) & set(OUTFIT_PARTS):
-            return f"{backbone}, {self.pooling} pooling, {' + '.join(self.heads)}"
-        pooled = "landmark pooling" if self.pooling == "roi" else "global pooling"
-        return f"{backbone}, {pooled}, {' + '.join(self.heads) or 'no'} head{'s' * (len(self.heads) > 1)}"
+        if self.plain:
+            return f"a plain {self.backbone}" if self.backbone else "a model that is not recognised"
+        backbone = self.backbone or "an unrecognised backbone"
+        if self.task is None:
+            return f"{backbone} and no part of a known model"
+        return f"{backbone}, {self.pooling} pooling, {' + '.join(self.parts)}"
 
 
-def describe(shapes: Shapes) -> Family:
-    """The family of a state dict {torch key: shape}."""
-    shapes = in_zoo_names(shapes)
-    imagenet = not any(key.startswith("backbone.") for key in shapes)
-    heads = tuple(name for name, key in HEADS.items() if key in shapes)
-    pooling = "roi" if any(key.startswith("roi_pool.") for key in shapes) else "global"
-    parts = tuple(name for name, key in OUTFIT_PARTS.items() if key in shapes)
-    if parts:
-        heads = tuple(part for part in parts if part != "text features" or "text words" not in parts)
-        pooling = "average" if "global_pool.fc_embed.weight" in shapes else "flatten"
-    return Family(_backbone("" if imagenet else "backbone.", shapes), pooling, heads, imagenet)
+def weights_of(task: str) -> Weights:
+    """How a task's weights are imported; UserError where it has no PyTorch names."""
+    spec = tasks.entry(task).weights
+    if spec is None:
+        known = [name for name, entry in tasks.TASKS.items() if entry.weights]
+        raise UserError(f"config.task={task!r} has no PyTorch names; there are {', '.join(known)}")
+    return spec
 
 
-def names_of_origin(keys: Iterable[str]) -> bool:
-    """Whether a compatibility model has the names of the original author's code."""
-    return any(key.startswith("embeddingnet.") for key in keys)
+def describe(shapes: Shapes) -> Recognised:
+    """What a state dict {PyTorch name: shape} holds."""
+    shapes = canonical(shapes)
+    plain = not any(key.startswith(BACKBONE) for key in shapes)
+    module = backbone_of(shapes, "" if plain else BACKBONE)
+    name = "" if module is None else backbones.name_of(module)
+    task = task_of(shapes)
+    if task is None:
+        return Recognised(None, name, "", (), plain)
+    spec = weights_of(task)
+    parts = tuple(part for part, key in spec.parts.items() if key in shapes)
+    return Recognised(task, name, spec.pooling(shapes), parts, plain)
 
 
-def in_zoo_names(shapes: Shapes) -> Shapes:
-    """The shapes with the original author's names replaced by MMFashion's; others as they are."""
-    if not names_of_origin(shapes):
-        return shapes
+def task_of(shapes: Shapes) -> str | None:
+    """The task whose parts a state dict in canonical names has: of those with a defining part, the one that
+    covers most of the file's parts with the fewest of its own."""
+    best, chosen = (0, 0), None
+    for name, spec in _specs():
+        found = {part for part, key in spec.parts.items() if key in shapes}
+        if found & set(spec.defining) and (score := (len(found), -len(spec.parts))) > best:
+            best, chosen = score, name
+    return chosen
 
-    def renamed(key: str) -> str:
-        for theirs, ours in ORIGIN_NAMES:
+
+def fitting_config(found: Recognised) -> str:
+    """What a config must say to build what was recognised; its task is known."""
+    return weights_of(found.task).fitting_config(found.backbone or "?", found.pooling, found.parts)
+
+
+def model_of(shapes: Shapes) -> tuple[Any, Rules] | None:
+    """A state dict → (the module of its widths, its key rules); None where its backbone is unknown.
+
+    KeyError, IndexError or ValueError where parts of a known model are missing or have impossible shapes.
+    """
+    known = canonical(shapes)
+    task = task_of(known)
+    plain = not any(key.startswith(BACKBONE) for key in known)
+    backbone = backbone_of(known, "" if plain else BACKBONE)
+    if backbone is None:
+        return None
+    if plain:
+        return backbone, backbones.torch_keys(backbone)
+    if task is None:
+        raise KeyError("a head that belongs to the backbone")
+    spec = weights_of(task)
+    model = spec.from_shapes(backbone, known)
+    return model, spec.key_rules(model, shapes)
+
+
+# ------------------------------------------------------------------------------ names
+def canonical(shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping with names of other codebases replaced by those that the tasks' parts have."""
+    return {canonical_key(key): value for key, value in shapes.items()}
+
+
+def canonical_key(key: str) -> str:
+    for _, spec in _specs():
+        for theirs, ours in spec.aliases:
             if key.startswith(theirs):
                 return ours + key.removeprefix(theirs)
-        return key
-
-    return {renamed(key): shape for key, shape in shapes.items()}
+    return key
 
 
-class OutfitSizes(NamedTuple):
-    """What a compatibility model's file says of its sizes; None: it does not."""
+def wrapper(keys: Iterable[str]) -> str:
+    """The prefix that all names have before those of a known model, whatever it is called; '' for none."""
+    keys, prefix = list(keys), ""
+    while keys and task_of(canonical(dict.fromkeys(keys))) is None:
+        first = keys[0].partition(".")[0] + "."
+        if first == "." or not all(key.startswith(first) and key != first for key in keys):
+            return ""
+        keys, prefix = [key.removeprefix(first) for key in keys], prefix + first
+    return prefix if keys else ""
 
-    spaces: int | None  # type spaces
-    types: int | None  # outputs of the type head, or rows of the set transformer's types
-    text: int | None  # length of a text feature
+
+def inner_prefixes(keys: Iterable[str]) -> list[str]:
+    """Prefixes that some names have before the defining part of a known model, '' left out."""
+    marks = {spec.parts[part] for _, spec in _specs() for part in spec.defining}
+    found = {key.removesuffix(mark) for key in keys for mark in marks if key.endswith(f".{mark}")}
+    return sorted(found)
 
 
-def outfit_sizes(shapes: Shapes) -> OutfitSizes:
-    """Read off the shapes of a state dict, whether or not they are possible."""
-    shapes = in_zoo_names(shapes)
+def backbone_prefixes(keys: Iterable[str]) -> list[str]:
+    """The prefixes under which backbones lie: '' for a backbone's own file."""
+    found = {key.removesuffix(mark) for key in keys for mark in SIGNATURES if key.endswith(mark)}
+    return sorted(prefix for prefix in found if not prefix or prefix.endswith((".", "/")))
 
-    def side(key: str, axis: int) -> int | None:
-        shape = shapes.get(key, ())
-        return shape[axis] if len(shape) == 2 else None
 
-    masks = [re.fullmatch(r"type_specific_net\.masks\.(\d+)\.\w+", key) for key in shapes]
-    layers = len({match[1] for match in masks if match})
-    types = side("type_head.weight", 0), side("set_scorer.type.weight", 0)
-    words = OUTFIT_PARTS["text words"] in shapes
-    return OutfitSizes(
-        layers or side(OUTFIT_PARTS["type masks"], 0),
-        types[1] if types[0] is None else types[0],
-        None if words else side("triplet_net.text_branch.fc1.0.weight", 1),
+def _specs() -> list[tuple[str, Weights]]:
+    return [(name, entry.weights) for name, entry in tasks.TASKS.items() if entry.weights is not None]
+
+
+# ------------------------------------------------------------------------------ backbones
+def backbone_of(shapes: Shapes, prefix: str = "") -> Any | None:
+    """The ResNet or VGG in torchvision's names, or ViT in timm's or Google's, that lies under `prefix`, with
+    its widths and classifier; None where there is none."""
+    own = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
+    for build in (_resnet, _vgg, _vit, _google_vit):
+        try:
+            module = build(own)
+        except (KeyError, IndexError, ValueError, ZeroDivisionError):  # parts missing, or of a wrong rank
+            continue
+        if module is not None:
+            return module
+    return None
+
+
+def _classes(shapes: Shapes, key: str) -> int | None:
+    return shapes[key][0] if key in shapes else None
+
+
+def _resnet(shapes: Shapes) -> ResNet | None:
+    if len(shapes["conv1.weight"]) != 4:
+        return None
+    matches = [re.fullmatch(r"layer([1-4])\.(\d+)\.conv1\.weight", key) for key in shapes]
+    blocks = {(int(match[1]), int(match[2])) for match in matches if match}
+    counts = [sum(stage == number for stage, _ in blocks) for number in (1, 2, 3, 4)]
+    while counts and not counts[-1]:  # a network that stops early
+        counts.pop()
+    bottleneck = "layer1.0.conv3.weight" in shapes
+    for depth, known in resnet.BLOCKS.items() if counts else ():
+        same_blocks = list(known[: len(counts)]) == counts
+        if same_blocks and (depth in resnet.BOTTLENECK_DEPTHS) == bottleneck:
+            return ResNet(
+                depth=depth,
+                width=shapes["conv1.weight"][0],
+                stage_strides=(1, 2, 2, 2)[: len(counts)],
+                num_classes=_classes(shapes, "fc.weight"),
+            )
+    return None
+
+
+def _vgg(shapes: Shapes) -> VGG | None:
+    matches = [re.fullmatch(r"features\.(\d+)\.weight", key) for key in shapes]
+    convs = {int(match[1]) for match in matches if match and len(shapes[match[0]]) == 4}
+    for depth in vgg.STAGES:
+        for batch_norm in (False, True):
+            if convs == {i for stage in vgg.conv_indices(depth, batch_norm) for i in stage}:
+                return VGG(
+                    depth=depth,
+                    batch_norm=batch_norm,
+                    width=shapes["features.0.weight"][0],
+                    num_classes=_classes(shapes, "classifier.6.weight"),
+                )
+    return None
+
+
+def _vit(shapes: Shapes) -> ViT | None:
+    width, _, patch, _ = shapes["patch_embed.proj.weight"]
+    _, tokens, _ = shapes["pos_embed"]
+    return ViT(
+        width=width,
+        depth=1 + max(int(key.split(".")[1]) for key in shapes if key.startswith("blocks.")),
+        heads=max(1, width // HEAD_SIZE),
+        patch=patch,
+        grid=math.isqrt(max(tokens - 1, 0)),
+        num_classes=_classes(shapes, "head.weight"),
     )
 
 
-def head_widths(shapes: Shapes) -> dict[str, int]:
-    """Head name → number of outputs, for the heads that the file has."""
-    return {name: shapes[key][0] for name, key in HEADS.items() if len(shapes.get(key, ())) == 2}
-
-
-def fitting_config(family: Family) -> str:
-    """What a config must say to build this family."""
-    if set(family.heads) & set(OUTFIT_PARTS):
-        return _fitting_outfit_config(family)
-    if {"embedding", "id"} & set(family.heads):
-        # the experiments' argument, and what it says where an experiment has none
-        full = "loss=full (config.loss has attribute)"
-        alone = "loss=id or loss=triplet (config.loss has no attribute)"
-        task, learns = "retrieval", f" {full if 'attribute' in family.heads else alone}"
-    elif family.heads and not {"attribute", "category"} & set(family.heads):
-        task, learns = "landmarks", ""
-    else:
-        task = "attributes"
-        heads = [head for head in family.heads if head in ("attribute", "category")]
-        learns = f" model.labels_predicted=({', '.join(heads)})"
-    return f"task={task} model.backbone={family.backbone or '?'} model.pooling={family.pooling}{learns}"
-
-
-def _fitting_outfit_config(family: Family) -> str:
-    parts = set(family.heads)
-    texts = {"text features": "features", "text words": "words"}
-    text = next((texts[part] for part in family.heads if part in texts), "none")
-    if "set transformer" in parts:
-        return f"task=compatibility model.kind=set_transformer model.pool={family.pooling} model.text={text}"
-    recipe = "origin" if family.pooling == "average" else "zoo"
-    projection = "fc" if "type layers" in parts else "mask"
-    types = "true" if "type head" in parts else "false"
-    arguments = f"recipe={recipe},projection={projection},text={text},types={types}"
-    if ("learned metric" in parts) != (projection == "fc"):
-        arguments += f" and model.metric={'learned metric' in parts}"
-    return f"experiments/compatibility.py:{arguments}"
-
-
-def _backbone(prefix: str, shapes: Shapes) -> str:
-    own = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
-    if "conv1.weight" in own:
-        blocks = [re.fullmatch(r"layer([1-4])\.(\d+)\.conv1\.weight", key) for key in own]
-        counts = [sum(m is not None and m[1] == str(stage) for m in blocks) for stage in (1, 2, 3, 4)]
-        while counts and not counts[-1]:  # a network that stops early
-            counts.pop()
-        bottleneck = "layer1.0.conv3.weight" in own
-        known = [name for (depths, kind), name in RESNETS.items()
-                 if kind == bottleneck and counts and depths[: len(counts)] == tuple(counts)]  # fmt: skip
-        return known[0] if known else ""
-    convs = [key for key, shape in own.items() if key.startswith("features.") and len(shape) == 4]
-    if convs:
-        suffix = "_bn" if "features.1.running_mean" in own else ""
-        name = VGGS.get(len(convs), "")
-        return name and name + suffix
-    token = own.get("cls_token", own.get("cls", ()))
-    return VITS.get(token[-1], "") if token else ""
+def _google_vit(shapes: Shapes) -> ViT | None:
+    patch, _, _, width = shapes["embedding/kernel"]
+    _, tokens, _ = shapes["Transformer/posembed_input/pos_embedding"]
+    blocks = [re.match(r"Transformer/encoderblock_(\d+)/", key) for key in shapes]
+    return ViT(
+        width=width,
+        depth=1 + max(int(match[1]) for match in blocks if match),
+        heads=max(1, width // HEAD_SIZE),
+        patch=patch,
+        grid=math.isqrt(max(tokens - 1, 0)),
+        num_classes=shapes["head/kernel"][1] if "head/kernel" in shapes else None,
+    )

@@ -14,6 +14,7 @@ from experiments import inshop
 from fashionjax import import_weights, tasks
 from fashionjax.errors import UserError
 from fashionjax.export import __main__ as export
+from fashionjax.weights import importer
 from fashionjax.weights.files import read_tensors
 from fashionjax.weights.key_maps import torch_shapes
 
@@ -45,9 +46,9 @@ def test_a_model_trained_here_goes_out_and_comes_back(tmp_path):
     )
     config.labels = {"attribute": ["a", "b"], "category": ["c"]}
     rng = np.random.default_rng(1)
-    template = import_weights.template(config, tasks.make(config))
+    template = importer.template(config, tasks.make(config))
     variables = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(leaf.dtype), template)
-    import_weights.write_checkpoint(config, variables, tmp_path / "run")
+    importer.write_checkpoint(config, variables, tmp_path / "run")
     written = export.export(tmp_path / "run", tmp_path / "w.safetensors")
     import_weights.run(str(tmp_path / "w.safetensors"), config, str(tmp_path / "again"))
     assert_same(export.state_dict(tmp_path / "again"), written)
@@ -59,13 +60,13 @@ def test_what_is_left_out_is_named(tmp_path, capsys):
     """A retriever's file with everything that PyTorch stores: what nothing reads does not come back."""
     config = inshop.get_config("backbone=resnet50,loss=id,tiny=true")
     config.data_dir, config.labels = str(tmp_path), {"item_id": ["a", "b"]}
-    shapes = import_weights.template(config, tasks.make(config))
-    read = drawn(torch_shapes(shapes, import_weights.key_rules(config)))
+    shapes = importer.template(config, tasks.make(config))
+    read = drawn(torch_shapes(shapes, importer.key_rules(config)))
     norm = {f"embed_extractor.bn.{name}": np.ones(4, np.float32) for name in ("weight", "running_mean")}
     counters = {"backbone.bn1.num_batches_tracked": np.zeros((), np.int64)}
     import_weights.run(str(save_zip(tmp_path / "w.pth", read | norm | counters)), config, tmp_path / "run")
     err = capsys.readouterr().err
-    assert "left out 1 tensors num_batches_tracked" in err and ", ".join(norm) in err
+    assert "left out 1 step counters (num_batches_tracked)" in err and ", ".join(norm) in err
     done = run("export", f"--checkpoint={tmp_path / 'run'}", f"--out={tmp_path / 'out'}")
     assert done.returncode == 0 and ", ".join(norm) in done.stderr
     assert json.loads(done.stdout)["tensors"] == len(read)

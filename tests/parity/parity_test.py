@@ -18,6 +18,7 @@ from fashionjax.parity import __main__ as parity
 from fashionjax.parity import draws, models
 from fashionjax.parity.results import array_difference, dense_difference, relative_l2
 from fashionjax.weights import key_maps
+from fashionjax.weights import recognise as weight_files
 
 FOLDERS = Path(__file__).parents[1] / "fixtures" / "parity"
 METRICS = Path(__file__).parents[1] / "fixtures" / "metrics"
@@ -193,9 +194,9 @@ def test_depths_and_normalisation_are_told_from_the_numbers():
             f"features.{i}.weight": (64, 3, 3, 3) for stage in vgg.conv_indices(depth, True) for i in stage
         }
 
-    assert models.backbone_from(vgg_shapes(11)) == vgg.VGG(depth=11, batch_norm=True)
+    assert weight_files.backbone_of(vgg_shapes(11)) == vgg.VGG(depth=11, batch_norm=True)
     shapes = {key: s for key, s in shapes_of("plain_resnet50_features").items() if "layer4" not in key}
-    assert models.backbone_from(shapes) == resnet.ResNet(depth=50, stage_strides=(1, 2, 2))
+    assert weight_files.backbone_of(shapes) == resnet.ResNet(depth=50, stage_strides=(1, 2, 2))
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from experiments import common
+from experiments import compatibility as outfit_experiment
 from fashionjax import cli, import_weights, tasks
 from fashionjax.models import backbones
 from fashionjax.models.landmark_detector import LandmarkDetector
 from fashionjax.models.predictor import Predictor
 from fashionjax.models.retriever import Retriever
+from fashionjax.weights import importer
 from fashionjax.weights.key_maps import torch_shapes
 
 IMAGE, POINTS = (
@@ -137,7 +139,7 @@ def file_for(config: ConfigDict, widths: dict[str, int], seed=0) -> dict[str, np
     config = config.copy_and_resolve_references()
     config.labels = ConfigDict({name: [str(i) for i in range(n)] for name, n in widths.items()})
     task = tasks.make(config)
-    return drawn(torch_shapes(import_weights.template(config, task), import_weights.key_rules(config)), seed)
+    return drawn(torch_shapes(importer.template(config, task), importer.key_rules(config)), seed)
 
 
 def run_command(monkeypatch, capsys, *argv) -> tuple[int, dict | None, str]:
@@ -145,7 +147,11 @@ def run_command(monkeypatch, capsys, *argv) -> tuple[int, dict | None, str]:
     from absl import flags
 
     flags.FLAGS.unparse_flags()
-    for name in [n for n in ("config", "workdir", "backbone_only", "type_spaces") if n in flags.FLAGS]:
+    for name in [
+        n
+        for n in ("config", "workdir", "backbone_only", "type_spaces", "entry", "prefix")
+        if n in flags.FLAGS
+    ]:
         delattr(flags.FLAGS, name)
     monkeypatch.setattr(sys, "argv", ["fashionjax import", *map(str, argv)])
     with pytest.raises(SystemExit) as exit_:
@@ -168,3 +174,19 @@ def imagenet_file(name: str) -> dict[str, np.ndarray]:
     tensors = drawn(torch_shapes(shapes_of(backbone), backbones.torch_keys(backbone)), seed=3)
     return tensors | {f"{HEAD_KEYS[name]}.weight": np.zeros((10, 4), np.float32),
                       f"{HEAD_KEYS[name]}.bias": np.zeros(10, np.float32)}  # fmt: skip
+
+
+TYPES = ["bags", "shoes", "tops"]
+PAIRS = [("tops", "shoes"), ("bags", "bags"), ("shoes", "shoes"), ("bags", "shoes"), ("tops", "tops"),
+         ("tops", "bags")]  # fmt: skip
+
+
+def tiny_outfits(argument: str, data_dir="nowhere") -> ConfigDict:
+    """The compatibility experiment of an argument, small, with three types."""
+    config = outfit_experiment.get_config(argument)
+    config.data_dir = str(data_dir)
+    config.image_size = config.canvas_size = 32
+    config.model.backbone_fields.width = 8
+    config.model.update({"embedding": 6, "text_features": 7, "width": 8, "heads": 2})
+    config.labels = {"category": TYPES, "type_space": [list(pair) for pair in PAIRS]}
+    return config

@@ -16,9 +16,9 @@ import pytest
 
 from experiments import category_attributes, compatibility, inshop, landmarks, retrieval
 from fashionjax import tasks
-from fashionjax.import_weights import key_rules
 from fashionjax.runtime import optim, parallel, state
 from fashionjax.task import AXIS
+from fashionjax.weights.importer import key_rules
 from fashionjax.weights.key_maps import fill
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "training"

@@ -14,27 +14,28 @@ import pytest
 from torch_writers import save_zip
 from weight_files import (
     MUTATIONS,
+    PAIRS,
+    TYPES,
     assert_same,
     config_file,
     drawn,
     imagenet_file,
     run_command,
     tiny_backbone,
+    tiny_outfits,
 )
 
 from experiments import compatibility as experiment
 from fashionjax import import_weights, tasks
 from fashionjax.errors import UserError
 from fashionjax.export import __main__ as export
-from fashionjax.models.compatibility import SetTransformer, TypeAware, torch_keys
+from fashionjax.models import compatibility_keys
+from fashionjax.models.compatibility import SetTransformer, TypeAware
+from fashionjax.models.compatibility_keys import torch_keys
 from fashionjax.runtime import checkpoint
 from fashionjax.tasks import compatibility
-from fashionjax.weights import recognise
+from fashionjax.weights import importer, labels, recognise
 from fashionjax.weights.key_maps import KeyMismatch, fill, torch_names, torch_shapes, unfill
-
-TYPES = ["bags", "shoes", "tops"]
-PAIRS = [("tops", "shoes"), ("bags", "bags"), ("shoes", "shoes"), ("bags", "shoes"), ("tops", "tops"),
-         ("tops", "bags")]  # fmt: skip
 
 
 def models() -> dict:
@@ -174,33 +175,29 @@ def test_mutated_state_dicts_give_typed_errors_that_name_the_key(name):
         assert sum(map(len, problems.values())) <= 2 * len(told)
 
 
-# --- families ---
+# --- recognition ---
+
+TEXT = ("text branch",)
 
 
 @pytest.mark.parametrize(
-    "name, told",
+    "name, backbone, pooling, parts",
     [
-        ("zoo masks", ("resnet18", "flatten", ("type masks", "text features"), False)),
-        (
-            "zoo layers",
-            ("resnet18", "flatten", ("type layers", "learned metric", "text features"), False),
-        ),
-        ("origin masks", ("resnet18", "average", ("type masks", "text features"), False)),
-        (
-            "origin layers",
-            ("resnet18", "average", ("type layers", "learned metric", "text features", "type head"), False),
-        ),
-        ("set", ("resnet18", "average", ("set transformer", "type head"), False)),
-        ("set words", ("vgg11", "flatten", ("set transformer", "text words", "type head"), False)),
+        ("zoo masks", "resnet18", "flatten", ("type masks", *TEXT)),
+        ("zoo layers", "resnet18", "flatten", ("type layers", "learned metric", *TEXT)),
+        ("origin masks", "resnet18", "average", ("type masks", *TEXT)),
+        ("origin layers", "resnet18", "average", ("type layers", "learned metric", *TEXT, "type head")),
+        ("set", "resnet18", "average", ("set transformer", "type head")),
+        ("set words", "vgg11", "flatten", ("set transformer", *TEXT, "word vectors", "type head")),
     ],
 )
-def test_families_are_told_from_keys(name, told):
+def test_models_are_recognised_by_their_keys(name, backbone, pooling, parts):
     shapes = torch_shapes(family(name)[1], family(name)[0])
-    assert recognise.describe(shapes) == told
-    sizes = recognise.outfit_sizes(shapes)
+    assert recognise.describe(shapes) == ("compatibility", backbone, pooling, parts, False)
     spaces = {"masks": 6, "layers": 12}.get(name.split()[1] if " " in name else "")
-    types = 3 if "type head" in told[2] else None
-    assert sizes == (spaces, types, 4 if "text features" in told[2] else None)
+    types = 3 if "type head" in parts else None
+    text = 4 if TEXT[0] in parts and "word vectors" not in parts else None
+    assert compatibility_keys.sizes(recognise.canonical(shapes)) == (spaces, types, text)
 
 
 @pytest.mark.parametrize(
@@ -215,30 +212,20 @@ def test_families_are_told_from_keys(name, told):
 )
 def test_the_fitting_config_is_one_that_fits(argument):
     """What is told of a file builds the same family."""
-    told = recognise.fitting_config(recognise.describe(file_shapes(tiny(argument))))
+    told = recognise.fitting_config(recognise.describe(file_shapes(tiny_outfits(argument))))
     if argument == "recipe=set":
         expected = "task=compatibility model.kind=set_transformer model.pool=average model.text=none"
         assert told == expected
         return
-    again = tiny(told.removeprefix("experiments/compatibility.py:"))
-    assert file_shapes(again) == file_shapes(tiny(argument))
+    again = tiny_outfits(told.removeprefix("experiments/compatibility.py:"))
+    assert file_shapes(again) == file_shapes(tiny_outfits(argument))
 
 
 # --- the command ---
 
 
-def tiny(argument: str, data_dir="nowhere"):
-    config = experiment.get_config(argument)
-    config.data_dir = str(data_dir)
-    config.image_size = config.canvas_size = 32
-    config.model.backbone_fields.width = 8
-    config.model.update({"embedding": 6, "text_features": 7, "width": 8, "heads": 2})
-    config.labels = {"category": TYPES, "type_space": [list(pair) for pair in PAIRS]}
-    return config
-
-
 def file_shapes(config) -> dict[str, tuple]:
-    return torch_shapes(import_weights.template(config, tasks.make(config)), import_weights.key_rules(config))
+    return torch_shapes(importer.template(config, tasks.make(config)), importer.key_rules(config))
 
 
 def written(folder, config, text_features=9, **extra):
@@ -265,10 +252,9 @@ def type_spaces(folder, pairs=PAIRS):
 )
 def test_a_file_becomes_a_checkpoint_and_comes_out_bitwise(tmp_path, capsys, argument):
     """Under the names that it had, with the order of typespaces.p; the text's width is the file's."""
-    config = tiny(argument, tmp_path)
+    config = tiny_outfits(argument, tmp_path)
     file, tensors = written(tmp_path, config)
-    arguments = (str(tmp_path / "run"), False, type_spaces(tmp_path))
-    accounting = import_weights.run(str(file), config, *arguments)
+    accounting = import_weights.run(file, config, tmp_path / "run", type_spaces=type_spaces(tmp_path))
     assert accounting.leaves == len(tensors) and len(accounting.ignored) + len(tensors) == accounting.tensors
     restored = checkpoint.restore_for_inference(tmp_path / "run")
     assert [tuple(pair) for pair in restored.config.labels.type_space] == PAIRS
@@ -281,59 +267,59 @@ def test_a_file_becomes_a_checkpoint_and_comes_out_bitwise(tmp_path, capsys, arg
     assert_same(export.state_dict(tmp_path / "again"), tensors)
 
     task = tasks.make(restored.config)
-    batch = import_weights.example_batch(restored.config)
+    batch = importer.example_batch(restored.config)
     found = jax.eval_shape(task.predict, restored.params, restored.model_state, batch)
     assert set(found) == {"embedding"} | ({"category_logits"} if "type_head.weight" in tensors else set())
 
 
 def test_both_names_lead_to_the_same_model(tmp_path):
     """MMFashion's names are read into the original author's model too."""
-    config = tiny("recipe=origin,types=false", tmp_path)
+    config = tiny_outfits("recipe=origin,types=false", tmp_path)
     model = compatibility.make_model(config)
-    template = import_weights.template(config, tasks.make(config))
-    tensors = drawn(torch_shapes(template, torch_keys(model, origin=False)))
+    template = importer.template(config, tasks.make(config))
+    tensors = drawn(torch_shapes(template, torch_keys(model, keys=())))
     assert any(key.startswith("backbone.") for key in tensors)
-    variables, _ = import_weights.import_model(config, tasks.make(config), tensors)
-    assert_same(unfill(variables, torch_keys(model, origin=False)), tensors)
+    variables, _ = importer.import_model(config, tasks.make(config), tensors)
+    assert_same(unfill(variables, torch_keys(model, keys=())), tensors)
     assert "embeddingnet.masks.weight" in unfill(variables, torch_keys(model))
 
 
 def test_a_set_transformer_goes_out_and_comes_back(tmp_path):
-    config = tiny("recipe=set", tmp_path)
+    config = tiny_outfits("recipe=set", tmp_path)
     file, tensors = written(tmp_path, config)
     import_weights.run(str(file), config, str(tmp_path / "run"), type_spaces=type_spaces(tmp_path))
     assert_same(export.state_dict(tmp_path / "run"), tensors)
 
 
 def test_spaces_of_unknown_order_are_numbered_and_told(tmp_path, capsys):
-    config = tiny("projection=fc,types=false", tmp_path)
+    config = tiny_outfits("projection=fc,types=false", tmp_path)
     file, _ = written(tmp_path, config)
     import_weights.run(str(file), config, str(tmp_path / "run"))
     err = capsys.readouterr().err
     assert "pass --type_spaces=typespaces.p" in err and "mean nothing" in err
-    labels = checkpoint.restore_for_inference(tmp_path / "run").config.labels
+    found = checkpoint.restore_for_inference(tmp_path / "run").config.labels
     names = [f"type_{i}" for i in range(3)]
-    assert list(labels.category) == names
+    assert list(found.category) == names
     pairs = itertools.combinations_with_replacement(names, 2)
-    assert [tuple(pair) for pair in labels.type_space] == list(pairs)
+    assert [tuple(pair) for pair in found.type_space] == list(pairs)
 
 
 def test_labels_of_the_prepared_dataset(tmp_path, capsys, monkeypatch):
     """The nondisjoint release may number its spaces otherwise than the files' own."""
     known = {"category": TYPES, "type_space": [list(pair) for pair in reversed(PAIRS)]}
-    monkeypatch.setattr(import_weights.labels, "_dataset_labels", lambda config: dict(known))
+    monkeypatch.setattr(labels, "dataset_labels", lambda config: dict(known))
     for split, remarks in (("disjoint", 0), ("nondisjoint", 1)):
-        config = tiny(f"split={split},types=false", tmp_path)
+        config = tiny_outfits(f"split={split},types=false", tmp_path)
         file, _ = written(tmp_path, config)
         import_weights.run(str(file), config, str(tmp_path / split))
-        labels = checkpoint.restore_for_inference(tmp_path / split).config.labels
-        assert [list(pair) for pair in labels.type_space] == known["type_space"]
-        assert capsys.readouterr().err.count("note: ") == remarks
+        found = checkpoint.restore_for_inference(tmp_path / split).config.labels
+        assert [list(pair) for pair in found.type_space] == known["type_space"]
+        assert capsys.readouterr().err.count("pass --type_spaces=disjoint") == remarks
 
 
 def wide(tmp_path, projection):
     """The file of a model of 10 spaces, of four types."""
-    config = tiny(f"projection={projection},types=false", tmp_path)
+    config = tiny_outfits(f"projection={projection},types=false", tmp_path)
     other = config.copy_and_resolve_references()
     names = ["a", "b", "c", "d"]
     pairs = [list(pair) for pair in itertools.combinations_with_replacement(names, 2)]
@@ -344,7 +330,9 @@ def wide(tmp_path, projection):
 @pytest.mark.parametrize("projection", ["mask", "fc"])
 def test_another_number_of_spaces(tmp_path, projection):
     config, file = wide(tmp_path, projection)
-    with pytest.raises(KeyMismatch, match="The file has 10 type spaces, the types make 6 pairs") as caught:
+    with pytest.raises(
+        KeyMismatch, match="The file has 10 type spaces, the config's labels make 6"
+    ) as caught:
         import_weights.run(str(file), config, str(tmp_path / "run"), type_spaces=type_spaces(tmp_path))
     problems = caught.value.accounting.problems()
     if projection == "mask":
@@ -359,7 +347,7 @@ def test_another_number_of_spaces(tmp_path, projection):
 @pytest.mark.parametrize("change, kind", [("missing", "unfilled"), ("extra", "unread")])
 def test_a_space_too_few_or_many_without_names(tmp_path, change, kind):
     """The nearest number of types counts, so that the one wrong space is named."""
-    config = tiny("projection=fc,types=false", tmp_path)
+    config = tiny_outfits("projection=fc,types=false", tmp_path)
     _, tensors = written(tmp_path, config)
     parts = [f"type_specific_net.masks.{5 if change == 'missing' else 6}.{p}" for p in ("weight", "bias")]
     for part in parts:
@@ -383,9 +371,9 @@ def test_a_space_too_few_or_many_without_names(tmp_path, change, kind):
     ],
 )
 def test_another_model_is_told_with_the_config_that_fits(tmp_path, argument, hint):
-    file, _ = written(tmp_path, tiny("projection=mask,types=false"))
+    file, _ = written(tmp_path, tiny_outfits("projection=mask,types=false"))
     with pytest.raises(KeyMismatch, match=re.escape(hint)):
-        import_weights.run(str(file), tiny(argument, tmp_path), str(tmp_path / "run"))
+        import_weights.run(str(file), tiny_outfits(argument, tmp_path), str(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(
@@ -401,14 +389,14 @@ def test_another_model_is_told_with_the_config_that_fits(tmp_path, argument, hin
 )
 def test_absurd_sizes_are_told_by_their_keys(tmp_path, shapes):
     """Nothing is built from what a file merely claims."""
-    config = tiny("projection=mask,types=false", tmp_path)
+    config = tiny_outfits("projection=mask,types=false", tmp_path)
     _, tensors = written(tmp_path, config)
     tensors |= {key: np.zeros(shape, np.float32) for key, shape in shapes.items()}
     with pytest.raises(KeyMismatch) as caught:
         fitted = config.copy_and_resolve_references()
         sizes = {key: tensor.shape for key, tensor in tensors.items()}
-        import_weights.labels.fit_config(fitted, sizes)
-        import_weights.import_model(fitted, tasks.make(fitted), tensors)
+        labels.fit_config(fitted, sizes)
+        importer.import_model(fitted, tasks.make(fitted), tensors)
     told = json.dumps(caught.value.accounting.problems())
     assert all(key in told for key in shapes)
 
@@ -423,7 +411,7 @@ def test_absurd_sizes_are_told_by_their_keys(tmp_path, shapes):
     ],
 )
 def test_wrong_type_spaces(tmp_path, content, message):
-    config = tiny("types=false", tmp_path)
+    config = tiny_outfits("types=false", tmp_path)
     file, _ = written(tmp_path, config)
     path = tmp_path / "typespaces.p"
     if content is not None:
@@ -434,12 +422,12 @@ def test_wrong_type_spaces(tmp_path, content, message):
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
-    file, tensors = written(tmp_path, tiny("types=false"))
-    code = "from import_outfits_test import tiny\ndef get_config(arg=None): return tiny(arg)\n"
+    file, tensors = written(tmp_path, tiny_outfits("types=false"))
+    code = "from weight_files import tiny_outfits\ndef get_config(arg=None): return tiny_outfits(arg)\n"
     experiment_file = config_file(tmp_path, code)
     argv = (file, f"--config={experiment_file}:types=false", f"--workdir={tmp_path / 'run'}")
     status, line, err = run_command(monkeypatch, capsys, *argv, f"--type_spaces={type_spaces(tmp_path)}")
-    assert status == 0 and "left out 21 tensors num_batches_tracked" in err
+    assert status == 0 and "left out 21 step counters (num_batches_tracked)" in err
     assert line == {"leaves": len(tensors), "tensors": len(tensors) + 21, "unread": [], "unfilled": []}
 
 
@@ -454,9 +442,10 @@ def test_type_spaces_are_for_compatibility_models(tmp_path):
 @pytest.mark.parametrize("argument, stages", [("types=false", 4), ("recipe=origin,types=false", 3)])
 def test_backbone_only(tmp_path, capsys, argument, stages):
     """torchvision's ResNet-18 into a network that may stop after its third stage."""
-    config, tensors = tiny(argument, tmp_path), imagenet_file("resnet18")
+    config, tensors = tiny_outfits(argument, tmp_path), imagenet_file("resnet18")
     file = save_zip(tmp_path / "r.pth", tensors)
-    accounting = import_weights.run(str(file), config, str(tmp_path / "run"), True, type_spaces(tmp_path))
+    options = {"backbone_only": True, "type_spaces": type_spaces(tmp_path)}
+    accounting = import_weights.run(file, config, tmp_path / "run", **options)
     err = capsys.readouterr().err
     later = [key for key in tensors if key.startswith("layer4.")] if stages == 3 else []
     dropped = [*later, "fc.weight", "fc.bias"]
@@ -469,10 +458,10 @@ def test_backbone_only(tmp_path, capsys, argument, stages):
 
 
 def test_backbone_only_takes_the_backbone_of_either_naming(tmp_path):
-    config = tiny("recipe=origin,types=false", tmp_path)
+    config = tiny_outfits("recipe=origin,types=false", tmp_path)
     whole = drawn(file_shapes(config))
-    variables, _, dropped = import_weights.import_backbone(config, tasks.make(config), whole)
-    out = unfill(variables, import_weights.key_rules(config))
+    variables, _, dropped = importer.import_backbone(config, tasks.make(config), whole)
+    out = unfill(variables, importer.key_rules(config))
     inner = [k for k in whole if k.startswith("embeddingnet.embeddingnet.") and "fc_embed" not in k]
     assert sorted(dropped) == sorted(whole.keys() - set(inner))
     for key in inner:

@@ -37,7 +37,7 @@ from fashionjax.models.predictor import Predictor
 from fashionjax.models.retriever import Retriever
 from fashionjax.models.torch_keys import KeyRule
 from fashionjax.runtime import checkpoint, state
-from fashionjax.weights import recognise
+from fashionjax.weights import importer, recognise
 from fashionjax.weights.files import read_tensors
 from fashionjax.weights.key_maps import KeyMismatch, fill, torch_names, torch_shapes, unfill
 
@@ -233,33 +233,31 @@ def test_long_lists_are_shortened_in_the_message_only():
     assert caught.value.accounting.unread == list(tensors)
 
 
-# --- families ---
+# --- recognition ---
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_families_are_told_from_keys(name):
+def test_models_are_recognised_by_their_keys(name):
     kind, backbone, *pooling = name.split()
     rules, template = family(name)
-    shapes = torch_shapes(template, rules)
-    told = recognise.describe(shapes)
-    heads = {
-        "coarse": ("attribute",),
-        "fine": ("attribute", "category"),
-        "in-shop": ("attribute", "embedding", "id"),
-        "consumer": ("embedding", "id"),
-        "landmark": ("landmark",),
+    task, parts = {
+        "coarse": ("attributes", ("attribute head",)),
+        "fine": ("attributes", ("attribute head", "category head")),
+        "in-shop": ("retrieval", ("attribute head", "embedding head", "id head")),
+        "consumer": ("retrieval", ("embedding head", "id head")),
+        "landmark": ("landmarks", ("landmark head",)),
     }[kind]
-    assert told == (backbone, (pooling or ["global"])[0], heads, False)
-    widths = recognise.head_widths(shapes)
-    expected = {"attribute": 7, "category": 4, "embedding": 3, "id": 9, "landmark": 2}
-    assert widths == {head: expected[head] for head in heads}
+    found = recognise.describe(torch_shapes(template, rules))
+    assert found == (task, backbone, (pooling or ["global"])[0], parts, False)
 
 
 @pytest.mark.parametrize("name", ["vgg11_bn", "vgg16", "resnet18", "resnet34", "resnet50", "resnet101"])
-def test_plain_backbones_are_told_from_keys(name):
+def test_plain_backbones_are_recognised_by_their_keys(name):
     backbone = tiny_backbone(name)
-    told = recognise.describe(torch_shapes(shapes_of(backbone), backbones.torch_keys(backbone)))
-    assert told == (name, "global", (), True)
+    shapes = torch_shapes(shapes_of(backbone), backbones.torch_keys(backbone))
+    assert recognise.describe(shapes) == (None, name, "", (), True)
+    assert recognise.backbone_of(shapes) == backbone
+    assert recognise.backbone_of(dict(sorted(shapes.items()))) == backbone
 
 
 # --- the command ---
@@ -293,7 +291,7 @@ def test_the_checkpoint_restores_as_a_training_state(tmp_path):
     tensors = file_for(config, {"attribute": 10, "category": 3})
     import_weights.run(str(save_zip(tmp_path / "w.pth", tensors)), config, str(tmp_path / "run"))
     saved = checkpoint.restore_for_inference(tmp_path / "run").config
-    task, batch = tasks.make(saved), import_weights.example_batch(saved)
+    task, batch = tasks.make(saved), importer.example_batch(saved)
     schedule = optim.make_schedule(saved.optim, 100, 10)
     tx = optim.make_optimizer(
         saved.optim, jax.eval_shape(task.init, jax.random.PRNGKey(0), batch)[0], schedule
@@ -303,7 +301,7 @@ def test_the_checkpoint_restores_as_a_training_state(tmp_path):
     manager = checkpoint.open_manager(tmp_path / "run")
     resumed = checkpoint.restore(manager, fresh)
     manager.close()
-    rules = import_weights.key_rules(saved)
+    rules = importer.key_rules(saved)
     resumed = {"params": resumed.params, "batch_stats": resumed.model_state}
     assert_same(unfill(jax.tree.map(np.asarray, resumed), rules), tensors)
 
@@ -343,7 +341,7 @@ def test_another_family_is_told_with_the_config_that_fits(tmp_path, wrong):
             str(save_zip(tmp_path / "w.pth", tensors)), tiny_config(**wrong), str(tmp_path / "run")
         )
     message = str(caught.value)
-    assert "The file holds resnet18, global pooling, attribute + category heads" in message
+    assert "The file holds resnet18, global pooling, attribute head + category head" in message
     assert "task=attributes model.backbone=resnet18 model.pooling=global" in message
     assert not (tmp_path / "run").exists()
 
@@ -351,8 +349,8 @@ def test_another_family_is_told_with_the_config_that_fits(tmp_path, wrong):
 @pytest.mark.parametrize(
     ("loss", "held", "fits"),
     [
-        ("id", "attribute + embedding + id heads", "loss=full (config.loss has attribute)"),
-        ("full", "embedding + id heads", "loss=id or loss=triplet (config.loss has no attribute)"),
+        ("id", "attribute head + embedding head + id head", "loss=full (config.loss has attribute)"),
+        ("full", "embedding head + id head", "loss=id or loss=triplet (config.loss has no attribute)"),
     ],
 )
 def test_a_retriever_of_another_loss_is_told_by_its_attribute_head(tmp_path, loss, held, fits):
@@ -365,8 +363,8 @@ def test_a_retriever_of_another_loss_is_told_by_its_attribute_head(tmp_path, los
 
     theirs = config({"id": "full", "full": "id"}[loss])
     theirs.labels = {"item_id": ["a", "b"], "attribute": ["x"]}
-    shapes = import_weights.template(theirs, tasks.make(theirs))
-    tensors = drawn(torch_shapes(shapes, import_weights.key_rules(theirs)))
+    shapes = importer.template(theirs, tasks.make(theirs))
+    tensors = drawn(torch_shapes(shapes, importer.key_rules(theirs)))
     with pytest.raises(KeyMismatch) as caught:
         import_weights.run(str(save_zip(tmp_path / "w.pth", tensors)), config(loss), str(tmp_path / "run"))
     assert f"global pooling, {held}; " in caught.value.hint
@@ -395,10 +393,10 @@ def test_backbone_only(name):
     """The backbone is the file's, the head fresh, the classifier dropped by name."""
     config, file = backbone_config(name), imagenet_file(name)
     task = tasks.make(config)
-    variables, accounting, dropped = import_weights.import_backbone(config, task, file)
+    variables, accounting, dropped = importer.import_backbone(config, task, file)
     assert dropped == [f"{HEAD_KEYS[name]}.weight", f"{HEAD_KEYS[name]}.bias"]
     assert accounting.leaves == len(file) - 2
-    written = unfill(variables, import_weights.key_rules(config))
+    written = unfill(variables, importer.key_rules(config))
     for key in file.keys() - set(dropped):
         np.testing.assert_array_equal(written[f"backbone.{key}"], file[key], err_msg=key)
     head = written["attr_predictor.linear_attr.weight"]
@@ -406,15 +404,15 @@ def test_backbone_only(name):
 
     broken = {key: value for key, value in file.items() if key != next(iter(file))}
     with pytest.raises(KeyMismatch) as caught:
-        import_weights.import_backbone(config, task, broken)
+        importer.import_backbone(config, task, broken)
     assert caught.value.accounting.unfilled == [next(iter(file))]
 
 
 def test_fresh_heads_are_those_of_a_training_run_with_the_same_seed():
     config = backbone_config("vgg11")
     task = tasks.make(config)
-    variables, _, _ = import_weights.import_backbone(config, task, imagenet_file("vgg11"))
-    batch = import_weights.example_batch(config)
+    variables, _, _ = importer.import_backbone(config, task, imagenet_file("vgg11"))
+    batch = importer.example_batch(config)
     trained = state.create_state(task, optax.sgd(0.1), config.seed, batch).params["attr_predictor"]
     jax.tree.map(np.testing.assert_array_equal, variables["params"]["attr_predictor"], trained)
 
@@ -422,9 +420,9 @@ def test_fresh_heads_are_those_of_a_training_run_with_the_same_seed():
 def test_backbone_only_takes_the_backbone_of_a_whole_model():
     config = backbone_config("resnet18")
     whole = file_for(config, {"attribute": 6})
-    variables, _, dropped = import_weights.import_backbone(config, tasks.make(config), whole)
+    variables, _, dropped = importer.import_backbone(config, tasks.make(config), whole)
     assert sorted(dropped) == sorted(key for key in whole if not key.startswith("backbone."))
-    written = unfill(variables, import_weights.key_rules(config))
+    written = unfill(variables, importer.key_rules(config))
     np.testing.assert_array_equal(written["backbone.conv1.weight"], whole["backbone.conv1.weight"])
 
 
@@ -458,7 +456,7 @@ def test_google_vit_npz(tmp_path):
     """query, key and value become one kernel; their sums over an input say so."""
     np.savez(tmp_path / "vit.npz", **google_file())
     file, config = read_tensors(tmp_path / "vit.npz"), backbone_config("vit_b16")
-    variables, _, dropped = import_weights.import_backbone(config, tasks.make(config), file)
+    variables, _, dropped = importer.import_backbone(config, tasks.make(config), file)
     assert sorted(dropped) == ["head/bias", "head/kernel", "pre_logits/bias", "pre_logits/kernel"]
     block = variables["params"]["backbone"]["blocks_1"]
     x = np.random.default_rng(0).standard_normal(16).astype(np.float32)
@@ -471,5 +469,5 @@ def test_google_vit_npz(tmp_path):
     }
     lacking[f"{stem}/key/bias"] = np.zeros((3, 3), np.float32)
     with pytest.raises(UserError, match="different shapes"):
-        import_weights.import_backbone(config, tasks.make(config), lacking)
+        importer.import_backbone(config, tasks.make(config), lacking)
     assert vit.merge_qkv({}) == {}

@@ -49,6 +49,20 @@ def build(name: str, **overrides) -> nn.Module:
     return BACKBONES[name](**overrides)
 
 
+# what a name of BACKBONES stands for beside the class; the widths of ResNet and VGG may differ
+IDENTITY = {ResNet: ("depth",), VGG: ("depth", "batch_norm"), ViT: ("width", "depth", "patch")}
+
+
+def name_of(backbone: nn.Module) -> str:
+    """The name in BACKBONES of a module, '' where none has its depth (and of a ViT its width and patch)."""
+    fields = IDENTITY[type(backbone)]
+    for name, make in BACKBONES.items():
+        known = make()
+        if type(known) is type(backbone) and all(getattr(known, f) == getattr(backbone, f) for f in fields):
+            return name
+    return ""
+
+
 def torch_keys(backbone: nn.Module) -> Rules:
     """The key rules of a backbone module, torchvision's names (ResNet, VGG) or timm's (ViT)."""
     if isinstance(backbone, VGG):

@@ -25,7 +25,7 @@ from fashionjax.models.compatibility import VOCABULARY, SetTransformer, TypeAwar
 from fashionjax.ops import augment, type_spaces
 from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry
 from fashionjax.tasks import attributes, supervised
-from fashionjax.tasks.compatibility import scoring, set_transformer, type_aware
+from fashionjax.tasks.compatibility import scoring, set_transformer, type_aware, weight_files
 
 TERMS = {"type_aware": type_aware.TERMS, "set_transformer": set_transformer.TERMS}
 WORDS = 16  # of a title, for the "words" text encoder
@@ -209,4 +209,5 @@ ENTRY = TaskEntry(
     },
     command="outfit",
     unread_labels=("type_space",),  # models keep the order of the type spaces of their own checkpoint
+    weights=weight_files.WEIGHTS,
 )

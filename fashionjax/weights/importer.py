@@ -1,0 +1,278 @@
+"""PyTorch weights → variables of a config's model → a checkpoint that train, evaluate and predict read.
+
+Every tensor must find its leaf and every leaf its tensor; what no model reads (step counters, normalisations
+that the original never applies) is left out by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from fashionjax import tasks
+from fashionjax.errors import UserError
+from fashionjax.models import backbones
+from fashionjax.models.backbones import vit
+from fashionjax.models.torch_keys import Rules, prefixed
+from fashionjax.runtime import checkpoint, optim
+from fashionjax.runtime.state import TrainState, initial_key, run_key
+from fashionjax.task import Batch, Task
+from fashionjax.weights import files, labels, recognise, vit_positions
+from fashionjax.weights.key_maps import Accounting, KeyMismatch, fill, torch_shapes
+
+LANDMARKS = 8
+STAGES = (1, 2, 3, 4)  # of a ResNet
+COUNTER = "num_batches_tracked"
+BACKBONE = recognise.BACKBONE
+
+
+def make_model(config: ConfigDict) -> Any:
+    """The flax module of a config whose labels are filled."""
+    return tasks.entry(config.task).make_model(config)
+
+
+def key_rules(config: ConfigDict, keys: Iterable[str] | None = None) -> Rules:
+    """The key rules of a config's model; where there are two sets of names, `keys` of a file tell its own."""
+    return recognise.weights_of(config.task).key_rules(make_model(config), keys)
+
+
+def template(config: ConfigDict, task: Task) -> dict:
+    """{'params', 'batch_stats'} of shapes and dtypes; nothing is computed."""
+    params, model_state = jax.eval_shape(task.init, jax.random.PRNGKey(0), example_batch(config))
+    return {"params": params, "batch_stats": model_state}
+
+
+def example_batch(config: ConfigDict) -> Batch:
+    """A batch of one empty image with every input that a model may ask for."""
+    size = config.image_size
+    return {
+        "image": np.zeros((1, size, size, 3), np.uint8),
+        "landmark": np.zeros((1, LANDMARKS, 2), np.float32),
+        "visibility": np.zeros((1, LANDMARKS), np.float32),
+        "example_valid": np.ones((1,), bool),
+    }
+
+
+# ------------------------------------------------------------------------------ a whole model
+def import_model(
+    config: ConfigDict, task: Task, tensors: Mapping[str, np.ndarray]
+) -> tuple[dict, Accounting]:
+    """A whole model's tensors → (variables, accounting). Raises KeyMismatch that says which config fits."""
+    shapes, rules = template(config, task), key_rules(config, tensors)
+    try:
+        return fill(shapes, tensors, rules)
+    except KeyMismatch as error:
+        raise KeyMismatch(error.accounting, _hint(tensors, torch_shapes(shapes, rules))) from error
+
+
+def _hint(tensors: Mapping[str, np.ndarray], wanted: Mapping[str, tuple]) -> str:
+    """What the file holds and what would help, where it is another model than `wanted`."""
+    have = {key: array.shape for key, array in tensors.items()}
+    file, model = recognise.describe(have), recognise.describe(wanted)
+    if file == model:
+        return _other_sizes(have, wanted, file)
+    if file.task is None and (inner := recognise.inner_prefixes(recognise.canonical(have))):
+        count = sum(key.startswith(inner[0]) for key in have)
+        return f"{count} of {len(have)} names begin with {inner[0]!r}: --prefix={inner[0]} reads those alone"
+    if file.task is None and file.backbone:
+        return f"The file is {file}: --backbone_only initialises a model's backbone from it"
+    if not file.backbone:  # with most of the names it is a damaged file, and the keys say it all
+        damaged = len(have.keys() & wanted.keys()) > len(wanted) // 2
+        return "" if damaged else unrecognised(have)
+    fits = recognise.fitting_config(file)
+    return f"The file holds {file}; the config builds {model}. A config with {fits} fits"
+
+
+def _other_sizes(have: Mapping, wanted: Mapping, file: recognise.Recognised) -> str:
+    """Sizes that follow from the labels of a config, where the file has others."""
+    if file.task is None or (sizes := recognise.weights_of(file.task).sizes) is None:
+        return ""
+    theirs, ours = (sizes(recognise.canonical(shapes)) for shapes in (have, wanted))
+    other = [name for name in ours if theirs[name] != ours[name]]
+    parts = [f"{theirs[name]} {name}, the config's labels make {ours[name]}" for name in other]
+    return f"The file has {'; '.join(parts)}" if parts else ""
+
+
+def unrecognised(keys: Iterable[str]) -> str:
+    """What helps with a file whose names belong to nothing that is known."""
+    return (
+        f"No supported model has such names ({', '.join(list(keys)[:3])}, …). Supported are the models of "
+        "MMFashion and of fashion-compatibility, and with --backbone_only the backbones "
+        f"{', '.join(backbones.BACKBONES)} in torchvision's, timm's or Google's names. If the names carry a "
+        "prefix, --prefix=NAME removes it; if the file holds several state dicts, --entry=NAME reads another"
+    )
+
+
+# ------------------------------------------------------------------------------ a backbone
+def import_backbone(
+    config: ConfigDict, task: Task, tensors: Mapping[str, np.ndarray]
+) -> tuple[dict, Accounting, list[str]]:
+    """Tensors of a plain backbone (or of a checkpoint that has one) → (variables with the rest at its initial
+    values, accounting of the backbone, names of the tensors that are left out)."""
+    shapes = flax.traverse_util.flatten_dict(template(config, task), sep="/")
+    wanted = {path: leaf for path, leaf in shapes.items() if path.split("/")[1] == "backbone"}
+    wanted = {"params": {}, "batch_stats": {}} | flax.traverse_util.unflatten_dict(wanted, sep="/")
+    backbone = make_model(config).backbone
+    kept, dropped = _backbone_tensors(tensors, config, len(getattr(backbone, "stage_strides", STAGES)))
+    if isinstance(backbone, vit.ViT) and "cls" in kept:
+        rules, kept = vit.NPZ_KEYS, _merged(kept)
+    else:
+        rules = backbones.torch_keys(backbone)
+    rules = prefixed(rules, "", "backbone")
+    try:
+        filled, accounting = fill(wanted, kept, rules)
+    except KeyMismatch as error:
+        raise KeyMismatch(error.accounting, _backbone_hint(kept, config)) from error
+    merged = _fresh_heads(config, task) | flax.traverse_util.flatten_dict(filled, sep="/")
+    variables = {"params": {}, "batch_stats": {}} | flax.traverse_util.unflatten_dict(merged, sep="/")
+    return variables, accounting, dropped
+
+
+def _backbone_hint(tensors: Mapping[str, np.ndarray], config: ConfigDict) -> str:
+    module = recognise.backbone_of({key: array.shape for key, array in tensors.items()})
+    if module is None:
+        named = any(mark in tensors for mark in recognise.SIGNATURES)
+        return "" if named else unrecognised(tensors)
+    name = backbones.name_of(module) or f"{type(module).__name__} of another size"
+    wanted = config.model.backbone
+    return "" if name == wanted else f"The file's backbone is {name}; config.model.backbone is {wanted}"
+
+
+def _fresh_heads(config: ConfigDict, task: Task) -> dict[str, jax.Array]:
+    """Initial values of everything but the backbone, by path; the backbone's are not computed."""
+
+    @jax.jit
+    def init(rng):
+        params, model_state = task.init(rng, example_batch(config))
+        leaves = flax.traverse_util.flatten_dict({"params": params, "batch_stats": model_state}, sep="/")
+        return {path: leaf for path, leaf in leaves.items() if path.split("/")[1] != "backbone"}
+
+    return init(initial_key(config.seed))
+
+
+def _backbone_tensors(
+    tensors: Mapping[str, np.ndarray], config: ConfigDict, stages: int
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """→ (the tensors of a backbone of so many stages, without a prefix; names of the others)."""
+    names = {recognise.canonical_key(key): key for key in tensors}
+    prefix = _backbone_prefix({name: tensors[key].shape for name, key in names.items()}, config)
+    later = "".join(f"|layer{stage}[.].*" for stage in STAGES[stages:])
+    others = re.compile(recognise.IMAGENET_HEADS + later)
+    kept, dropped = {}, []
+    for name, key in names.items():
+        inner = name.removeprefix(prefix)
+        if name.startswith(prefix) and not others.fullmatch(inner):
+            kept[inner] = tensors[key]
+        else:
+            dropped.append(key)
+    return kept, dropped
+
+
+def _backbone_prefix(shapes: recognise.Shapes, config: ConfigDict) -> str:
+    """Where the backbone lies in a file: of several, the one that the config asks for."""
+    found = recognise.backbone_prefixes(shapes)
+    if len(found) > 1:
+        modules = [(prefix, recognise.backbone_of(shapes, prefix)) for prefix in found]
+        wanted = config.model.backbone
+        fitting = [prefix for prefix, module in modules if module and backbones.name_of(module) == wanted]
+        if len(fitting) != 1:
+            places = ", ".join(map(repr, found))
+            raise UserError(
+                f"the file holds {len(found)} backbones, under {places}: choose one with --prefix"
+            )
+        return fitting[0]
+    if found:
+        return found[0]
+    return BACKBONE if any(name.startswith(BACKBONE) for name in shapes) else ""
+
+
+def _merged(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    try:
+        return vit.merge_qkv(tensors)
+    except ValueError as error:
+        raise UserError("query, key and value of one block have different shapes") from error
+
+
+# ------------------------------------------------------------------------------ the checkpoint
+def write_checkpoint(config: ConfigDict, variables: Mapping[str, Any], workdir: str | Path) -> None:
+    """Saves a state of step 0 that train, evaluate and predict read."""
+    params, model_state = variables["params"], variables["batch_stats"]
+    tx = optim.make_optimizer(config.optim, params, optim.make_schedule(config.optim, 1, 1))
+    state = TrainState(np.zeros((), np.int32), params, model_state, tx.init(params), run_key(config.seed))
+    manager = checkpoint.open_manager(workdir)
+    checkpoint.save(manager, state, config)
+    manager.wait_until_finished()
+    manager.close()
+
+
+def import_file(
+    file: str | Path,
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    backbone_only: bool = False,
+    type_spaces: str | None = None,
+    entry: str | None = None,
+    prefix: str | None = None,
+    note: Callable[[str], None] = lambda line: None,
+) -> Accounting:
+    """`file` → a checkpoint of the config's model in `workdir`; what was chosen or left out goes to `note`.
+
+    `backbone_only` fills the backbone and leaves the rest at its initial values. `entry` and `prefix` choose
+    among the file's tensors (see `files.read`), `type_spaces` is a `typespaces.p` for compatibility models.
+    Raises UserError, KeyMismatch where tensors and model do not fit; then no checkpoint is written.
+    """
+    _refuse_used(workdir)
+    tensors, remarks = files.read(file, entry, prefix)
+    if not backbone_only and prefix is None and (outer := recognise.wrapper(tensors)):
+        tensors = {key.removeprefix(outer): tensor for key, tensor in tensors.items()}
+        remarks = (*remarks, f"removed the prefix {outer!r} from the names of {len(tensors)} tensors")
+    config = config.copy_and_resolve_references()
+    shapes = {} if backbone_only else {key: array.shape for key, array in tensors.items()}
+    fitted = labels.fit_config(config, shapes, type_spaces)
+    tensors, resized = vit_positions.fit(config, tensors)
+    for line in (*remarks, *fitted, *resized):
+        note(line)
+    if backbone_only:
+        variables, accounting, dropped = import_backbone(config, tasks.make(config), tensors)
+        if dropped:
+            note(f"dropped {len(dropped)} tensors: {', '.join(dropped)}")
+    else:
+        variables, accounting = import_model(config, tasks.make(config), tensors)
+    del tensors  # as large as the model, and saving needs memory of its own
+    unused = _left_out(accounting.ignored, note)
+    with config.unlocked():
+        config.imported = ConfigDict({"file": Path(file).name, "sha256": _sha256(file)})
+        config.imported.update({"backbone_only": backbone_only, "left_out": unused, "notes": list(remarks)})
+    write_checkpoint(config, variables, workdir)
+    return accounting
+
+
+def _refuse_used(workdir: str | Path) -> None:
+    folder = Path(workdir) / checkpoint.FOLDER
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{workdir}: already holds a checkpoint; import into another --workdir")
+
+
+def _left_out(ignored: list[str], note: Callable[[str], None]) -> list[str]:
+    """Notes which tensors have no place here; → those that were learned, which an export lacks."""
+    unused = [key for key in ignored if not key.endswith(COUNTER)]
+    if len(ignored) > len(unused):
+        note(f"left out {len(ignored) - len(unused)} step counters ({COUNTER}), which no model reads")
+    if unused:
+        told = f"left out {len(unused)} tensors that the original stores and never applies"
+        note(f"{told}: {', '.join(unused)}")
+    return unused
+
+
+def _sha256(file: str | Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
