@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 
 import numpy as np
 import pytest
@@ -222,7 +223,7 @@ def test_mask_text_of_a_hand_written_mask():
     mask = np.zeros((4, 3), bool)
     mask[1:3, 1] = True  # column-major: 5 zeros, 2 ones, 5 zeros
     assert records.run_lengths(mask).tolist() == [5, 2, 5]
-    assert records.mask_text(mask) == "525"
+    assert records.segmentation(mask) == '{"size":[4,3],"counts":"525"}'
     assert records.run_lengths(np.ones((2, 2), bool)).tolist() == [0, 4]
 
 
@@ -230,7 +231,7 @@ def test_mask_text_of_a_hand_written_mask():
 def test_mask_text_round_trip(seed):
     rng = np.random.default_rng(seed)
     mask = rng.random((70, 70)) < (0.5, 0.02, 0.98, 0.0)[seed]
-    np.testing.assert_array_equal(decode(records.mask_text(mask), 70), mask)
+    np.testing.assert_array_equal(decode(json.loads(records.segmentation(mask))["counts"], 70), mask)
 
 
 def test_masks_boxes_and_areas_agree():
@@ -241,7 +242,7 @@ def test_masks_boxes_and_areas_agree():
         total = np.zeros((SIZE, SIZE), int)
         boxes = []
         for instance in found:
-            mask = decode(instance["mask"], SIZE)
+            mask = decode(json.loads(instance["segmentation"])["counts"], SIZE)
             total += mask
             assert mask.sum() == instance["area"] >= 0.002 * SIZE**2
             ys, xs = np.nonzero(mask)
@@ -330,9 +331,11 @@ def test_prepared_records_have_the_common_features(config, tmp_path):
     np.testing.assert_array_equal(row["image"], pixels(truth))
     label = {"image", "image_id", "category", "garment_type", "landmark", "visibility", "box", "item_id"}
     if config.name == "instances":
-        assert set(row) == {"image", "image_id", "instance"}
-        assert set(row["instance"]) == label - {"image", "image_id"} | {"mask", "area"}
-        assert [m.decode() for m in row["instance"]["mask"]] == [i["mask"] for i in truth["instance"]]
+        assert set(row) == {"image", "image_id", "coco_id", "height", "width", "instance"}
+        more = {"segmentation", "area", "iscrowd"}
+        assert set(row["instance"]) == label - {"image", "image_id"} | more
+        stored = [text.decode() for text in row["instance"]["segmentation"]]
+        assert stored == [instance["segmentation"] for instance in truth["instance"]]
         return
     wanted = label | {"view"} | ({"attribute"} if config.name != "landmarks" else set())
     assert set(row) == wanted | ({"pair_id"} if config.name == "consumer_to_shop" else set())

@@ -9,6 +9,7 @@ numbers of its own, so no item of `test` (or of `query` and `gallery`, which sha
 from __future__ import annotations
 
 import collections
+import json
 import multiprocessing
 import os
 import threading
@@ -19,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tfds_builders import instances
 from tfds_builders.synthetic_fashion import scene
 from tfds_builders.synthetic_fashion.world import (
     CATEGORIES,
@@ -140,23 +142,10 @@ def run_lengths(mask: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], runs] if flat[0] else [runs]).astype(np.int32)
 
 
-def mask_text(mask: np.ndarray) -> str:
-    """mask [h w] bool → the `counts` string of COCO's compressed run-length encoding.
-
-    From the fourth run on the difference to the run before the last is written; each number in groups of 5
-    bits, low first, bit 5 set when more follow, bit 4 of the last group its sign, 48 added to make it a
-    printable character.
-    """
-    runs, text = run_lengths(mask).tolist(), []
-    for place, run in enumerate(runs):
-        rest = run - runs[place - 2] if place > 2 else run
-        more = True
-        while more:
-            group = rest & 31
-            rest >>= 5
-            more = rest != (-1 if group & 16 else 0)
-            text.append(chr((group | 32 if more else group) + 48))
-    return "".join(text)
+def segmentation(mask: np.ndarray) -> str:
+    """mask [h w] bool → `segmentation` of an instance record, its compressed run-length encoding."""
+    counts = instances.text_of_runs(run_lengths(mask))
+    return json.dumps({"size": list(mask.shape), "counts": counts}, separators=(",", ":"))
 
 
 _OF_TYPE = {
@@ -183,9 +172,12 @@ def _instances(plan: Plan, split: str, index: int) -> dict:
     consumer = bool(rng.random() < plan.cluttered)
     picture = scene.several(rng, outfits(plan, split, index, rng), (plan.size, plan.size), consumer)
     found = [
-        _labels(seen) | {"mask": mask_text(seen.mask), "area": int(seen.mask.sum())} for seen in picture.seen
-    ]  # fmt: skip
-    return _common(f"{split}/{index:07d}.jpg", picture) | {"instance": found}
+        _labels(seen)
+        | {"segmentation": segmentation(seen.mask), "area": np.float32(seen.mask.sum()), "iscrowd": 0}
+        for seen in picture.seen
+    ]
+    size = {"coco_id": index + 1, "height": picture.height, "width": picture.width}
+    return _common(f"{split}/{index:07d}.jpg", picture) | size | {"instance": found}
 
 
 def record(plan: Plan, split: str, index: int) -> dict:

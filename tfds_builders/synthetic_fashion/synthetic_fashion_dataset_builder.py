@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from tfds_builders.annotations import landmark_metadata
+from tfds_builders.instances import instance_features
 from tfds_builders.release import ReleaseError
 from tfds_builders.synthetic_fashion import outfits, product, records
 from tfds_builders.synthetic_fashion.wardrobe import TYPES, VOCABULARY, Taste, text_vector
@@ -176,14 +177,13 @@ def _labels() -> dict:
 
 def make_features(name: str) -> tfds.features.FeaturesDict:
     """The features of a config."""
+    if name == "instances":
+        labels = {key: feature for key, feature in _labels().items() if key not in ("category", "box")}
+        return tfds.features.FeaturesDict(instance_features(CATEGORY_NAMES, **labels))
     features = {
         "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
         "image_id": tfds.features.Text(),
     }
-    if name == "instances":
-        # a text, since TFDS writes no ragged sequence within a sequence without TensorFlow
-        instance = _labels() | {"mask": tfds.features.Text(), "area": np.int32}
-        return tfds.features.FeaturesDict(features | {"instance": tfds.features.Sequence(instance)})
     features |= _labels() | {"view": tfds.features.ClassLabel(names=["shop", "consumer"])}
     if name == "consumer_to_shop":
         features["pair_id"] = tfds.features.Sequence(np.int64)
@@ -234,6 +234,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         if self.builder_config.name == "outfits":
             return self._outfits_info()
         plan = make_plan(self.builder_config)
+        more = {"category_ids": list(range(1, len(CATEGORY_NAMES) + 1))} if plan.kind == "instances" else {}
         return tfds.core.DatasetInfo(
             builder=self,
             description="Dressed figures drawn from parametric garments, with exact labels.",
@@ -242,6 +243,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 attribute_names=list(ATTRIBUTE_NAMES),
                 attribute_groups=list(ATTRIBUTE_GROUPS),
                 parameters=plan._asdict(),
+                **more,
                 **landmark_metadata(),
             ),
         )
