@@ -6,8 +6,9 @@ on any number of hosts and workers, with the same records.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -268,3 +269,68 @@ def _whole_at(rows: list, slots: int, seed: int, position: int) -> tuple[int, di
     chosen = np.random.default_rng((seed, 3, number)).permutation(outfit)[:slots]
     inside = slot < len(chosen)
     return int(chosen[slot if inside else 0]), {"in_outfit": np.bool_(inside)}
+
+
+# ------------------------------------------------------------------------------ repeat factors
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, for the caches below
+class Repeats:
+    """rows [n] records, factor [n] how often an epoch repeats each on average."""
+
+    rows: np.ndarray
+    factor: np.ndarray
+
+
+def repeat_factors(category: Sequence[Sequence[int]], threshold: float) -> np.ndarray:
+    """Categories of the objects of each image → r(image) [n] float64, 0 for an image without objects.
+
+    f(c) is the share of images with objects that show c, r(c) = max(1, sqrt(threshold / f(c))), and r(image)
+    the largest of its categories. Gupta et al., LVIS, arXiv:1908.03195; detectron2's
+    RepeatFactorTrainingSampler.
+    """
+    if not threshold > 0:
+        raise UserError(f"repeat threshold {threshold}: must be above 0")
+    shown = [np.unique(np.asarray(labels, np.int64)) for labels in category]
+    images = sum(len(labels) > 0 for labels in shown)
+    if not images:
+        raise UserError("no image of this split has an object")
+    count = np.bincount(np.concatenate(shown))
+    per_category = np.maximum(1.0, np.sqrt(threshold * images / np.maximum(count, 1)))
+    return np.array([per_category[labels].max() if len(labels) else 0.0 for labels in shown])
+
+
+def repeated(category: Sequence[Sequence[int]], threshold: float, rows: np.ndarray | None = None) -> Sampler:
+    """Images of rare categories more often; images without objects never.
+
+    Each epoch has floor(r) copies of an image and one more with probability r - floor(r), shuffled, so epochs
+    differ a little in length; `epoch` is the mean. `rows` (default: all) are the records to draw from.
+    """
+    rows = np.arange(len(category)) if rows is None else np.asarray(rows)
+    factor = repeat_factors([category[row] for row in rows], threshold)
+    return Sampler(
+        max(1, round(float(factor.sum()))),
+        functools.partial(_repeated_at, Repeats(rows, factor)),
+    )
+
+
+def _repeated_at(repeats: Repeats, seed: int, position: int) -> int:
+    epoch = 0
+    while (end := _epoch_end(repeats, seed, epoch)) <= position:
+        epoch += 1
+    rows = _epoch_rows(repeats, seed, epoch)
+    return int(rows[position - (end - len(rows))])
+
+
+@functools.lru_cache(maxsize=8)
+def _epoch_rows(repeats: Repeats, seed: int, epoch: int) -> np.ndarray:
+    """The records of one epoch in their order."""
+    rng = np.random.default_rng((seed, 4, epoch))
+    low = np.floor(repeats.factor)
+    copies = (low + (rng.random(len(low)) < repeats.factor - low)).astype(np.int64)
+    return rng.permutation(np.repeat(repeats.rows, copies))
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _epoch_end(repeats: Repeats, seed: int, epoch: int) -> int:
+    """The position after an epoch's last one; asked for in the order of epochs."""
+    before = _epoch_end(repeats, seed, epoch - 1) if epoch else 0
+    return before + len(_epoch_rows(repeats, seed, epoch))

@@ -266,13 +266,17 @@ def _labels(info) -> dict[str, list]:
     that a flip exchanges, and the type spaces ([type, type] each), as plain lists."""
     labels = {
         name: list(feature.names)
-        for name, feature in info.features.items()
+        for features in (info.features, _instance_features(info))
+        for name, feature in features.items()
         if isinstance(feature, tfds.features.ClassLabel)
     }
     for key, target in (
         ("attribute_names", "attribute"),
         ("attribute_groups", "attribute_group"),
         ("type_spaces", "type_space"),
+        ("category_ids", "category_id"),
+        ("landmark_counts", "landmark_count"),
+        ("landmark_flip_pairs", "landmark_flip_pair"),
         ("landmark_names", "landmark"),
         ("landmark_names_of_type", "landmark_of_type"),
         ("landmark_flip", "landmark_flip"),
@@ -281,6 +285,12 @@ def _labels(info) -> dict[str, list]:
         if value is not None:
             labels[target] = [list(v) if isinstance(v, (list, tuple)) else v for v in value]
     return labels
+
+
+def _instance_features(info) -> dict:
+    """The features of the objects of an image, {} where records have none."""
+    found = info.features.get("instance")
+    return dict(found.feature.items()) if isinstance(found, tfds.features.Sequence) else {}
 
 
 def _tables(info, split: str) -> dict[str, list]:
