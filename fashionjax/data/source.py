@@ -289,7 +289,7 @@ def _labels(info) -> dict[str, list]:
 
 def _instance_features(info) -> dict:
     """The features of the objects of an image, {} where records have none."""
-    found = info.features.get("instance")
+    found = dict(info.features.items()).get("instance")
     return dict(found.feature.items()) if isinstance(found, tfds.features.Sequence) else {}
 
 
