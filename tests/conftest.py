@@ -4,7 +4,9 @@ import os
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+import xla_flags
+
+os.environ["XLA_FLAGS"] = xla_flags.for_devices(8)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("FASHIONJAX_CACHE", str(Path(tempfile.gettempdir()) / "fashionjax-test-cache"))
 
@@ -33,10 +35,10 @@ def synthetic_dir(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tiny_config():
-    """The demo's config at 32 px with a ResNet-18 of width 4, batch 16, and made-up label names."""
+    """The demo's config at 32 px with a VGG-11 of width 4, batch 16, and made-up label names."""
     config = demo.get_config("steps=4")
     config.image_size, config.canvas_size, config.batch_size = 32, 36, 16
-    config.model.backbone_fields.width = 4
+    config.model.backbone, config.model.backbone_fields.width = "vgg11_bn", 4  # few layers to compile
     config.model.features, config.model.landmark_features = 16, 8
     config.synthetic.set = SYNTHETIC_SET
     config.eval_every, config.log_every = 0, 2

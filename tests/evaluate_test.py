@@ -2,12 +2,11 @@
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import command, damaged_copy, environment, finish, run, start
+from runs import damaged_copy, run, train_to_its_end
 
 from fashionjax import evaluate
 from fashionjax.data import source
@@ -18,15 +17,15 @@ from fashionjax.reports import baselines
 def workdir(synthetic_dir, tmp_path_factory):
     """A run of 20 steps."""
     folder = tmp_path_factory.mktemp("run")
-    _, err = finish(start(folder, synthetic_dir, "--config.eval_every=10", steps=20))
+    done = train_to_its_end(folder, synthetic_dir, "--config.eval_every=10", steps=20)
+    assert done.returncode == 0, done.stderr
     assert len((folder / "evaluations.jsonl").read_text().splitlines()) == 2
-    assert "already prepared" not in err, "opening a dataset is no news"
+    assert "already prepared" not in done.stderr, "opening a dataset is no news"
     return folder
 
 
 def test_a_missing_split_fails_before_training(synthetic_dir, tmp_path):
-    line = command(tmp_path / "run", synthetic_dir, "--config.eval_split=dev", steps=20)
-    done = subprocess.run(line, env=environment(), capture_output=True, text=True)
+    done = train_to_its_end(tmp_path / "run", synthetic_dir, "--config.eval_split=dev", steps=20)
     assert done.returncode == 2 and "no split 'dev'" in done.stderr
     assert not (tmp_path / "run").exists()
 
@@ -95,8 +94,7 @@ def test_bad_input_is_one_line(workdir, tmp_path, flags, told):
 
 
 def test_checkpoint_of_another_model_is_refused(workdir, synthetic_dir):
-    line = command(workdir, synthetic_dir, "--config.model.features=32", steps=20)
-    done = subprocess.run(line, env=environment(), capture_output=True, text=True)
+    done = train_to_its_end(workdir, synthetic_dir, "--config.model.features=32", steps=20)
     assert done.returncode == 2 and "does not fit this config" in done.stderr
     assert "Traceback" not in done.stderr
 

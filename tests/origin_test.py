@@ -5,7 +5,7 @@ import types
 
 import pytest
 from ml_collections import ConfigDict
-from runs import finish, start
+from runs import train_to_its_end
 
 from fashionjax import evaluate
 from fashionjax.errors import UserError
@@ -32,13 +32,13 @@ def test_the_label_says_where_weights_and_records_came_from():
 
 def test_a_run_remembers_its_origin(synthetic_dir, tmp_path):
     """What imported weights or synthetic pictures made stays so in every run that goes on from it."""
-    finish(start(tmp_path / "run", synthetic_dir, steps=2))
+    assert train_to_its_end(tmp_path / "run", synthetic_dir, steps=2).returncode == 0
     (file,) = (tmp_path / "run" / "checkpoints" / "2").glob("config/metadata")
     config = json.loads(file.read_text())
     assert config["trained_on_synthetic"] is True
     config["imported"] = {"file": "epoch_40.pth", "sha256": "0", "backbone_only": False}
     file.write_text(json.dumps(config))
-    _, err = finish(start(tmp_path / "run", synthetic_dir, steps=3))
+    err = train_to_its_end(tmp_path / "run", synthetic_dir, steps=3).stderr
     assert "resuming" in err and "config.imported" not in err
     (file,) = (tmp_path / "run" / "checkpoints" / "3").glob("config/metadata")
     assert json.loads(file.read_text())["imported"] == config["imported"]

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import xla_flags
+from warm_commands import execute
+
 SYNTHETIC = {"train": "48", "val": "21", "test": "13", "size": "64"}
 SYNTHETIC_SET = ",".join(f"{field}={value}" for field, value in SYNTHETIC.items())
-STEPS = 200
+STEPS = 60
 
 
 def command(workdir, data_dir, *flags, steps=STEPS) -> list[str]:
@@ -20,20 +23,23 @@ def command(workdir, data_dir, *flags, steps=STEPS) -> list[str]:
         *("--config.model.backbone_fields.width=4", "--config.model.features=16"),
         *("--config.model.landmark_features=8", "--config.model.landmark_levels=2"),
         "--config.model.backbone=vgg11_bn",  # fewer layers to compile and dispatch than the demo's
-        *("--config.log_every=5", "--config.save_every=20", "--config.eval_every=0"),
+        *("--config.log_every=5", "--config.save_every=10", "--config.eval_every=0"),
         *flags,
     ]
 
 
 def environment(devices: int = 1) -> dict:
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    return os.environ | {"XLA_FLAGS": xla_flags.for_devices(devices), "JAX_PLATFORMS": "cpu"}
 
 
 def run(module, *flags) -> subprocess.CompletedProcess:
     """`python -m fashionjax.MODULE FLAG…` to its end, with what it printed."""
-    line = [sys.executable, "-m", f"fashionjax.{module}", *map(str, flags)]
-    return subprocess.run(line, env=environment(), capture_output=True, text=True)
+    return execute([sys.executable, "-m", f"fashionjax.{module}", *map(str, flags)], environment())
+
+
+def train_to_its_end(*args, **kw) -> subprocess.CompletedProcess:
+    """What `start` starts, run to its end."""
+    return execute(command(*args, **kw), environment())
 
 
 def start(*args, devices=1, **kw) -> subprocess.Popen:

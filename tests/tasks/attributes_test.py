@@ -29,7 +29,10 @@ def eight(tiny_batch):
     return batch | {"image": batch["image"][:, :32, :32], "landmark": 0.2 + 0.6 * batch["landmark"]}
 
 
-@pytest.mark.parametrize("case", ["attributes", "heatmap", "regression"])
+@pytest.mark.parametrize(
+    "case",
+    [*(pytest.param(case, marks=pytest.mark.full) for case in ("attributes", "regression")), "heatmap"],
+)
 def test_one_batch_is_overfitted(tiny_config, eight, case, monkeypatch):
     """Below one per cent of the first loss; dropout off, it is noise that no fit removes."""
     monkeypatch.setattr("flax.linen.Dropout.__call__", lambda self, x, **_: x)

@@ -181,7 +181,10 @@ def test_losses_do_not_depend_on_the_number_of_devices():
     assert np.linalg.norm(one - four) <= 1e-4 * np.linalg.norm(one)
 
 
-@pytest.mark.parametrize("argument", ["projection=mask", "projection=fc", "recipe=set"])
+SWEPT = [pytest.param(argument, marks=pytest.mark.full) for argument in ("projection=fc", "recipe=set")]
+
+
+@pytest.mark.parametrize("argument", ["projection=mask", *SWEPT])
 def test_one_batch_is_overfitted(argument):
     """Below one per cent of the first loss, of the terms that can vanish.
 
