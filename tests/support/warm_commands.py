@@ -3,8 +3,8 @@ costs seconds of processor time, and a hundred tests run a command.
 
     python warm_commands.py      reads requests from standard input, one JSON object a line
 
-A request has `module`, `arguments`, `environment`, `folder`, `stdout`, `stderr` (files). The answer on standard
-output is one line, the exit status. The XLA backend starts in the fork, so XLA_FLAGS may differ per request.
+A request has `module`, `arguments`, `environment`, `folder`, `stdout`, `stderr` (files). The answer on
+standard output is one line, the exit status. The XLA backend starts in the fork, so XLA_FLAGS may differ.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""XLA's flags for the tests: so many devices on this CPU, and little time spent on optimising tiny programs."""
+"""XLA's flags for the tests: a number of CPU devices, and little time spent on optimising tiny programs."""
 
 import os
 
-# a test program runs a few times, and compiling it without LLVM's optimisations takes half the time; the flags
-# of a full run are XLA's own, or those given in the environment, e.g. XLA_FLAGS=--xla_cpu_max_isa=AVX2
+# a test program runs a few times, and compiling it without LLVM's optimisations takes half the time;
+# XLA_FLAGS in the environment replaces this, as `make test-full` does
 CHOSEN = os.environ.get("XLA_FLAGS", "--xla_backend_optimization_level=0")
 COUNT = "--xla_force_host_platform_device_count"
 
