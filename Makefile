@@ -6,8 +6,9 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 BIN := .venv/bin
 TORCH ?= torch==2.13.0 faiss-cpu==1.13.2 scikit-learn==1.8.0
 UV ?= uv==0.9.30
+NUMERIC := tests/ops tests/models tests/metrics tests/tasks tests/runtime tests/parity tests/losses_test.py
 
-.PHONY: install demo test test-full lint lock bench
+.PHONY: install demo test test-quick test-full lint lock bench
 
 install: .venv/.installed
 
@@ -32,10 +33,16 @@ lint: install
 test: lint
 	$(BIN)/python -m pytest -n 2 -m "not full"
 
-# PyTorch for re-deriving stored figures, then every test
+# the essentials of each room, for a change under way
+test-quick: lint
+	$(BIN)/python -m pytest -n 2 -m "not full and not slow"
+
+# PyTorch for re-deriving stored figures, every test with XLA's own flags, then older instruction sets
 test-full: lint
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pytest
+	XLA_FLAGS= $(BIN)/python -m pytest
+	XLA_FLAGS=--xla_cpu_max_isa=AVX2 $(BIN)/python -m pytest -n 2 -m "not full"
+	XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 $(BIN)/python -m pytest -n 2 -m "not full" $(NUMERIC)
 
 lock:
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
