@@ -210,7 +210,7 @@ def test_fields_of_a_list_of_objects_are_columns(instances, tmp_path, no_records
     for i, record in enumerate(records):
         np.testing.assert_array_equal(found["instance/category"][i], record["category"])
         np.testing.assert_array_equal(found["instance/landmark"][i], np.stack(record["landmark"]))
-        assert found["instance/mask"][i].tolist() == [mask.decode() for mask in record["mask"]]
+        assert found["instance/segmentation"][i].tolist() == [t.decode() for t in record["segmentation"]]
     expected = every_column(name, "train", without_column_files(instances, tmp_path))
     for column in found:
         equal(found[column], expected[column])
