@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 PICTURE_FOLDERS = ("img", "img_highres")  # never walked: hundreds of thousands of files
 TABLE_SUFFIXES = (".txt", ".json")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
+COMPANIONS = ("thumbs.db", "desktop.ini")  # left in folders by desktops, beside names with a leading dot
 SYNTHETIC = "SYNTHETIC.txt"  # marks what `synthetic_fashion.release` writes in a benchmark's layout
 STORED, DEFLATED = 0, 8  # the zip methods that are read without the zipfile module
 ENCRYPTED = 0x1
@@ -82,13 +83,16 @@ def open_release(
     folders: tuple[str, ...] = PICTURE_FOLDERS,
     has_pictures: Callable[[str], bool] = os.path.isdir,
     suffixes: tuple[str, ...] = PICTURE_SUFFIXES,
+    last: str | None = None,
 ) -> Release:
     """List the tables and zip members below `manual_dir`; pictures in plain folders are looked up by name
     later.
 
     `tables` are the suffixes of tables, `folders` what picture names begin with; such a folder is walked like
-    any other where `has_pictures` denies it. `suffixes` are those of the zip members in them. Raises
-    ReleaseError when the folder is missing or an archive cannot be read.
+    any other where `has_pictures` denies it. `suffixes` are those of the zip members in them. Of pictures
+    that lie at several places, those in the folder or archive `last` are taken last. Companion files
+    (`._x.jpg`, `.DS_Store`, `Thumbs.db`) are passed over. Raises ReleaseError when the folder is missing or
+    an archive cannot be read.
     """
     root = os.fspath(manual_dir)
     if not os.path.isdir(root):
@@ -105,19 +109,23 @@ def open_release(
             continue
         seen.add((status.st_dev, status.st_ino))
         left = {s for s in subfolders if s in folders and has_pictures(os.path.join(folder, s))}
+
+        def order(name: str) -> tuple[bool, str]:
+            return PurePosixPath(name).stem == last, name
+
         if left:
             bases.append(folder)
         for inner in (os.path.join(folder, s) for s in sorted(left)):  # img/img/…: a benchmark's Img/img/…
             if any(os.path.isdir(os.path.join(inner, s)) for s in folders):
                 bases.append(inner)
-        subfolders[:] = sorted(s for s in subfolders if s not in left and not s.startswith("."))
-        for name in sorted(names):
+        subfolders[:] = sorted((s for s in subfolders if s not in left and not is_companion(s)), key=order)
+        for name in sorted((name for name in names if not is_companion(name)), key=order):
             path = os.path.join(folder, name)
             label = os.path.relpath(path, root).replace(os.sep, "/")
             if name.lower().endswith(tables):
                 texts.append(TextFile(label, path))
             elif name.lower().endswith(".zip"):
-                for member in archive_members(path, label):
+                for member in archive_members(path, label, last):
                     inside = f"{label}/{member.filename}"
                     if member.filename.lower().endswith(tables):
                         texts.append(TextFile(inside, path, member.filename))
@@ -128,20 +136,27 @@ def open_release(
     return Release(root, tuple(texts), archived, tuple(bases), tuple(nested))
 
 
-def archive_members(path: str, label: str) -> list[zipfile.ZipInfo]:
-    """The files of an archive that stay inside it."""
+def archive_members(path: str, label: str, last: str | None = None) -> list[zipfile.ZipInfo]:
+    """The files of an archive that stay inside it; those in a folder `last` at the end."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError) as error:
         raise ReleaseError(f"{label}: not a readable zip archive ({error}); fetch it again") from error
-    return [
+    kept = [
         member
         for member in members
         if not member.is_dir()
         and _is_inside(member.filename)
         and PurePosixPath(member.filename).parts[0] != "__MACOSX"
+        and not is_companion(PurePosixPath(member.filename).name)
     ]
+    return sorted(kept, key=lambda member: last in PurePosixPath(member.filename).parts)
+
+
+def is_companion(name: str) -> bool:
+    """Whether a desktop left the file there: hidden ones, `Thumbs.db`, `desktop.ini`."""
+    return name.startswith(".") or name.lower() in COMPANIONS
 
 
 def _listed_name(archive: str, member: str, folders: Sequence[str], suffixes: tuple[str, ...]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pickle
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 import trees
 
+from experiments import compatibility
+from fashionjax import tasks
 from fashionjax.data import builders, source
 from fashionjax.errors import UserError
 from tfds_builders.polyvore_outfits import tables, texts, type_spaces
@@ -34,8 +37,15 @@ def world() -> outfit_release.World:
 @pytest.fixture(scope="session")
 def written(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("polyvore") / "release"
-    outfit_release.write_outfits(root, IMAGES, SEED, 32, False, False, 1)
+    outfit_release.write_outfits(root, IMAGES, SEED, 32)
     return root
+
+
+@pytest.fixture(scope="session")
+def prepared(written: Path) -> Path:
+    """The release, with its disjoint version prepared beside it; not to be changed."""
+    build(written)
+    return written
 
 
 @pytest.fixture
@@ -84,10 +94,22 @@ def edit_line(path: Path, line: int, change: Callable[[str], str]) -> None:
 @pytest.mark.parametrize("config", ["disjoint", "nondisjoint"])
 def test_equals_the_world(tree: Path, world: outfit_release.World, config: str, capsys) -> None:
     result = build(tree, config)
+    check_equals_the_world(tree, world, config)
+    shown = capsys.readouterr().err
+    published = {"disjoint": "16,995", "nondisjoint": "53,306"}[config]
+    outfits = len(world.parts[config].tables["train"]["outfit"])
+    assert f"note: train: {outfits} outfits (published {published})" in shown
+    assert result["splits"] == {split: len(world.parts[config].pieces[split]) for split in SPLITS}
+
+
+def check_equals_the_world(
+    tree: Path, world: outfit_release.World, config: str, *, own: bool = False, pictures: bool = True
+) -> None:
+    """The prepared version is what was written. own: the text features are the version's own."""
     part = world.parts[config]
-    assert result["splits"] == {split: len(part.pieces[split]) for split in SPLITS}
+    trained = [part] if own else world.parts.values()
     numbers = outfit_release.text_features(
-        piece for each in world.parts.values() for piece in each.pieces["train"]
+        (piece for each in trained for piece in each.pieces["train"]), config if own else None
     )
     for split in SPLITS:
         found, pieces = opened(tree, split, config), part.pieces[split]
@@ -104,19 +126,17 @@ def test_equals_the_world(tree: Path, world: outfit_release.World, config: str, 
         text = found.column("text")
         assert text.dtype == np.float32
         has = [outfit_release.label(piece) in numbers for piece in pieces]
-        assert found.column("has_text").tolist() == has and 0 < sum(has) < len(has)
+        assert found.column("has_text").tolist() == has and sum(has) < len(has)
+        assert any(has) or (own and split != "train")  # the release has features of training texts only
         for row, piece in enumerate(pieces):
             values = numbers.get(outfit_release.label(piece), ",".join(["0"] * 6000)).split(",")
             np.testing.assert_array_equal(text[row], np.array(list(map(float, values)), np.float32))
-        for row in (0, len(pieces) - 1):
+        for row in (0, len(pieces) - 1) if pictures else ():
             picture = (tree / "images" / f"{ids[row]}.jpg").read_bytes()
             assert found[row]["image"] == picture and found[row]["image_id"] == f"images/{ids[row]}.jpg"
         assert set(found.tables) == set(part.tables[split])
         for name, rows in part.tables[split].items():
             assert plain(found.column(name)) == rows
-    shown = capsys.readouterr().err
-    published = {"disjoint": "16,995", "nondisjoint": "53,306"}[config]
-    assert f"note: train: {len(part.tables['train']['outfit'])} outfits (published {published})" in shown
 
 
 def test_nondisjoint_splits_share_items(world: outfit_release.World) -> None:
@@ -143,8 +163,10 @@ def test_the_release_has_the_oddities_of_the_original(written: Path) -> None:
 
 def test_release_command(written: Path, tmp_path: Path, capsys) -> None:
     given = ["polyvore_outfits", str(tmp_path / "r"), f"--images={IMAGES}", f"--seed={SEED}", "--size=32"]
-    assert release.main([*given, "--zip", "--parquet"]) == 2
-    assert "error: --parquet: for polyvore_outfits without --zip only" in capsys.readouterr().err
+    assert release.main([*given, "--zip", "--form=hub"]) == 2
+    assert "error: --form=hub: for polyvore_outfits without --zip only" in capsys.readouterr().err
+    assert release.main([*given, "--form=disc"]) == 2
+    assert "error: --form=disc: must be one of folder, zip, parquet, hub, versions" in capsys.readouterr().err
     assert release.main([*given, "--zip", "--processes=2"]) == 0
     shown = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert shown["images"] == len(list((written / "images").iterdir()))
@@ -184,10 +206,10 @@ def same_records(one: Path, other: Path, split: str) -> None:
 
 
 @pytest.mark.parametrize("variant", ["parquet", "zip", "all zipped"])
-def test_pictures_elsewhere(tree: Path, tmp_path: Path, variant: str) -> None:
-    build(tree)
+def test_pictures_elsewhere(prepared: Path, tmp_path: Path, variant: str) -> None:
     other = tmp_path / "other" / "release"
-    outfit_release.write_outfits(other, IMAGES, SEED, 32, variant == "zip", variant == "parquet", 1)
+    form = variant if variant in outfit_release.FORMS else "folder"
+    outfit_release.write_outfits(other, IMAGES, SEED, 32, form)
     if variant == "all zipped":
         shutil.make_archive(str(other.parent / "polyvore_outfits"), "zip", other)
         shutil.rmtree(other)
@@ -195,10 +217,117 @@ def test_pictures_elsewhere(tree: Path, tmp_path: Path, variant: str) -> None:
         (other.parent / "polyvore_outfits.zip").rename(other / "polyvore_outfits.zip")
     given = trees.all_files(other)
     build(other)
-    same_records(tree, other, "test")
+    same_records(prepared, other, "test")
     assert trees.all_files(other) == given
     left = [name for name in os.listdir(other.parent / "out") if name != "polyvore_outfits"]
     assert left == []  # what was unpacked is gone
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory) -> Path:
+    """The copy that is public today."""
+    root = tmp_path_factory.mktemp("hub") / "release"
+    outfit_release.write_outfits(root, IMAGES, SEED, 32, "hub")
+    return root
+
+
+@pytest.mark.parametrize("config", ["disjoint", "nondisjoint"])
+def test_the_public_copy_has_no_text_features(
+    hub: Path, prepared: Path, world: outfit_release.World, config: str, capsys
+) -> None:
+    result = build(hub, config)
+    part = world.parts[config]
+    assert result["splits"] == {split: len(part.pieces[split]) for split in SPLITS}
+    assert f"note: {FEATURES} is not there: records have no text features" in capsys.readouterr().err
+    for split in SPLITS:
+        found = opened(hub, split, config)
+        assert "text" not in found.features and set(found.column("has_text")) == {0}
+        ids = [outfit_release.release_id(piece) for piece in part.pieces[split]]
+        assert found.column("item_id").tolist() == ids
+        assert found.column("title").tolist() == [outfit_release.label(p) for p in part.pieces[split]]
+        for row in (0, len(ids) - 1):
+            assert found[row]["image"] == (prepared / "images" / f"{ids[row]}.jpg").read_bytes()
+        for name, rows in part.tables[split].items():
+            assert plain(found.column(name)) == rows
+
+
+def test_text_features_are_refused_where_there_are_none(hub: Path) -> None:
+    """text=features ends at the first record with the name of the file; the other texts, and the switch that
+    turns texts off, do not need it."""
+    if not (hub.parent / "out/polyvore_outfits/disjoint").exists():
+        build(hub)
+    split = opened(hub, "train")
+    for argument, kept in (
+        ("text=features", None), ("text=words", "words"), ("text=none", "none"), ("recipe=set", "none"),
+        ("text=features,faithful=zoo", "features"),
+    ):  # fmt: skip
+        config = compatibility.get_config(f"tiny=true,{argument}")
+        config.labels = split.labels
+        preprocess = tasks.make(config).preprocess
+        if kept is None:
+            with pytest.raises(UserError, match=f"no text features.*{FEATURES}.*words or none"):
+                preprocess(split[0], np.random.default_rng(0))
+            preprocess(split[0], None)  # evaluation reads no texts
+            continue
+        example = preprocess(split[0], np.random.default_rng(0))
+        assert config.model.text == kept and ("text" in example) == (kept != "none")
+        if kept == "features":
+            assert example["text"].shape == (6000,) and not example["text"].any() and not example["has_text"]
+
+
+@pytest.mark.parametrize("config", ["disjoint", "nondisjoint"])
+def test_each_version_reads_its_own_files(
+    tmp_path: Path, world: outfit_release.World, written: Path, config: str
+) -> None:
+    """Text features, metadata and categories in each version's folder differ; so do the pictures."""
+    root = tmp_path / "release"
+    outfit_release.write_outfits(root, IMAGES, SEED, 32, "versions")
+    shutil.rmtree(root / "images")
+    other = {"disjoint": "nondisjoint", "nondisjoint": "disjoint"}[config]
+    shutil.copytree(written / "images", root / config / "images")
+    pictures = sorted((root / config / "images").iterdir())
+    (root / other / "images").mkdir()
+    for one, another in itertools.pairwise(pictures):
+        shutil.copy(another, root / other / "images" / one.name)
+    moved = pictures[-1].rename(root / other / "images" / pictures[-1].name)  # is in the other's folder only
+    build(root, config)
+    check_equals_the_world(root, world, config, own=True, pictures=False)
+    taken = {moved.stem: moved.read_bytes()} | {path.stem: path.read_bytes() for path in pictures[:-1]}
+    for split in SPLITS:
+        found = opened(root, split, config)
+        for row, item in enumerate(found.column("item_id")):
+            assert found[row]["image"] == taken[item]
+
+
+def test_files_of_the_other_version_are_not_read(tmp_path: Path) -> None:
+    root = tmp_path / "release"
+    outfit_release.write_outfits(root, IMAGES, SEED, 16, "versions")
+    (root / "disjoint" / "polyvore_item_metadata.json").unlink()
+    refused(root, f"polyvore_item_metadata.json: not found below {root}")
+
+
+def test_parquet_files_of_each_version(hub: Path, tmp_path: Path) -> None:
+    """A picture that both versions have is the version's own; one that only the other has is taken there."""
+    import pyarrow
+    from pyarrow import parquet
+
+    root = Path(shutil.copytree(hub, tmp_path / "release"))
+    other = parquet.read_table(root / "data/nondisjoint/train.parquet").to_pydict()
+    other["image"] = other["image"][::-1]
+    own = parquet.read_table(root / "data/disjoint/train.parquet").to_pydict()
+    first, picture = own["item_id"][0], own["image"][0]["bytes"]
+    own = {name: column[1:] for name, column in own.items()}
+    other = {"item_id": [first, *other["item_id"]], "image": [{"bytes": picture}, *other["image"]]}
+    once = dict.fromkeys(range(len(other["item_id"])))
+    keep = [row for row in once if row == 0 or other["item_id"][row] != first]
+    for name, table in (("nondisjoint", {k: [v[i] for i in keep] for k, v in other.items()}),
+                        ("disjoint", own)):  # fmt: skip
+        parquet.write_table(pyarrow.table(table), root / f"data/{name}/train.parquet")
+    build(root)
+    found = opened(root, "train")
+    assert found[0]["item_id"] == first and found[0]["image"] == picture
+    for row, image in enumerate(own["image"][:8], start=1):
+        assert found[row]["image"] == image["bytes"]
 
 
 def parquet_tree(tmp_path: Path, change: Callable[[dict[str, list]], dict[str, list]]) -> Path:
@@ -207,22 +336,21 @@ def parquet_tree(tmp_path: Path, change: Callable[[dict[str, list]], dict[str, l
     from pyarrow import parquet
 
     root = tmp_path / "parquet" / "release"
-    outfit_release.write_outfits(root, IMAGES, SEED, 32, False, True, 1)
+    outfit_release.write_outfits(root, IMAGES, SEED, 32, "parquet")
     path = root / "test-00000-of-00001.parquet"
     parquet.write_table(pyarrow.table(change(parquet.read_table(path).to_pydict())), path)
     return root
 
 
-def test_parquet_of_picture_records_with_repeated_rows(tree: Path, tmp_path: Path, capsys) -> None:
+def test_parquet_of_picture_records_with_repeated_rows(prepared: Path, tmp_path: Path, capsys) -> None:
     def change(table: dict[str, list]) -> dict[str, list]:
         pictures = [{"bytes": data, "path": "x.jpg"} for data in table["image"]]
         ids = [int(item) for item in table["item_id"]]
         return {"item_id": [*ids, ids[0]], "image": [*pictures, pictures[0]]}
 
-    build(tree)
     other = parquet_tree(tmp_path, change)
     build(other)
-    same_records(tree, other, "test")
+    same_records(prepared, other, "test")
     assert "note: 1 rows of the parquet files repeat a picture and were merged" in capsys.readouterr().err
 
 
@@ -283,6 +411,29 @@ def test_without_categories_and_with_repeated_text(tree: Path, capsys) -> None:
     shown = capsys.readouterr().err
     assert "note: polyvore_outfit_titles.json is not there" in shown
     assert "note: categories.csv is not there" in shown and "1 lines repeat earlier ones" in shown
+
+
+@pytest.mark.parametrize(
+    ("content", "names", "notes"),
+    [
+        (
+            b"1,unnamed,\r\n2,Day Dress,all-body \r\n2,Gown,all-body\r\n02,Other,tops\r\n2,Day Dress,",
+            {"1": "unnamed", "2": "Day Dress", "02": "Other"},
+            ["c.csv: 1 of 3 ids have several names; the first is taken"],
+        ),
+        (b'\xef\xbb\xbfid,name,type\n3,"Pumps, high",shoes\n4,Boots, low,shoes\n5,Belt',
+         {"3": "Pumps, high", "4": "Boots,low", "5": "Belt"}, []),
+        (b"3,,shoes\nx,y,z\n\n  \n7,Hat,hats", {"7": "Hat"},
+         ["c.csv: 1 rows without id and name are not used (row 2, \u2026)"]),
+        (b"7,H\xe2t,hats", {}, ["c.csv: not used, fine_category is empty (not UTF-8 text"]),
+        (b"", {}, []),
+    ],
+)  # fmt: skip
+def test_categories_never_refuse_the_build(tmp_path: Path, content: bytes, names: dict, notes: list) -> None:
+    (tmp_path / "c.csv").write_bytes(content)
+    found = tables.read_fine_categories(TextFile("c.csv", str(tmp_path / "c.csv")))
+    assert found.names == names and len(found.notes) == len(notes)
+    assert all(note.startswith(start) for note, start in zip(found.notes, notes))
 
 
 # ------------------------------------------------------------------------------ broken trees
@@ -389,10 +540,6 @@ BROKEN_LINES = {
                     f"{FEATURES}:7: value 6000 is not a finite number"),
     "feature overflow": (FEATURES, 7, lambda s: s.rsplit(",", 1)[0] + ",1e39",
                          f"{FEATURES}:7: value 6000 is not a finite number"),
-    "category fields": ("categories.csv", 2, lambda s: "3,x", "categories.csv:2: 2 fields;"),
-    "category id": ("categories.csv", 2, lambda s: "x,y,z", "categories.csv:2: category id 'x' is not a"),
-    "category twice": ("categories.csv", 2, lambda s: "2,y,z",
-                       "categories.csv:2: category 2 has another name"),
 }  # fmt: skip
 
 
@@ -436,7 +583,7 @@ def test_not_json(tree: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", [D + "typespaces.p", D + "valid.json", COMPAT, D + "fill_in_blank_test.json", FEATURES,
+    "file", [D + "typespaces.p", D + "valid.json", COMPAT, D + "fill_in_blank_test.json",
              "polyvore_item_metadata.json"]
 )  # fmt: skip
 def test_missing_file(tree: Path, file: str) -> None:
@@ -444,7 +591,7 @@ def test_missing_file(tree: Path, file: str) -> None:
     refused(tree, f"{file}: not found below {tree}")
 
 
-@pytest.mark.parametrize("file", [D + "test.json", FEATURES, COMPAT, "categories.csv", D + "typespaces.p"])
+@pytest.mark.parametrize("file", [D + "test.json", FEATURES, COMPAT, D + "typespaces.p"])
 def test_damaged_archive(tree: Path, file: str) -> None:
     """Bytes of a member that its checksum contradicts."""
     with zipfile.ZipFile(tree / "part.zip", "w", zipfile.ZIP_DEFLATED) as archive:

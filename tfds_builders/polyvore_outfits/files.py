@@ -19,6 +19,7 @@ from tfds_builders.release import (
     ReleaseError,
     TextFile,
     find_text,
+    is_companion,
     nested_archives,
     open_release,
     open_text,
@@ -26,33 +27,49 @@ from tfds_builders.release import (
 )
 
 FOLDER = "images"  # never walked: a quarter of a million files
+OTHER = {"disjoint": "nondisjoint", "nondisjoint": "disjoint"}  # the versions of the release
 TABLES = (".txt", ".json", ".csv", ".p", ".parquet")
 
 
-def open_outfits(manual_dir: str | os.PathLike[str]) -> Release:
+def open_outfits(manual_dir: str | os.PathLike[str], version: str) -> Release:
     """List the tables, parquet files and zip members below `manual_dir`; plain pictures are looked up later.
 
-    Raises ReleaseError when the folder is missing or an archive cannot be read.
+    Pictures in the folder of the other version count where this version has none of the item. Raises
+    ReleaseError when the folder is missing or an archive cannot be read.
     """
     return open_release(
-        manual_dir, tables=TABLES, folders=(FOLDER,), has_pictures=lambda folder: not _holds_parquet(folder)
+        manual_dir,
+        tables=TABLES,
+        folders=(FOLDER,),
+        has_pictures=lambda folder: not _holds_parquet(folder),
+        last=OTHER[version],
     )
 
 
 def _holds_parquet(folder: str) -> bool:
     with os.scandir(folder) as entries:
-        first = next((entry.name for entry in entries if not entry.name.startswith(".")), "")
+        first = next((entry.name for entry in entries if not is_companion(entry.name)), "")
     return first.lower().endswith(".parquet")
 
 
-def table(release: Release, name: str, folder: str | None = None) -> TextFile:
-    """The file called `name`, in `folder` where it belongs to one of the two sets."""
-    if folder is None:
-        text = find_text(release, name, ("polyvore_outfits",))
-    else:
-        text = find_text(release, name, (folder,), only=True)
+def own_table(release: Release, name: str, version: str) -> TextFile:
+    """A file of a version's folder."""
+    return _found(release, f"{version}/{name}", find_text(release, name, (version,), only=True))
+
+
+def shared_table(release: Release, name: str, version: str) -> TextFile:
+    """`find_shared`, raising ReleaseError where the file is not there."""
+    return _found(release, name, find_shared(release, name, version))
+
+
+def find_shared(release: Release, name: str, version: str) -> TextFile | None:
+    """A file that both versions may share: the version's own where its folder has one, else one that is in
+    neither folder. The other version's is never read."""
+    return find_text(release, name, (version, "polyvore_outfits"), never=(OTHER[version],))
+
+
+def _found(release: Release, where: str, text: TextFile | None) -> TextFile:
     if text is None:
-        where = f"{folder}/{name}" if folder else name
         raise ReleaseError(
             f"{where}: not found below {release.root}, neither unpacked nor in a zip archive"
             + nested_archives(release)
@@ -79,35 +96,52 @@ def missing(release: Release, items: Collection[str]) -> list[str]:
     return [item for item in items if picture_location(release, f"{FOLDER}/{item}.jpg") is None]
 
 
-def spool(release: Release, items: Collection[str], folder: Path) -> list[str]:
+def spool(release: Release, items: Collection[str], folder: Path, version: str) -> list[str]:
     """Copy the pictures of `items` from the parquet files into one file of `folder`, where they can be read
     one by one, and enter them into `release.archived`. Returns notes. Rows that repeat a picture are merged;
     ReleaseError when their pictures differ.
+
+    Files in the other version's folder are opened for items only that no other file has.
     """
-    wanted, repeated = set(items), 0
     packs = [text for text in release.texts if text.label.lower().endswith(".parquet")]
-    if not packs or not wanted:
-        return []
+    others = [pack for pack in packs if _is_of(pack, OTHER[version])]
+    repeated, taken = 0, set()
     store = folder / "pictures"
-    with zipfile.ZipFile(store, "w", zipfile.ZIP_STORED) as archive:
-        for pack in packs:
-            for row, item, data in _rows(unpacked(pack, folder), wanted):
-                key = f"{FOLDER}/{item}.jpg"
-                before = release.archived.get(key)
-                if before is not None and before.path == str(store):
-                    if (before.crc, before.size) != (zipfile.crc32(data), len(data)):
-                        raise pack.error(
-                            None, f"row {row}: another picture of item {item} than {before.label}"
-                        )
-                    repeated += 1
-                    continue
-                entry = zipfile.ZipInfo(item)
-                archive.writestr(entry, data)
-                label, size = f"{pack.label} row {row}", len(data)
-                release.archived[key] = Location(
-                    label, str(store), entry.header_offset, size, entry.compress_type, entry.CRC, size
-                )
+    if packs and items:
+        with zipfile.ZipFile(store, "w", zipfile.ZIP_STORED) as archive:
+            for group in ([pack for pack in packs if pack not in others], others):
+                wanted = set(items) - taken
+                for pack in group if wanted else []:
+                    repeated += _copy_pictures(release, unpacked(pack, folder), wanted, archive, taken)
     return [f"{repeated} rows of the parquet files repeat a picture and were merged"] if repeated else []
+
+
+def _is_of(pack: TextFile, version: str) -> bool:
+    parents = pack.label.lower().split("/")[:-1]
+    return version in (part.removesuffix(".zip") for part in parents)
+
+
+def _copy_pictures(
+    release: Release, pack: TextFile, wanted: Collection[str], archive: zipfile.ZipFile, taken: set[str]
+) -> int:
+    """Append a parquet file's pictures of the `wanted` items to `archive`; → rows that repeat one. The items
+    are added to `taken`.
+    """
+    repeated = 0
+    for row, item, data in _rows(pack, wanted):
+        key = f"{FOLDER}/{item}.jpg"
+        if item in taken:
+            before = release.archived[key]
+            if (before.crc, before.size) != (zipfile.crc32(data), len(data)):
+                raise pack.error(None, f"row {row}: another picture of item {item} than {before.label}")
+            repeated += 1
+            continue
+        entry, size = zipfile.ZipInfo(item), len(data)
+        archive.writestr(entry, data)
+        place = (str(archive.filename), entry.header_offset, size, entry.compress_type, entry.CRC, size)
+        release.archived[key] = Location(f"{pack.label} row {row}", *place)
+        taken.add(item)
+    return repeated
 
 
 def _rows(pack: TextFile, wanted: Collection[str]) -> Iterator[tuple[int, str, bytes]]:

@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 
 from tfds_builders.benchmark import BenchmarkBuilder, BenchmarkConfig, Records, Vocabulary
 from tfds_builders.polyvore_outfits import files, tables, texts, type_spaces
-from tfds_builders.release import Release, ReleaseError, TextFile, find_text
+from tfds_builders.release import Release, ReleaseError, TextFile
 
 SPLITS = {"train": "train", "val": "valid", "test": "test"}  # split → its name in the release
 OUTFITS = {  # as the literature counts them
@@ -57,12 +57,12 @@ its files, unpacked or as zip archives, into manual_dir:
   polyvore_item_metadata.json             type, title and url_name of every item
   polyvore_outfit_titles.json             optional: titles of the outfits, which are checked and not used
   categories.csv                          optional: names of the fine categories
-  train_hglmm_pca6000.txt                 text features
+  train_hglmm_pca6000.txt                 optional: text features
   {disjoint,nondisjoint}/typespaces.p     the type pairs, whose order published weights need
   {disjoint,nondisjoint}/{train,valid,test}.json
   {disjoint,nondisjoint}/compatibility_{train,valid,test}.txt
   {disjoint,nondisjoint}/fill_in_blank_{train,valid,test}.json
-A config reads its own folder only"""
+A config reads its own folder only; the files above the folders may lie in each of them instead"""
 
     @functools.cached_property
     def release(self) -> Release:
@@ -71,7 +71,7 @@ A config reads its own folder only"""
                 "the builder config needs manual_dir, the folder with the benchmark's files. "
                 + self.MANUAL_DOWNLOAD_INSTRUCTIONS
             )
-        return files.open_outfits(self.builder_config.manual_dir)
+        return files.open_outfits(self.builder_config.manual_dir, self.builder_config.name)
 
     @functools.cached_property
     def spaces(self) -> list[tuple[str, str]]:
@@ -79,19 +79,26 @@ A config reads its own folder only"""
         return type_spaces.read(self._own("typespaces.p"))
 
     def _own(self, name: str) -> TextFile:
-        return files.table(self.release, name, self.builder_config.name)
+        return files.own_table(self.release, name, self.builder_config.name)
+
+    @functools.cached_property
+    def features_file(self) -> TextFile | None:
+        """The text features, which some copies have not."""
+        return files.find_shared(self.release, FEATURES, self.builder_config.name)
 
     def vocabulary(self, release: Release) -> Vocabulary:
         return Vocabulary(sorted({name for pair in self.spaces for name in pair}))
 
     def features(self, vocabulary: Vocabulary) -> dict[str, Any]:
         names = ("image_id", "item_id", "title", "fine_category")
-        return {name: tfds.features.Text() for name in names} | {
+        features = {name: tfds.features.Text() for name in names} | {
             "image": tfds.features.Image(shape=(None, None, 3)),
             "category": tfds.features.ClassLabel(names=vocabulary.category),
-            "text": tfds.features.Tensor(shape=(texts.WIDTH,), dtype=np.float32),
             "has_text": np.uint8,
         }
+        if self.features_file is not None:
+            features["text"] = tfds.features.Tensor(shape=(texts.WIDTH,), dtype=np.float32)
+        return features
 
     def _info(self) -> tfds.core.DatasetInfo:
         info = super()._info()
@@ -101,7 +108,8 @@ A config reads its own folder only"""
     # -------------------------------------------------------------------------- tables
     def records(self, release: Release, vocabulary: Vocabulary) -> Records:
         splits = {split: tables.read_split(self._own(f"{name}.json")) for split, name in SPLITS.items()}
-        metadata = files.table(release, "polyvore_item_metadata.json")
+        version = self.builder_config.name
+        metadata = files.shared_table(release, "polyvore_item_metadata.json", version)
         wanted = dict.fromkeys(item for split in splits.values() for item in split.item)
         items = tables.read_items(metadata, wanted, vocabulary.category)
         for split in splits.values():
@@ -109,13 +117,13 @@ A config reads its own folder only"""
         self.tables = {name: self._asked(name, split, items) for name, split in splits.items()}
         self.items = {name: split.item for name, split in splits.items()}
         notes = self._counts(splits)
-        titles = find_text(release, TITLES, ("polyvore_outfits",))
+        titles = files.find_shared(release, TITLES, version)
         if titles is None:
             notes.append(f"{TITLES} is not there; records have nothing of it")
         else:
             tables.check_titles(titles)
         scratch = self._scratch()
-        notes += files.spool(release, files.missing(release, wanted), scratch)
+        notes += files.spool(release, files.missing(release, wanted), scratch, version)
         where = Where(
             [split.text for split in splits.values() for _ in split.item],
             [number for split in splits.values() for number in split.first],
@@ -151,20 +159,28 @@ A config reads its own folder only"""
         self, release: Release, items: list[tables.Item], scratch: Path
     ) -> tuple[dict[str, list], list[str]]:
         """Everything but pictures and text features of the records, and notes."""
-        categories = find_text(release, "categories.csv", ("polyvore_outfits",))
-        fine = tables.read_fine_categories(categories) if categories else {}
-        notes = [] if categories else ["categories.csv is not there: fine_category is empty"]
-        unpacked = files.unpacked(files.table(release, FEATURES), scratch)
-        self.text_features = texts.scan(unpacked, self.builder_config.progress)
-        if self.text_features.merged:
-            notes.append(f"{FEATURES}: {self.text_features.merged} lines repeat earlier ones and were merged")
+        categories = files.find_shared(release, "categories.csv", self.builder_config.name)
+        if categories is None:
+            fine = tables.FineCategories({}, ["categories.csv is not there: fine_category is empty"])
+        else:
+            fine = tables.read_fine_categories(categories)
+        notes = list(fine.notes)
         self.titles = [texts.clean(item.title, item.url_name) for item in items]
-        has_text = [np.uint8(title in self.text_features.place) for title in self.titles]
+        self.text_features, place = None, {}
+        if self.features_file is None:
+            notes.append(f"{FEATURES} is not there: records have no text features (has_text is 0)")
+        else:
+            unpacked = files.unpacked(self.features_file, scratch)
+            self.text_features = texts.scan(unpacked, self.builder_config.progress)
+            place, merged = self.text_features.place, self.text_features.merged
+            if merged:
+                notes.append(f"{FEATURES}: {merged} lines repeat earlier ones and were merged")
+        has_text = [np.uint8(title in place) for title in self.titles]
         notes.append(f"{sum(map(int, has_text)):,} of {len(items):,} records have a text feature")
         columns = {
             "category": [item.kind for item in items],
             "title": self.titles,
-            "fine_category": [fine.get(item.category_id, "") for item in items],
+            "fine_category": [fine.names.get(item.category_id, "") for item in items],
             "has_text": has_text,
         }
         return columns, notes
@@ -196,6 +212,9 @@ A config reads its own folder only"""
         return Path(self._stack.enter_context(folder))
 
     def _write(self, *args: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+        if self.text_features is None:
+            yield from super()._write(*args)
+            return
         nothing = np.zeros(texts.WIDTH, np.float32)
         for row, record in super()._write(*args):
             has = bool(record["has_text"])

@@ -130,30 +130,40 @@ def _item(record: Record, entry: Any, kinds: Sequence[str]) -> Item:
     return Item(kind, *("" if value is None else str(value) for value in texts))
 
 
-def read_fine_categories(text: TextFile) -> dict[str, str]:
-    """`categories.csv`: category id → its fine-grained name."""
-    found: dict[str, str] = {}
-    rows = csv.reader(io.StringIO(_content(text), newline=""))
-    for row in _checked(text, rows):
-        fields = [field.strip() for field in row]
-        if not any(fields):
-            continue
-        if len(fields) != 3:
-            raise text.error(rows.line_num, f"{len(fields)} fields; category id, name and type are needed")
-        if not fields[0].isdigit():
-            if not found and rows.line_num == 1:
-                continue  # column names
-            raise text.error(rows.line_num, f"category id {fields[0][:40]!r} is not a number")
-        if found.setdefault(fields[0], fields[1]) != fields[1]:
-            raise text.error(rows.line_num, f"category {fields[0]} has another name than before")
-    return found
+class FineCategories(NamedTuple):
+    """`categories.csv`: category id → its first fine-grained name, and notes about the file."""
+
+    names: dict[str, str]
+    notes: list[str]
 
 
-def _checked(text: TextFile, rows: Any) -> Iterator[list[str]]:
+def read_fine_categories(text: TextFile) -> FineCategories:
+    """The file is optional and decorative: whatever is wrong with it is a note and never refuses the build.
+
+    Rows are id, name, semantic category; the release lists some ids with several names.
+    """
     try:
-        yield from rows
-    except csv.Error as error:
-        raise text.error(rows.line_num, f"not a CSV row ({error})") from error
+        rows = list(csv.reader(io.StringIO(_content(text), newline="")))
+    except (ReleaseError, csv.Error) as error:
+        reason = str(error).removeprefix(f"{text.label}: ")
+        return FineCategories({}, [f"{text.label}: not used, fine_category is empty ({reason})"])
+    names: dict[str, list[str]] = {}
+    unread: list[int] = []
+    for number, row in enumerate(rows, start=1):
+        key, *name = [field.strip() for field in row[: max(2, len(row) - 1)]] or [""]
+        if key.isdigit() and any(name):
+            names.setdefault(key, []).append(",".join(name))  # a name may hold commas, not quoted
+        elif any(field.strip() for field in row) and number > 1:  # the first row may be column names
+            unread.append(number)
+    several = sum(len(set(found)) > 1 for found in names.values())
+    notes = []
+    if several:
+        notes.append(f"{text.label}: {several} of {len(names)} ids have several names; the first is taken")
+    if unread:
+        notes.append(
+            f"{text.label}: {len(unread)} rows without id and name are not used (row {unread[0]}, …)"
+        )
+    return FineCategories({key: found[0] for key, found in names.items()}, notes)
 
 
 # ------------------------------------------------------------------------------ outfits

@@ -2,7 +2,13 @@
 
 Both ways of splitting are written: `disjoint` as drawn, `nondisjoint` with the same outfits split at random,
 so that its splits share pieces. Titles have commas, newlines, letters that are not ASCII, or are empty with
-only a url_name; the metadata misspells a key; the order of the type spaces follows no rule.
+only a url_name; the metadata misspells a key; the order of the type spaces follows no rule; categories.csv
+has CRLF line ends, trailing blanks, an id without type, and ids with several names.
+
+The forms are the copies that there are: `folder` and `zip` (images/ or images.zip beside the tables),
+`parquet` (images in a file per split), `hub` (the public copy: data/<version>/<split>.parquet, a third folder
+without outfits, and no text features) and `versions` (each version's folder holds its own text
+features, metadata, titles and categories).
 """
 
 from __future__ import annotations
@@ -30,6 +36,8 @@ NAMES = {"train": "train", "val": "valid", "test": "test"}  # split → its name
 SHARES = {"train": 0.55, "val": 0.2, "test": 0.25}
 PIECES_PER_OUTFIT = 3.3  # about, after sharing
 FINE = {shape: str(2 + number) for number, shape in enumerate(s for k in KINDS.values() for s in k.shapes)}
+FORMS = ("folder", "zip", "parquet", "hub", "versions")
+FEATURES = "train_hglmm_pca6000.txt"
 PROTOCOL = {"disjoint": 0, "nondisjoint": 2}
 
 
@@ -116,9 +124,12 @@ def label(piece: Piece) -> str:
     return "".join(kept).strip().lower()
 
 
-def text_features(pieces: Iterable[Piece]) -> dict[str, str]:
-    """label → its 6000 numbers as written, for every text of the pieces that has a feature."""
-    words = rng_of(20170, 3).standard_normal((len(VOCABULARY), WIDTH))
+def text_features(pieces: Iterable[Piece], version: str | None = None) -> dict[str, str]:
+    """label → its 6000 numbers as written, for every text of the pieces that has a feature. The numbers of a
+    `version` of its own are others, as those of a PCA of other training texts.
+    """
+    stream = 3 if version is None else 4 + list(PROTOCOL).index(version)
+    words = rng_of(20170, stream).standard_normal((len(VOCABULARY), WIDTH))
     found: dict[str, str] = {}
     for piece in pieces:
         name = label(piece)
@@ -181,41 +192,69 @@ def _write_split(folder: Path, split: str, pieces: list[Piece], tables: dict[str
     (folder / f"fill_in_blank_{name}.json").write_text(json.dumps(questions))
 
 
-def _write_tables(root: Path, world: World) -> None:
-    pieces = {
-        p.item.number: p for part in world.parts.values() for found in part.pieces.values() for p in found
-    }
-    metadata = {release_id(piece): _metadata(piece) for piece in pieces.values()}
-    (root / "polyvore_item_metadata.json").write_text(json.dumps(metadata))
-    titles = {
-        set_id: {"url_name": "", "title": f"Outfit no. {n}"}
-        for n, set_id in enumerate(
-            dict.fromkeys(
-                s for part in world.parts.values() for t in part.tables.values() for s in t["outfit_id"]
-            )
-        )
-    }
-    (root / "polyvore_outfit_titles.json").write_text(json.dumps(titles))
-    fine = [
-        f"{FINE[shape]},{name},{kind}\n"
-        for kind, rules in KINDS.items()
-        for shape, name in rules.shapes.items()
-    ]
-    (root / "categories.csv").write_text("".join(fine))
-    trained = [p for part in world.parts.values() for p in part.pieces["train"]]
-    with (root / "train_hglmm_pca6000.txt").open("w") as file:
-        for name, numbers in text_features(trained).items():
-            file.write(f"{name},{numbers}\n")
+def _write_tables(root: Path, world: World, form: str) -> None:
     for name, part in world.parts.items():
         folder = root / name
         folder.mkdir()
         (folder / "typespaces.p").write_bytes(pickle.dumps(world.spaces[name], PROTOCOL[name]))
         for split, found in part.pieces.items():
             _write_split(folder, split, found, part.tables[split])
+        if form == "versions":
+            _write_shared(folder, [part])
+            _write_features(folder, text_features(part.pieces["train"], name))
+    if form != "versions":
+        _write_shared(root, world.parts.values())
+        if form != "hub":
+            trained = [piece for part in world.parts.values() for piece in part.pieces["train"]]
+            _write_features(root, text_features(trained))
+
+
+def _write_shared(folder: Path, parts: Iterable[Parts]) -> None:
+    """Metadata, titles and categories of all items and outfits of `parts`."""
+    parts = list(parts)
+    pieces = {p.item.number: p for part in parts for found in part.pieces.values() for p in found}
+    metadata = {release_id(piece): _metadata(piece) for piece in pieces.values()}
+    (folder / "polyvore_item_metadata.json").write_text(json.dumps(metadata))
+    sets = dict.fromkeys(s for part in parts for t in part.tables.values() for s in t["outfit_id"])
+    titles = {set_id: {"url_name": "", "title": f"Outfit no. {n}"} for n, set_id in enumerate(sets)}
+    (folder / "polyvore_outfit_titles.json").write_text(json.dumps(titles))
+    rows = ["1,unnamed,"]
+    for kind, rules in KINDS.items():
+        for number, (shape, name) in enumerate(rules.shapes.items()):
+            rows.append(f"{FINE[shape]},{name},{kind}")
+            if number == 1:  # the same id under another name
+                rows.append(f"{FINE[shape]},other {name},{kind} ")
+    (folder / "categories.csv").write_bytes("\r\n".join(rows).encode())
+
+
+def _write_features(folder: Path, features: dict[str, str]) -> None:
+    with (folder / FEATURES).open("w") as file:
+        for name, numbers in features.items():
+            file.write(f"{name},{numbers}\n")
+
+
+def _write_hub_pictures(root: Path, world: World, pictures: dict[str, bytes]) -> None:
+    """A parquet file per version and split, of {bytes, path} records, and questions of a third version whose
+    outfits are not there."""
+    import pyarrow
+    from pyarrow import parquet
+
+    for name, part in world.parts.items():
+        folder = root / "data" / name
+        folder.mkdir(parents=True)
+        for split, pieces in part.pieces.items():
+            ids = [release_id(piece) for piece in pieces]
+            rows = [{"bytes": pictures[item], "path": f"{item}.jpg"} for item in ids]
+            file = "validation" if split == "val" else split
+            parquet.write_table(pyarrow.table({"item_id": ids, "image": rows}), folder / f"{file}.parquet")
+    third = root / "maryland_polyvore_hardneg"
+    third.mkdir()
+    for split in NAMES.values():
+        (third / f"compatibility_{split}.txt").write_text("1 9_1 9_2\n0 8_1 9_2\n")
 
 
 def _write_parquet(root: Path, rows: dict[str, list[tuple[str, bytes]]]) -> None:
-    """A file per split, as hosted copies have it."""
+    """A file per split of the disjoint version, with plain bytes."""
     import pyarrow
     from pyarrow import parquet
 
@@ -227,20 +266,22 @@ def _write_parquet(root: Path, rows: dict[str, list[tuple[str, bytes]]]) -> None
 
 
 def write_outfits(
-    root: Path, images: int, seed: int, size: int | None, packed: bool, parquet: bool, processes: int
+    root: Path, images: int, seed: int, size: int | None, form: str = "folder", processes: int = 1
 ) -> dict[str, Any]:
-    """Write the release into the folder `root` → what was written."""
+    """Write the release into the folder `root`, in one of FORMS → what was written."""
     world = make_world(images, seed)
     root.mkdir(parents=True, exist_ok=True)
-    _write_tables(root, world)
+    _write_tables(root, world, form)
     apart = world.parts["disjoint"].pieces
     pieces = [piece for found in apart.values() for piece in found]
     pictures = products(seed, [piece.item for piece in pieces], size or SIZE, processes)
     shown = tqdm(pictures, "rendering", len(pieces), unit="img", disable=None)  # None: only on a terminal
     named = ((release_id(piece), data) for piece, data in zip(pieces, shown))
-    if parquet:
+    if form == "parquet":
         _write_parquet(root, {split: [next(named) for _ in found] for split, found in apart.items()})
-    elif packed:
+    elif form == "hub":
+        _write_hub_pictures(root, world, dict(named))
+    elif form == "zip":
         with zipfile.ZipFile(root / "images.zip", "w", zipfile.ZIP_STORED) as archive:
             for name, data in named:  # a fixed date, so that the same seed gives the same archive
                 archive.writestr(zipfile.ZipInfo(f"images/{name}.jpg"), data)

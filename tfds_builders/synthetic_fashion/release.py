@@ -1,13 +1,13 @@
 """The synthetic world in a benchmark's own release layout, at any size.
 
 python -m tfds_builders.synthetic_fashion.release NAME[/CONFIG] DIR --images=N [--seed=S] [--size=PX]
-[--zip | --parquet]
+[--zip | --form=FORM]
 
 NAME[/CONFIG] is as in `prepare`; configs that read the same files share a layout. DIR gets the original file
 names, count and header lines, column-aligned rows and the pictures (unpacked, or with --zip as Img/img.zip),
 so a builder is exercised from the files a user would have, and SYNTHETIC.txt, by which `prepare` tells them
-from the benchmark. For polyvore_outfits the pictures are images/, images.zip, or with --parquet parquet
-files. The last line printed is JSON with what was written.
+from the benchmark. polyvore_outfits is written in one of several forms, which are the copies that there are
+(`outfit_release.py`). The last line printed is JSON with what was written.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tqdm import tqdm
 from tfds_builders.release import SYNTHETIC, ReleaseError
 from tfds_builders.synthetic_fashion import scene
 from tfds_builders.synthetic_fashion.layouts import LAYOUTS, Shot, Table, Taken
-from tfds_builders.synthetic_fashion.outfit_release import write_outfits
+from tfds_builders.synthetic_fashion.outfit_release import FORMS, write_outfits
 from tfds_builders.synthetic_fashion.records import in_order
 from tfds_builders.synthetic_fashion.world import rng_of
 
@@ -121,7 +121,7 @@ def _progress(pictures: Iterable, total: int) -> Iterable:
 
 def write_release(
     name: str, folder: str | os.PathLike, images: int, seed: int = 0, size: int | None = None,
-    packed: bool = False, processes: int | None = None, parquet: bool = False,
+    packed: bool = False, processes: int | None = None, form: str = "folder",
 ) -> dict:  # fmt: skip
     """Write a release of about `images` pictures (whole items where the benchmark has items) → what was
     written.
@@ -131,8 +131,10 @@ def write_release(
         raise ReleaseError(f"{name}: no such release layout; there are {', '.join(NAMES)}")
     if images < 1:
         raise ReleaseError(f"--images={images}: must be at least 1")
-    if parquet and (name != OUTFITS or packed):
-        raise ReleaseError(f"--parquet: for {OUTFITS} without --zip only")
+    if form not in FORMS:
+        raise ReleaseError(f"--form={form}: must be one of {', '.join(FORMS)}")
+    if form != "folder" and (name != OUTFITS or packed):
+        raise ReleaseError(f"--form={form}: for {OUTFITS} without --zip only")
     root = Path(folder)
     if root.exists() and not root.is_dir():
         raise ReleaseError(f"{root}: is a file; give a new folder")
@@ -141,7 +143,7 @@ def write_release(
     workers = processes or os.cpu_count() or 1
     try:
         if name == OUTFITS:
-            written = write_outfits(root, images, seed, size, packed, parquet, workers)
+            written = write_outfits(root, images, seed, size, "zip" if packed else form, workers)
         else:
             written = _write_benchmark(name, root, images, seed, size, packed, workers)
         (root / SYNTHETIC).write_text(MARK.format(name=name.partition("/")[0]))
@@ -186,12 +188,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, help="long side in pixels (default: the benchmark's own)")
     parser.add_argument("--zip", action="store_true", help="pictures as a zip archive")
-    parser.add_argument("--parquet", action="store_true", help="pictures in parquet files (polyvore_outfits)")
+    parser.add_argument("--form", default="folder", help=f"of polyvore_outfits: one of {', '.join(FORMS)}")
     parser.add_argument("--processes", type=int, help="default: one per core")
     args = parser.parse_args(argv)
     try:
         written = write_release(
-            args.name, args.dir, args.images, args.seed, args.size, args.zip, args.processes, args.parquet
+            args.name, args.dir, args.images, args.seed, args.size, args.zip, args.processes, args.form
         )
     except ReleaseError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -104,8 +104,16 @@ def make_preprocess(config: ConfigDict, base: Callable) -> Callable:
         if kind == "words":
             example["text"] = word_ids(record.get("title", ""))
             has = bool(example["text"].any())
-        else:
+        elif "text" in record:
             example["text"], has = np.asarray(record["text"], np.float32), bool(record["has_text"])
+        elif silent:
+            example["text"], has = np.zeros(config.model.text_features, np.float32), False
+        else:
+            raise UserError(
+                "config.model.text=features: the dataset has no text features; Polyvore Outfits was prepared "
+                "without train_hglmm_pca6000.txt. Add the file and prepare it with --overwrite, or set text "
+                "to words or none"
+            )
         has = has and not silent
         # a text that is not there reaches the branch as zeros, as upstream
         return example | {"text": example["text"] * has, "has_text": np.float32(has)}
