@@ -239,9 +239,8 @@ def read_boxes(text: TextFile, placed: Placed, *, extra: int = 0) -> Boxes:
             (number,) = integers(text, row, [fields[2]], "code")
             if position is not None:
                 code[position], garment[position] = number, kind
-        corners = parse_box(text, row, fields[-4:])
-        if position is not None:
-            box[position] = corners
+        if position is not None:  # boxes of images that no split uses are not judged
+            box[position] = parse_box(text, row, fields[-4:])
     lines = lines_of(text, placed.finish())
     return Boxes(lines, box, code, garment) if extra else Boxes(lines, box)
 

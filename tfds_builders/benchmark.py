@@ -31,13 +31,16 @@ from tfds_builders.release import (
     ReleaseError,
     check_readable,
     find_text,
+    is_companion,
     nested_archives,
     open_release,
     picture_location,
 )
 
 SHARD_BYTES = 64 << 20  # of pictures; one shard's records are held in memory while it is written
-ANNOTATION_FRAME = 256  # side of the square pictures that annotations of high-resolution releases refer to
+PICTURES = ("auto", "img", "img_highres")
+SMALL = 0.75  # boxes that all end within this part of their images were made on images of another size
+ENOUGH = 8  # boxes to tell that by
 
 
 @dataclasses.dataclass
@@ -49,6 +52,26 @@ class BenchmarkConfig(tfds.core.BuilderConfig):
     skip_damaged: bool = False
     processes: int | None = None  # None: one per core for large benchmarks
     progress: bool = False
+
+
+@dataclasses.dataclass
+class PicturesConfig(BenchmarkConfig):
+    """pictures: "img" (the small images, which boxes and landmarks refer to), "img_highres", or "auto": img
+    where it is there.
+    """
+
+    pictures: str = "auto"
+
+
+class Frame(NamedTuple):
+    """The small version of a larger image that its annotations refer to.
+
+    padded: a square of `side` pixels into which the image was fitted centrally; else the image with its long
+    side reduced to `side`. Images no larger than `side` are annotated as they are.
+    """
+
+    side: int
+    padded: bool
 
 
 class Vocabulary(NamedTuple):
@@ -72,7 +95,7 @@ class Records(NamedTuple):
     split: dict[str, np.ndarray]  # split name → rows, in order
     columns: dict[str, Any]
     boxes: Boxes | None = None
-    framed: bool = False  # boxes and landmarks refer to the 256-pixel square version of a larger picture
+    frame: Frame | None = None  # what boxes and landmarks of a larger image refer to
     picture_folder: str = "img"  # what stands for the list's leading 'img'
     notes: tuple[str, ...] = ()  # worth telling the user: merged duplicates and the like
     item_names: list[str] | None = None  # the release's item list, whose rows number the items
@@ -307,59 +330,115 @@ def progress_bar(total: int, what: str, shown: bool) -> tqdm:
 
 
 def fit_to_pictures(records: Records, size: np.ndarray, *, clip: bool) -> Records:
-    """Check boxes [n 4] against the picture sizes [n 2] (width, height), and bring annotations into its
-    pixels.
+    """Bring boxes [n 4] and landmarks into the pixels of the stored images of `size` [n 2] (width, height),
+    and judge the boxes there.
 
-    The far edge may equal the picture's width or height. Visible landmarks beyond it are counted in a note.
-    For `framed` records of pictures larger than 256
-    pixels the annotations refer to the picture fitted centrally into a 256-pixel square; they are checked
-    there, then mapped. Pictures of unknown size (0, 0) are left out of the check.
+    A box may end at the image's width or height. One that leaves the image, or the padding around it in its
+    frame, is an error unless `clip`; then it is clipped, and an error if nothing is left of it. Visible
+    landmarks outside are counted in a note. Images of unknown size (0, 0) are not judged.
     """
-    columns = dict(records.columns)
-    known = size[:, 0] > 0
-    large = np.full(len(size), records.framed) & (size.max(1, initial=0) > ANNOTATION_FRAME)
-    frame = np.where(large[:, None], ANNOTATION_FRAME, size)
+    columns, known, notes = dict(records.columns), size[:, 0] > 0, records.notes
+    scale, margin, slack = _frame_of(records, size)
     if records.boxes is not None:
-        box = records.boxes.box.astype(np.float32)
-        limit = np.concatenate([frame, frame], 1)
-        outside = known & ((box < 0) | (box > limit)).any(1)
+        box = records.boxes.box * scale[:, None] - np.tile(margin, 2)
+        outside = known & ((box < -np.tile(slack, 2)) | (box > np.tile(size + slack, 2))).any(1)
         if outside.any() and not clip:
-            rows = np.flatnonzero(outside)
-            i = int(rows[np.argmin(records.boxes.lines.line[rows])])
-            corners = " ".join(str(int(v)) for v in box[i])
-            raise records.boxes.lines.error(
-                i,
-                f"box {corners} leaves its picture {records.image[i]} of {frame[i, 0]} x {frame[i, 1]} pixels"
-                " (--set=clip_boxes=true clips)",
-            )
-        columns["box"] = np.clip(box, 0, limit)
+            raise _leaving(records, size, outside, known)
+        columns["box"] = np.clip(box, 0, np.tile(size, 2)).astype(np.float32)
         empty = known & (columns["box"][:, :2] >= columns["box"][:, 2:]).any(1)
         if empty.any():
-            i = int(np.flatnonzero(empty)[0])
-            raise records.boxes.lines.error(i, f"box lies outside its picture {records.image[i]}")
-    notes = records.notes
+            i = _first(records.boxes, empty)
+            raise records.boxes.lines.error(
+                i, f"box {_corners(records, i)} lies outside its picture {records.image[i]}"
+            )
+        notes += _size_notes(columns["box"][known], size[known])
     if "landmark" in columns:
-        points, seen = columns["landmark"], columns["visibility"] == VISIBLE
-        beyond = known[:, None] & seen & ((points < 0) | (points > frame[:, None])).any(-1)
+        points = columns["landmark"]
+        used = (columns["visibility"] < 2)[..., None] | (points != 0).any(-1, keepdims=True)
+        moved = np.where(used, points * scale[:, None, None] - margin[:, None], points)
+        columns["landmark"] = moved.astype(np.float32)
+        beyond = ((moved < -slack[:, None]) | (moved > (size + slack)[:, None])).any(-1)
+        beyond &= known[:, None] & (columns["visibility"] == VISIBLE)
         if beyond.any():
             first = records.image[int(np.flatnonzero(beyond.any(1))[0])]
             notes += (f"{int(beyond.sum())} visible landmarks lie outside their pictures ({first}, …)",)
-    if large.any():
-        scale = np.where(large, size.max(1) / ANNOTATION_FRAME, 1).astype(np.float32)[:, None]
-        margin = np.where(large[:, None], (size.max(1, keepdims=True) - size) / 2, 0).astype(np.float32)
-        if "box" in columns:
-            moved = columns["box"] * scale - np.tile(margin, 2)
-            columns["box"] = np.where(large[:, None], np.clip(moved, 0, np.tile(size, 2)), columns["box"])
-        if "landmark" in columns:
-            points = columns["landmark"]
-            used = (columns["visibility"] < 2)[..., None] | (points != 0).any(-1, keepdims=True)
-            moved = points * scale[:, None] - margin[:, None]
-            columns["landmark"] = np.where(large[:, None, None] & used, moved, points)
-    if "box" in columns:
-        columns["box"] = columns["box"].astype(np.float32)
-    if "landmark" in columns:
-        columns["landmark"] = columns["landmark"].astype(np.float32)
     return records._replace(columns=columns, notes=notes)
+
+
+def _frame_of(records: Records, size: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What takes annotations to pixels of the image, `annotation * scale [n] - margin [n 2]`, and how far
+    [n 2] behind the image's edges its frame ends.
+    """
+    longest = size.max(1, initial=0)
+    side = records.frame.side if records.frame else 0
+    large = (longest > side) & bool(side)
+    scale = np.where(large, longest / max(side, 1), 1.0)
+    if records.frame and records.frame.padded:
+        margin = np.where(large[:, None], (longest[:, None] - size) / 2, 0.0)
+        return scale, margin, margin
+    rounding = np.where(large, scale, 0.0)[:, None]  # the reduced image's short side is a whole number
+    return scale, np.zeros(size.shape), np.tile(rounding, 2)
+
+
+def _first(boxes: Boxes, wrong: np.ndarray) -> int:
+    """The record whose box stands first in its file."""
+    rows = np.flatnonzero(wrong)
+    return int(rows[np.argmin(boxes.lines.line[rows])])
+
+
+def _corners(records: Records, i: int) -> str:
+    """A box as its file has it."""
+    return " ".join(str(int(value)) for value in records.boxes.box[i])
+
+
+def _leaving(records: Records, size: np.ndarray, outside: np.ndarray, known: np.ndarray) -> ReleaseError:
+    i = _first(records.boxes, outside)
+    where = f"{size[i, 0]} x {size[i, 1]} pixels"
+    if records.frame and size[i].max() > records.frame.side:
+        where += f", as annotated on its {records.frame.side}-pixel version"
+    many = int(outside.sum())
+    other = ""
+    if many >= ENOUGH and many > known.sum() // 4:
+        other = f"; so do {many} of {known.sum()}: the boxes may refer to images of another size"
+    return records.boxes.lines.error(
+        i,
+        f"box {_corners(records, i)} leaves its picture {records.image[i]} of {where} "
+        f"(--set=clip_boxes=true clips){other}",
+    )
+
+
+def _size_notes(box: np.ndarray, size: np.ndarray) -> tuple[str, ...]:
+    """A note where the boxes were made on smaller images than those there are."""
+    if len(box) < ENOUGH:
+        return ()
+    reach = float((box[:, 2:] / size).max())
+    if reach >= SMALL:
+        return ()
+    return (
+        f"all boxes end within {reach:.0%} of their pictures' width and height: they may refer to smaller "
+        "images than these; look at some records (large images belong into img_highres where the benchmark "
+        "has both sizes)",
+    )
+
+
+def picture_folder(release: Release, choice: str) -> str:
+    """Which of the release's picture folders is read, for a `PicturesConfig`."""
+    if choice not in PICTURES:
+        raise ReleaseError(f"pictures={choice}: must be one of {', '.join(PICTURES)}")
+    if choice != "auto":
+        return choice
+    return "img" if _has(release, "img") or not _has(release, "img_highres") else "img_highres"
+
+
+def _has(release: Release, folder: str) -> bool:
+    """Whether there are pictures in `folder`, and not only the folder that holds the folders of pictures."""
+    for base in release.picture_bases:
+        path = os.path.join(base, folder)
+        if os.path.isdir(path):
+            names = {entry.name for entry in os.scandir(path) if not is_companion(entry.name)}
+            if not names <= {*PICTURES}:
+                return True
+    return any(name.startswith(f"{folder}/") for name in release.archived)
 
 
 def _total_bytes(located: dict[str, Location], records: Records, rows: np.ndarray) -> int:

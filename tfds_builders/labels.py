@@ -5,6 +5,7 @@ Every reader consumes its whole table and raises ReleaseError with file and line
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy as np
 from tfds_builders.annotations import Partition, Placed, fields_of
 from tfds_builders.release import ReleaseError, Row, Table, TextFile, decode, integers, read_table
 
+HAN = re.compile("[\u2e80-\u2fdf\u3005-\u3007\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]")  # full-width too
+BRACKETED = re.compile(r"[(\[].*[)\]]")
 ATTRIBUTE_TYPES = {  # attribute type number → group, per benchmark variant
     "coarse": ("texture", "fabric", "shape", "part", "style"),
     "fine": ("texture", "sleeve", "length", "neckline", "fabric", "fit"),
@@ -23,22 +26,45 @@ def read_names(
 ) -> tuple[list[str], list[int]]:
     """`list_attr_cloth.txt`, `list_category_cloth.txt`: names, which may hold blanks, and their type numbers.
 
-    The type is the row's last field. `typed` None decides by the column names; untyped names get type 0.
+    The type is the row's last field. `typed` None decides by the column names; untyped names get type 0. Of
+    names in Chinese and English the English one is taken.
     """
     table = read_table(text)
+    bilingual = any("chinese" in column.lower() for column in table.columns)
     if typed is None:
         typed = any("type" in column.lower() for column in table.columns[1:])
     names, kinds, lines = [], [], {}
     for row in table.rows():
         if typed and len(row.fields) < 2:
             raise text.error(row.line, "a name without its type number")
-        name = " ".join(row.fields[:-1] if typed else row.fields)
+        name = english(row.fields[:-1] if typed else row.fields, bilingual)
         if unique and name in lines:
             raise text.error(row.line, f"the name {name!r} is listed again (first on line {lines[name]})")
         lines[name] = row.line
         names.append(name)
         kinds.append(integers(text, row, row.fields[-1:], "type")[0] if typed else 0)
     return names, kinds
+
+
+def english(fields: Sequence[str], bilingual: bool) -> str:
+    """The English part of "中文(备注) english name", whose Chinese part may hold blanks, digits and brackets.
+    A name without Chinese letters is taken whole; in a `bilingual` table without its first word, which is
+    the Chinese column's ("POLO polo collar").
+    """
+    last = max((i for i, field in enumerate(fields) if HAN.search(field)), default=-1)
+    rest = list(fields[last + 1 :])
+    if last < 0 and bilingual and len(rest) > 1:
+        rest = rest[1:]
+    if last >= 0 and len(rest) > 1 and BRACKETED.fullmatch(rest[0]):  # a remark on the Chinese name
+        rest = rest[1:]
+    return " ".join(rest or fields)
+
+
+def read_type_names(text: TextFile) -> list[str]:
+    """`list_attr_type.txt`: row count, column names, the name of each attribute type, from type 1 on."""
+    table = read_table(text)
+    bilingual = any("chinese" in column.lower() for column in table.columns)
+    return [english(row.fields, bilingual) for row in table.rows()]
 
 
 def type_names(text: TextFile, kinds: Sequence[int], groups: Sequence[str]) -> list[str]:

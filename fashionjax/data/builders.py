@@ -125,7 +125,7 @@ def prepare(
     `overwrite` is off. A dataset that was prepared without label columns gets them.
     """
     builder, config, fields, target = _target(name, data_dir, overrides)
-    done = None if overwrite else _already_prepared(target, fields)
+    done = None if overwrite else _already_prepared(builder, config, target, fields)
     if done is not None:
         source.write_columns(target, progress, missing_ok=True)
         return done
@@ -146,8 +146,8 @@ def prepared_folder(
     name: str, *, data_dir: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None
 ) -> Path | None:
     """The folder of NAME[/CONFIG] if it is prepared. UserError where it is with other fields."""
-    _, _, fields, target = _target(name, data_dir, overrides)
-    return None if _already_prepared(target, fields) is None else target
+    builder, config, fields, target = _target(name, data_dir, overrides)
+    return None if _already_prepared(builder, config, target, fields) is None else target
 
 
 def _target(
@@ -163,7 +163,10 @@ def _target(
     return builder, config, fields, root.joinpath(dataset, *([config.name] if config else []), version)
 
 
-def _already_prepared(target: Path, fields: Mapping[str, Any]) -> dict[str, Any] | None:
+def _already_prepared(
+    builder: type, config: Any, target: Path, fields: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """The command's result where the dataset is there; UserError where it was built with other fields."""
     if not target.exists():
         return None
     try:
@@ -173,6 +176,9 @@ def _already_prepared(target: Path, fields: Mapping[str, Any]) -> dict[str, Any]
         raise UserError(
             f"{target} exists but was not built by this command; --overwrite replaces it"
         ) from error
+    for entry in builder.BUILDER_CONFIGS:  # a field that is newer than the dataset had its default
+        if config is not None and entry.name == config.name:
+            before = json.loads(json.dumps(config_fields(entry), default=str)) | before
     now = json.loads(json.dumps(dict(fields), default=str))
     changed = [
         f"{field} was {before.get(field)!r}, now {now.get(field)!r}"

@@ -59,6 +59,9 @@ def test_command_prints_json_and_repeats_it(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path / "out")) == [NAME]
     again = builders.prepare(NAME, data_dir=tmp_path / "out")  # needs no release any more
     assert again == result
+    second = start(*arguments)
+    stdout, stderr = second.communicate(timeout=PATIENCE)
+    assert json.loads(stdout) == result and stderr.count("already prepared") == 1
     with pytest.raises(UserError, match=r"clip_boxes was False, now True.*--overwrite"):
         builders.prepare(NAME, data_dir=tmp_path / "out", overrides={"clip_boxes": "true"})
     replaced = builders.prepare(
@@ -73,6 +76,16 @@ def test_command_prints_json_and_repeats_it(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "out" / NAME / "original/1.0.0" / builders.RECORD).read_text())
     assert record["fields"] == {"clip_boxes": True}
     assert sorted(os.listdir(tmp_path / "out")) == [NAME]
+
+
+def test_a_field_that_is_newer_than_the_dataset_had_its_default(tmp_path: Path) -> None:
+    options = {"data_dir": tmp_path / "out", "manual_dir": trees.landmarks(tmp_path / "release")}
+    result = builders.prepare(NAME, progress=False, **options)
+    path = tmp_path / "out" / NAME / "original/1.0.0" / builders.RECORD
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fields": {}}))
+    assert builders.prepare(NAME, **options) == result
+    with pytest.raises(UserError, match="clip_boxes was False, now True"):
+        builders.prepare(NAME, overrides={"clip_boxes": True}, **options)
 
 
 def test_command_names_file_and_line(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import trees
 
 from fashionjax.data import builders, source
 from fashionjax.errors import UserError
+from tfds_builders import labels
+from tfds_builders.release import TextFile
 
 NAME = "deepfashion_consumer2shop"
 BOXES, MARKS = "Anno/list_bbox_consumer2shop.txt", "Anno/list_landmarks_consumer2shop.txt"
@@ -117,6 +119,99 @@ def test_notes(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"note: {BOXES}: 1 rows of pictures that no split uses" in shown
     assert f"note: {BOXES}: 1 pictures have the other source" in shown
     assert f"note: {PARTITION}: 1 rows repeat earlier ones" in shown
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ("颜色 color black", "color black"),
+        ("颜色(宽) color black", "color black"),
+        ("七分 袖 3/4 sleeve", "3/4 sleeve"),
+        ("V领 (深) V-neck (deep)", "V-neck (deep)"),
+        ("V领 (V) V-neck", "V-neck"),
+        ("Ｖ领 V-neck", "V-neck"),
+        ("POLO polo collar", "polo collar"),
+        ("Denim", "Denim"),
+        ("颜色", "颜色"),
+        ("颜色 décolleté", "décolleté"),
+    ],
+)
+def test_the_english_name_of_two(row: str, name: str) -> None:
+    assert labels.english(row.split(), bilingual=True) == name
+
+
+def test_names_without_a_second_language_are_whole(tmp_path: Path) -> None:
+    assert labels.english(["polo", "collar"], bilingual=False) == "polo collar"
+    path = trees.table(tmp_path / "list_attr_cloth.txt", "attribute_name attribute_type", [("v neck", 4)])
+    assert labels.read_names(TextFile("a", str(path))) == (["v neck"], [4])
+
+
+def bilingual(tree: Path) -> None:
+    """The attribute list as the release has it, and the list of types."""
+    chinese = ("A字", "花纹(抽象)", "棉 布", "V领", "波西米亚", "纯色")
+    rows = [(f"{zh:6s} {name}", kind) for zh, (name, kind) in zip(chinese, trees.ATTRIBUTES)]
+    columns = "attribute_name(Chinese)  attribute_name(English)  attribute_type"
+    trees.table(tree / "Anno/list_attr_cloth.txt", columns, rows)
+    types = [
+        ("图案", "pattern"),
+        ("面料", "fabric"),
+        ("版型", "shape"),
+        ("部位", "part"),
+        ("风格", "style of it"),
+    ]
+    trees.table(tree / "Anno/list_attr_type.txt", "attribute_type(Chinese)  attribute_type(English)", types)
+
+
+def test_bilingual_names_and_types(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bilingual(tree)
+    build(tree)
+    found = source.open_split(f"{NAME}/original", "train", tree.parent / "out").labels
+    assert found["attribute"] == [name for name, _ in trees.ATTRIBUTES]
+    assert found["attribute_group"] == ["shape", "pattern", "fabric", "part", "style of it", "pattern"]
+    assert "list_attr_type" not in capsys.readouterr().err
+    trees.table(tree / "Anno/list_attr_type.txt", "attribute_type", [("pattern",), ("fabric",)])
+    build(tree, overwrite=True)
+    assert "note: list_attr_type.txt: 2 types, without type 3, type 4, type 5" in capsys.readouterr().err
+
+
+def enlarge(tree: Path, size: tuple[int, int], folder: str) -> None:
+    """Large images of every picture in `folder`."""
+    for path in sorted((tree / "Img/img").rglob("*.jpg")):
+        large = tree / "Img" / folder / path.relative_to(tree / "Img/img")
+        trees.picture(large, 1, size)
+
+
+def test_high_resolution_pictures(tree: Path) -> None:
+    """Annotations refer to the 300-pixel version; its short side was rounded."""
+    enlarge(tree, (400, 601), "img_highres")  # 200 x 300
+    name = (tree / BOXES).read_text().splitlines()[2].split()[0]
+    trees.edit(tree / BOXES, 3, lambda line: " ".join([*line.split()[:3], "20 30 200 300"]))
+    build(tree, overrides={"pictures": "img_highres"})
+    record = (read(tree, "train") | read(tree, "val") | read(tree, "query") | read(tree, "gallery"))[name]
+    scale = 601 / 300
+    np.testing.assert_allclose(record["box"], np.float32([20 * scale, 30 * scale, 400, 601]), rtol=1e-6)
+    x, y = (int(v) for v in (tree / MARKS).read_text().splitlines()[2].split()[4:6])
+    np.testing.assert_allclose(record["landmark"][0], [x * scale / 400, y * scale / 601], rtol=1e-5)
+    trees.edit(tree / BOXES, 3, lambda line: line.replace(" 300", " 303"))
+    with pytest.raises(UserError, match=rf"{BOXES}:3: box 20 30 200 303 leaves .* 400 x 601 .* 300-pixel"):
+        build(tree, overrides={"pictures": "img_highres"}, overwrite=True)
+
+
+def test_boxes_of_another_size_are_reported(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build(tree)
+    assert "may refer to" not in capsys.readouterr().err
+    enlarge(tree, (160, 224), "img")  # large images where the small ones belong
+    build(tree, overwrite=True)
+    assert "note: all boxes end within 25% of their pictures' width and height" in capsys.readouterr().err
+    enlarge(tree, (20, 28), "img")
+    with pytest.raises(UserError, match=r"box 4 5 40 50 leaves .*; so do 11 of 11: the boxes may refer to"):
+        build(tree, overwrite=True)
+
+
+def test_a_box_that_no_split_uses_is_not_judged(tree: Path) -> None:
+    last = len((tree / BOXES).read_text().splitlines())
+    trees.edit(tree / BOXES, last, lambda line: " ".join([*line.split()[:3], "40 5 4 50"]))
+    build(tree)
 
 
 BROKEN = {

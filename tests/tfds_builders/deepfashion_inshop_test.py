@@ -92,8 +92,14 @@ def test_high_resolution_pictures(tree: Path) -> None:
     np.testing.assert_allclose(record["landmark"][:4], [[0, 0], [1, 1], [0.5, 0.5], [0, 0]])
     np.testing.assert_array_equal(record["visibility"], small["visibility"])
     trees.edit(tree / BOXES, 3, lambda line: line.replace("256", "257"))
-    with pytest.raises(UserError, match=rf"{BOXES}:3: box 32 0 224 257 leaves its picture .* of 256 x 256"):
+    with pytest.raises(
+        UserError, match=rf"{BOXES}:3: box 32 0 224 257 leaves its picture .* of 384 x 512 .* 256-pix"
+    ):
         build(tree, overrides={"pictures": "img_highres"}, overwrite=True)
+    trees.edit(tree / BOXES, 3, lambda line: f"{line.split()[0]} 2 1 2 0 32 256")  # in the padding alone
+    for clip in (False, True):
+        with pytest.raises(UserError, match=rf"{BOXES}:3: box 2 0 32 256 lies outside its picture"):
+            build(tree, overrides={"pictures": "img_highres", "clip_boxes": clip}, overwrite=True)
     with pytest.raises(UserError, match="pictures=both: must be one of auto, img, img_highres"):
         build(tree, overrides={"pictures": "both"}, overwrite=True)
 

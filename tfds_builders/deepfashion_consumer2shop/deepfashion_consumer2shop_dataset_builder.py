@@ -22,12 +22,14 @@ from tfds_builders import annotations, derived, labels
 from tfds_builders.annotations import Boxes, Partition, Placed
 from tfds_builders.benchmark import (
     BenchmarkBuilder,
-    BenchmarkConfig,
+    Frame,
+    PicturesConfig,
     Records,
     Vocabulary,
     attribute_feature,
     garment_type_feature,
     image_features,
+    picture_folder,
 )
 from tfds_builders.deepfashion_consumer2shop.pairs import (
     CONSUMER,
@@ -44,6 +46,7 @@ from tfds_builders.deepfashion_consumer2shop.pairs import (
 from tfds_builders.release import Release, TextFile, find_text, require_text
 
 ITEMS = ("list_item_consumer2shop.txt", "list_items_consumer2shop.txt")
+FRAME = Frame(300, padded=False)  # of the small images, which the annotations refer to
 SOURCES = {1: SHOP, 2: CONSUMER}  # the code before a box
 
 
@@ -54,23 +57,25 @@ class Builder(BenchmarkBuilder):
         "DeepFashion Consumer-to-shop Clothes Retrieval Benchmark: pairs, item identity, box, landmarks."
     )
     BUILDER_CONFIGS: ClassVar = [
-        BenchmarkConfig(
+        PicturesConfig(
             name="original", description="Query and gallery of the test pairs, each picture once."
         ),
-        BenchmarkConfig(
+        PicturesConfig(
             name="val_test", description="Query and gallery of val and test, one record per pair."
         ),
-        BenchmarkConfig(name="mmfashion", description="The lists written by MMFashion's prepare script."),
+        PicturesConfig(name="mmfashion", description="The lists written by MMFashion's prepare script."),
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
 Ask for the Consumer-to-shop Clothes Retrieval Benchmark at
 https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/Consumer2ShopRetrieval.html (non-commercial research only)
 and put its files, unpacked or as the zip archives, into manual_dir:
-  Img/img/…                                    the pictures (or Img/img.zip)
+  Img/img/…                                    the pictures (or Img/img.zip), and/or
+  Img/img_highres/…                            the large ones
   Eval/list_eval_partition.txt                 consumer picture, shop picture, item, train / val / test
   Anno/list_item_consumer2shop.txt             item ids (list_items_consumer2shop.txt in some copies)
   Anno/list_bbox_consumer2shop.txt Anno/list_landmarks_consumer2shop.txt
   Anno/list_attr_cloth.txt Anno/list_attr_items.txt      optional: 303 attributes per item
+  Anno/list_attr_type.txt                      optional: names of the attribute types
 The config mmfashion reads instead of the partition, boxes and landmarks
   train_consumer2shop.txt train_id.txt consumer.txt consumer_id.txt shop.txt shop_id.txt
   list_bbox_{train,consumer,shop}.txt list_landmarks_{train,consumer,shop}.txt"""
@@ -107,7 +112,18 @@ The config mmfashion reads instead of the partition, boxes and landmarks
         if names_text is None or labels_text is None or self.items is None:
             return Vocabulary(category)
         attribute, kinds = labels.read_names(names_text, unique=False)
-        return Vocabulary(category, attribute, [f"type {kind}" if kind else "attribute" for kind in kinds])
+        return Vocabulary(category, attribute, [self._type_name(kind) for kind in kinds])
+
+    @functools.cached_property
+    def type_names(self) -> list[str]:
+        """The names of the attribute types from type 1 on; [] where the release has no list of them."""
+        text = find_text(self.release, "list_attr_type.txt", ("Anno",))
+        return labels.read_type_names(text) if text else []
+
+    def _type_name(self, kind: int) -> str:
+        if 1 <= kind <= len(self.type_names):
+            return self.type_names[kind - 1]
+        return f"type {kind}" if kind else "attribute"
 
     def features(self, vocabulary: Vocabulary) -> dict[str, Any]:
         features = image_features() | attribute_feature(vocabulary)
@@ -138,7 +154,12 @@ The config mmfashion reads instead of the partition, boxes and landmarks
             text = require_text(release, "list_attr_items.txt", ("Anno",))
             table = labels.read_item_labels(text, items, items_text, len(vocabulary.attribute))
             columns["attribute"] = table[[items[item] for item in columns["item_id"]]]
-        return records._replace(columns=columns, notes=notes)
+            unnamed = sorted({group for group in vocabulary.attribute_group if group.startswith("type ")})
+            if self.type_names and unnamed:
+                notes += (f"list_attr_type.txt: {len(self.type_names)} types, without {', '.join(unnamed)}",)
+        folder = picture_folder(release, self.builder_config.pictures)
+        frame = FRAME if folder != "img" else None
+        return records._replace(columns=columns, notes=notes, frame=frame, picture_folder=folder)
 
     def _original(self, release: Release) -> Records:
         pairs = self.pairs["all"]

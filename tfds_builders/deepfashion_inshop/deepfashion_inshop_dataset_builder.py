@@ -6,9 +6,7 @@ MMFashion's prepare script, whose landmarks are shifted by one triplet: read as 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import os
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,30 +16,22 @@ from tfds_builders import annotations, derived, labels
 from tfds_builders.annotations import Partition, Placed
 from tfds_builders.benchmark import (
     BenchmarkBuilder,
-    BenchmarkConfig,
+    Frame,
+    PicturesConfig,
     Records,
     Vocabulary,
     attribute_feature,
     garment_type_feature,
     image_features,
+    picture_folder,
     rows_by_split,
 )
-from tfds_builders.release import Release, ReleaseError, TextFile, find_text, require_text
+from tfds_builders.release import Release, TextFile, find_text, require_text
 
 SPLITS = ("train", "query", "gallery")
 SIZES = {"train": 25_882, "query": 14_218, "gallery": 12_612}
-PICTURES = ("auto", "img", "img_highres")
+FRAME = Frame(256, padded=True)  # of the small images, which the annotations refer to
 ITEMS = ("list_item_inshop.txt", "list_items_inshop.txt")
-
-
-@dataclasses.dataclass
-class InShopConfig(BenchmarkConfig):
-    """pictures: "img" (256 pixels), "img_highres", or "auto": img where it is there. Boxes and landmarks
-    refer to img; for larger pictures they are mapped from the 256-pixel square into which the picture was
-    fitted centrally.
-    """
-
-    pictures: str = "auto"
 
 
 class Builder(BenchmarkBuilder):
@@ -51,8 +41,10 @@ class Builder(BenchmarkBuilder):
         "DeepFashion In-shop Clothes Retrieval Benchmark: item identity, attributes, box, landmarks."
     )
     BUILDER_CONFIGS: ClassVar = [
-        InShopConfig(name="original", description="The lists as released."),
-        InShopConfig(name="mmfashion", description="The split lists written by MMFashion's prepare script."),
+        PicturesConfig(name="original", description="The lists as released."),
+        PicturesConfig(
+            name="mmfashion", description="The split lists written by MMFashion's prepare script."
+        ),
     ]
     PUBLISHED: ClassVar = {"original": SIZES, "mmfashion": SIZES}
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
@@ -128,7 +120,9 @@ are there, Anno/list_item_inshop.txt and Anno/list_attr_cloth.txt for the names"
         names = {name: i for i, name in enumerate(vocabulary.category)}
         category = np.array([names[labels.folder_category(name)] for name in records.image], np.int32)
         return records._replace(
-            columns=records.columns | {"category": category}, framed=folder != "img", picture_folder=folder
+            columns=records.columns | {"category": category},
+            frame=FRAME if folder != "img" else None,
+            picture_folder=folder,
         )
 
     def _original(self, release: Release, vocabulary: Vocabulary) -> Records:
@@ -209,21 +203,3 @@ def check_protocol(records: Records) -> None:
                 raise records.lines.error(row, f"item {item[row]} of split {split} is in train too")
             if item[row] not in seen["gallery"]:
                 raise records.lines.error(row, f"item {item[row]} has a query but no picture in the gallery")
-
-
-def picture_folder(release: Release, choice: str) -> str:
-    """Which of the release's picture folders is read."""
-    if choice not in PICTURES:
-        raise ReleaseError(f"pictures={choice}: must be one of {', '.join(PICTURES)}")
-    if choice != "auto":
-        return choice
-    return "img" if _has(release, "img") or not _has(release, "img_highres") else "img_highres"
-
-
-def _has(release: Release, folder: str) -> bool:
-    """Whether there are pictures in `folder`, and not only the folder that holds the folders of pictures."""
-    for base in release.picture_bases:
-        path = os.path.join(base, folder)
-        if os.path.isdir(path) and not {entry.name for entry in os.scandir(path)} <= {*PICTURES}:
-            return True
-    return any(name.startswith(f"{folder}/") for name in release.archived)
