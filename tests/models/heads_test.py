@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from close import assert_sums_close
 
 from fashionjax.models import heads
 from fashionjax.ops.landmark_pool import landmark_pool
@@ -18,7 +19,7 @@ def test_global_pooling_flattens_height_width_channels(drawn):
     first, last = (variables["params"][name] for name in ("global_layers_0", "global_layers_3"))
     hidden = np.maximum(x.reshape(2, -1) @ first["kernel"] + first["bias"], 0)
     want = np.maximum(hidden @ last["kernel"] + last["bias"], 0)
-    np.testing.assert_allclose(jax.jit(module.apply)(variables, x), want, rtol=1e-5, atol=1e-6)
+    assert_sums_close(jax.jit(module.apply)(variables, x), want, terms=147 + 5)
 
 
 def test_dropout_is_drawn_in_training_only(drawn):
@@ -38,7 +39,7 @@ def test_roi_pooling_is_landmark_major(drawn):
     pooled = np.stack([jax.jit(landmark_pool)(x[i], landmark[i]) for i in range(2)]).reshape(2, 24)
     layer = variables["params"]["linear_0"]
     want = np.maximum(pooled @ layer["kernel"] + layer["bias"], 0)
-    np.testing.assert_allclose(jax.jit(module.apply)(variables, [x], landmark), want, rtol=1e-5, atol=1e-6)
+    assert_sums_close(jax.jit(module.apply)(variables, [x], landmark), want, terms=24)
 
 
 def test_several_maps_are_joined_per_landmark(drawn):
@@ -52,7 +53,7 @@ def test_several_maps_are_joined_per_landmark(drawn):
     ]
     layer = variables["params"]["linear_0"]
     want = np.maximum(np.stack(pooled).reshape(2, -1) @ layer["kernel"] + layer["bias"], 0)
-    np.testing.assert_allclose(module.apply(variables, maps, landmark), want, rtol=1e-5, atol=1e-6)
+    assert_sums_close(module.apply(variables, maps, landmark), want, terms=40)
 
 
 def test_initial_values_are_the_originals():
@@ -72,7 +73,7 @@ def test_landmark_regression_divides_its_pixels_by_224(drawn):
     variables = drawn(module, x)
     layer = variables["params"]["linear"]
     want = (x @ layer["kernel"] + layer["bias"]) / 224
-    np.testing.assert_allclose(jax.jit(module.apply)(variables, x), want, rtol=1e-5, atol=1e-8)
+    assert_sums_close(jax.jit(module.apply)(variables, x), want, terms=6)
 
 
 def test_landmark_vectors_are_landmark_major(drawn):
@@ -83,7 +84,7 @@ def test_landmark_vectors_are_landmark_major(drawn):
     got = jax.jit(module.apply)(variables, x)
     assert got.shape == (2, 8, 3)
     want = x @ layer["kernel"][:, 5 * 3 + 1] + layer["bias"][5 * 3 + 1]
-    np.testing.assert_allclose(got[:, 5, 1], want, rtol=1e-5)
+    assert_sums_close(got[:, 5, 1], want, terms=6)
 
 
 def test_embedding_is_raw_by_default_and_identities_read_it(drawn):
@@ -93,8 +94,8 @@ def test_embedding_is_raw_by_default_and_identities_read_it(drawn):
     embed, identity = (variables["params"][name] for name in ("embed_linear", "id_linear"))
     want = x @ embed["kernel"] + embed["bias"]
     got, logits = jax.jit(module.apply)(variables, x)
-    np.testing.assert_allclose(got, want, rtol=1e-5)
-    np.testing.assert_allclose(logits, want @ identity["kernel"] + identity["bias"], rtol=1e-4)
+    assert_sums_close(got, want, terms=6)
+    assert_sums_close(logits, want @ identity["kernel"] + identity["bias"], terms=6 + 4)
 
 
 def test_proxies_give_cosines_of_unit_embeddings(drawn):
@@ -105,7 +106,7 @@ def test_proxies_give_cosines_of_unit_embeddings(drawn):
     np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, rtol=1e-5)
     proxies = variables["params"]["proxies"]
     want = got @ (proxies / np.linalg.norm(proxies, axis=1, keepdims=True)).T
-    np.testing.assert_allclose(logits, want, rtol=1e-4, atol=1e-6)
+    assert_sums_close(logits, want, terms=4)
     with pytest.raises(ValueError, match="id_head"):
         jax.eval_shape(module.clone(id_head="arc").init, jax.random.key(0), x)
     assert jax.eval_shape(module.clone(ids=None).apply, variables, x)[1] is None

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from close import assert_sums_close
 
 from fashionjax.models import layers
 
@@ -32,7 +33,7 @@ def test_conv_equals_a_loop_with_symmetric_padding(drawn, kernel_size, stride, p
     variables = drawn(module, x)
     params = variables["params"]
     want = naive_conv(x, params["kernel"], stride, (kernel_size - 1) // 2) + params["bias"]
-    np.testing.assert_allclose(jax.jit(module.apply)(variables, x), want, rtol=1e-4, atol=1e-5)
+    assert_sums_close(jax.jit(module.apply)(variables, x), want, terms=3 * kernel_size**2)
 
 
 def test_einsum_and_conv_have_equal_gradients(drawn):
@@ -47,7 +48,7 @@ def test_einsum_and_conv_have_equal_gradients(drawn):
         return jax.jit(jax.grad(loss, argnums=(0, 1)))(variables, x)
 
     a, b = gradient("einsum"), gradient("conv")
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), a, b)
+    jax.tree.map(lambda a, b: assert_sums_close(a, b, terms=18), a, b)
 
 
 def test_pointwise_is_one_of_three():
@@ -65,7 +66,7 @@ def test_adaptive_pooling_equals_a_loop(size):
             cols = slice(int(np.floor(j * (size + 1) / 7)), int(np.ceil((j + 1) * (size + 1) / 7)))
             want[:, i, j] = x[:, rows, cols].mean(axis=(1, 2))
     got = layers.adaptive_average_pool(jnp.asarray(x, jnp.float32), 7, 7)
-    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    assert_sums_close(got, want, terms=16)
 
 
 def test_max_pool_pads_with_minus_infinity():
@@ -89,9 +90,9 @@ def test_batch_norm_uses_batch_statistics_and_keeps_nine_tenths_of_the_old():
     variables = Normed().init(jax.random.key(0), x, False)
     y, state = Normed().apply(variables, x, True, mutable=["batch_stats"])
     mean, var = x.astype(np.float64).mean(axis=(0, 1, 2)), x.astype(np.float64).var(axis=(0, 1, 2))
-    np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(state["batch_stats"]["bn"]["mean"], 0.1 * mean, rtol=1e-5)
-    np.testing.assert_allclose(state["batch_stats"]["bn"]["var"], 0.9 + 0.1 * var, rtol=1e-5)
+    assert_sums_close(y, (x - mean) / np.sqrt(var + 1e-5), terms=200)
+    assert_sums_close(state["batch_stats"]["bn"]["mean"], 0.1 * mean, terms=200)
+    assert_sums_close(state["batch_stats"]["bn"]["var"], 0.9 + 0.1 * var, terms=200)
 
 
 def test_frozen_batch_norm_neither_uses_nor_moves_the_statistics():
@@ -114,7 +115,5 @@ def test_synchronised_batch_norm_over_an_axis_equals_the_whole_batch():
     parts, state = jax.jit(jax.vmap(run, axis_name="batch"))(x)
     module = Normed()
     whole, whole_state = jax.jit(run)(x.reshape(24, 2))
-    np.testing.assert_allclose(parts.reshape(24, 2), whole, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(
-        state["batch_stats"]["bn"]["var"][0], whole_state["batch_stats"]["bn"]["var"], rtol=1e-5
-    )
+    assert_sums_close(parts.reshape(24, 2), whole, terms=24)
+    assert_sums_close(state["batch_stats"]["bn"]["var"][0], whole_state["batch_stats"]["bn"]["var"], terms=24)
