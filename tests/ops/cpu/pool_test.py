@@ -70,3 +70,8 @@ def test_under_vmap_scan_and_remat():
     np.testing.assert_allclose(jax.vmap(jax.grad(loss))(x), each, rtol=0, atol=bound)
     scanned = jax.lax.scan(lambda c, row: (c, jax.grad(jax.checkpoint(loss))(row)), 0, x)[1]
     np.testing.assert_allclose(scanned, each, rtol=0, atol=bound)
+
+
+def test_a_window_that_a_byte_cannot_number_is_refused():
+    with pytest.raises(ValueError, match="above 15"):
+        pool.max_pool(jnp.zeros((1, 32, 32, 1)), 16, 16)
