@@ -1,4 +1,4 @@
-"""The demo: render a synthetic benchmark, train, evaluate, predict on held-out pictures, write the report.
+"""The demo: render a synthetic benchmark, train, evaluate, predict on held-out images, write the report.
 
     make demo        (python -m fashionjax.demo --out=runs/demo)
 
@@ -7,7 +7,6 @@ One process does what prepare, train, evaluate and predict do one after the othe
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -16,9 +15,10 @@ from absl import flags
 from experiments import demo as experiment
 from fashionjax import cli, evaluate, files, predict, train
 from fashionjax.errors import UserError
+from fashionjax.inference.results import Prediction
 from fashionjax.runtime import datasets, parallel
 
-PHOTOS = 8  # held-out pictures that are written out and predicted on
+PHOTOS = 8  # held-out images that are written out and predicted on
 
 
 def run(out: Path, steps: str) -> dict:
@@ -32,24 +32,24 @@ def run(out: Path, steps: str) -> dict:
     test = datasets.open_split(config, "test")
     say("train")
     train.train(config, out / "train")
-    say("predict on held-out pictures")
+    say("predict on held-out images")
     records = predict_held_out(out, test)
     say("evaluate")
     result = evaluate.evaluate(out / "train", "test", out, started=started)
     for record in records[:2]:
-        best = record["category"][0]
-        say(f"{Path(record['image']).name}: {best['name']} ({best['score']:.2f})")
+        best = record.category[0]
+        say(f"{Path(record.image).name}: {best.name} ({best.score:.2f})")
     for name in ("standard/category_top1", "standard/attribute_map", "standard/landmark_ne_visible"):
         others = {key: values[name] for key, values in result["baselines"].items() if name in values}
         compared = ", ".join(f"{key} {value:.3f}" for key, value in others.items())
         say(f"{name} {result['metrics'][name]:.3f}  ({compared})")
-    say(f"synthetic test split of {result['n']} pictures, {result['seconds_total']:.0f} s in all")
+    say(f"synthetic test split of {result['n']} images, {result['seconds_total']:.0f} s in all")
     say(f"report: {out / 'report.html'}")
     return result
 
 
-def predict_held_out(out: Path, test) -> list[dict]:
-    """The first test pictures as files, their predictions as predictions.jsonl and annotated pictures."""
+def predict_held_out(out: Path, test) -> list[Prediction]:
+    """The first test images as files, their predictions as predictions.jsonl and annotated images."""
     photos, annotated = out / "photos", out / "predictions"
     for folder in (photos, annotated):
         folder.mkdir(parents=True)
@@ -60,7 +60,7 @@ def predict_held_out(out: Path, test) -> list[dict]:
         paths.append(str(path))
     predictor = predict.load(out / "train", PHOTOS)
     records = list(predict.predict(paths, predictor, out=annotated))
-    lines = "".join(json.dumps(record) + "\n" for record in records)
+    lines = "".join(record.to_json() + "\n" for record in records)
     files.write_text(out / "predictions.jsonl", lines)
     return records
 

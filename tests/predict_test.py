@@ -11,6 +11,8 @@ from PIL import Image
 from experiments import demo
 from fashionjax import predict, tasks
 from fashionjax.errors import UserError
+from fashionjax.inference import results
+from fashionjax.inference.results import Label, Landmark
 from fashionjax.runtime import checkpoint, state
 
 NAMES = {"category": ["Tee", "Skirt <a>", "Dress"], "attribute": ["striped", "lace"]}
@@ -47,24 +49,28 @@ def test_landmarks_come_back_in_displayed_pixels(tmp_path):
     path = photo(tmp_path / "turned.jpg", exif=exif)
     predictor, _ = fixed(landmark=[[0.25, 0.5], [1.0, 0.0]], visibility=[0.9, 0.1])
     (record,) = predict.predict([path], predictor)
-    assert (record["width"], record["height"]) == (40, 60)
-    assert record["landmark"] == [
-        {"x": 10.0, "y": 30.0, "visible": True},
-        {"x": 40.0, "y": 0.0, "visible": False},
-    ]
-    assert set(record) == {"image", "width", "height", "landmark"}
+    assert record.to_dict() == {
+        "image": path,
+        "width": 40,
+        "height": 60,
+        "landmark": [
+            {"name": "landmark_1", "x": 10.0, "y": 30.0, "visible": True},
+            {"name": "landmark_2", "x": 40.0, "y": 0.0, "visible": False},
+        ],
+    }
 
 
 def test_landmarks_of_a_frame_inside_the_photo():
-    found = predict.describe({"landmark": np.array([[0.5, 1.0]])}, {}, np.array([10, 20, 30, 100]), 5)
-    assert found == {"landmark": [{"x": 20.0, "y": 100.0, "visible": True}]}
+    names = {"landmark": ["left collar"]}
+    found = results.describe({"landmark": np.array([[0.5, 1.0]])}, names, np.array([10, 20, 30, 100]), 5)
+    assert found == {"landmark": (Landmark("left collar", 20.0, 100.0, True),)}
 
 
 def test_scores_are_softmax_and_sigmoid_best_first():
     logits = {"category_logits": np.log([0.2, 0.7, 0.1]), "attribute_logits": np.array([-800.0, 0.0])}
-    found = predict.describe(logits, NAMES, np.zeros(4), 2)
-    assert found["category"] == [{"name": "Skirt <a>", "score": 0.7}, {"name": "Tee", "score": 0.2}]
-    assert found["attribute"] == [{"name": "lace", "score": 0.5}, {"name": "striped", "score": 0.0}]
+    found = results.describe(logits, NAMES, np.zeros(4), 2)
+    assert found["category"] == (Label("Skirt <a>", 0.7), Label("Tee", 0.2))
+    assert found["attribute"] == (Label("lace", 0.5), Label("striped", 0.0))
 
 
 def test_one_bad_photo_does_not_stop_the_others(tmp_path):
@@ -73,7 +79,7 @@ def test_one_bad_photo_does_not_stop_the_others(tmp_path):
     text.write_text("no picture")
     paths = [*good[:2], str(text), *good[2:], str(tmp_path / "missing.jpg")]
     predictor, batches = fixed(batch_size=3, category_logits=[0.0, 1.0, 2.0])
-    records = list(predict.predict(paths, predictor))
+    records = [found.to_dict() for found in predict.predict(paths, predictor)]
     assert [record["image"] for record in records] == paths
     assert ["error" in record for record in records] == [False, False, True, False, False, False, True]
     assert "not an image" in records[2]["error"] and "no such file" in records[6]["error"]
@@ -96,7 +102,7 @@ def test_annotated_pictures_never_overwrite(tmp_path):
     )
     records = list(predict.predict(paths, predictor, out=out))
     assert (out / "look.jpg").read_bytes() == b"mine"
-    assert [record["annotated"] for record in records] == [str(out / f"look-{i}.jpg") for i in (2, 3)]
+    assert [record.annotated for record in records] == [str(out / f"look-{i}.jpg") for i in (2, 3)]
     with Image.open(out / "look-2.jpg") as annotated:
         assert annotated.width == predict.ANNOTATED_SIDES[0] and annotated.height > 320
     with pytest.raises(UserError, match="cannot be written"):
@@ -107,9 +113,9 @@ def test_outputs_that_cannot_be_shown(tmp_path):
     path = photo(tmp_path / "a.png")
     predictor, _ = fixed(category_logits=[0.0, np.nan, 1.0])
     (record,) = predict.predict([path], predictor)
-    assert "category_logits is not finite" in record["error"]
+    assert "category_logits is not finite" in record.error
     predictor, _ = fixed(embedding=[1.0, 2.0])
-    with pytest.raises(UserError, match="gives embedding"):
+    with pytest.raises(UserError, match="outputs are embedding"):
         list(predict.predict([path], predictor))
 
 
@@ -164,15 +170,15 @@ def test_links_that_lead_nowhere_cost_their_file_alone(tmp_path):
     assert predict.expand([root]) == [links[0], good, links[1]]
     predictor, _ = fixed(category_logits=[0.0, 1.0, 2.0])
     records = list(predict.predict(predict.expand([root, f"{root}/none"]), predictor))
-    assert ["error" in record for record in records] == [True, False, True, True]
-    assert "is a broken link" in records[0]["error"] and "symbolic links" in records[2]["error"]
+    assert [record.error is not None for record in records] == [True, False, True, True]
+    assert "is a broken link" in records[0].error and "symbolic links" in records[2].error
 
 
 def test_a_folder_without_images_is_named(tmp_path):
     (tmp_path / "._a.jpg").touch()
     predictor, _ = fixed(category_logits=[0.0, 1.0, 2.0])
     (record,) = predict.predict(predict.expand([str(tmp_path)]), predictor)
-    assert record["error"].startswith(f"{tmp_path}: no image files in this folder (supported: JPEG")
+    assert record.error.startswith(f"{tmp_path}: no image files in this folder (supported: JPEG")
 
 
 @pytest.fixture(scope="module")
@@ -232,8 +238,8 @@ def test_predictions_do_not_depend_on_the_batch(trained, tmp_path):
     paths = [photo(tmp_path / f"{i}.png", 30 + 10 * i, 50) for i in range(3)]
     together = list(predict.predict(paths, predict.load(trained, 3)))
     padded = list(predict.predict(paths[1:2], predict.load(trained, 3)))
-    assert padded[0]["category"] == together[1]["category"]
-    assert padded[0]["landmark"] == together[1]["landmark"]
+    assert padded[0].category == together[1].category
+    assert padded[0].landmark == together[1].landmark
 
 
 def test_what_is_no_checkpoint(tmp_path):

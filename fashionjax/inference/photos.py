@@ -129,6 +129,8 @@ def predictor(
     whole = -(-batch_size // model.mesh.size) * model.mesh.size
     names = {label: list(names) for label, names in model.config.get("labels", {}).items() if names}
     finder = None if detector is None else predictor(detector, batch_size)
+    if finder is not None and "landmark" in finder.names:
+        names.setdefault("landmark", finder.names["landmark"])
     return Predictor(model.task.preprocess, functools.partial(inference.run, model), names, whole, finder)
 
 
