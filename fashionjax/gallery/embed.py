@@ -1,17 +1,13 @@
-"""The pictures of a gallery embedded by a model: those of a folder or of a split, with what leads back to
-them, and the model's fingerprint.
+"""The images of a gallery embedded by a model: those of a folder, of a split, or given one by one; with what
+leads back to them, and the model's fingerprint.
 
-`outfit/typed_gallery.py` adds the types that outfits need; what `fashionjax search` looks through is a
-`Collection`. Its one file is a gallery of `index.py` that also names the model and, where one was needed, the
-detector of
-landmarks; a gallery of other ones is refused.
+`collection.py` makes of them what `fashionjax search` looks through, `outfit/typed_gallery.py` adds types.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +19,6 @@ import numpy as np
 
 from fashionjax.data import photo, preprocess, source
 from fashionjax.errors import UserError
-from fashionjax.gallery import index as gallery
 from fashionjax.inference import model as inference
 from fashionjax.inference import photos
 from fashionjax.metrics import collect
@@ -36,7 +31,7 @@ FINGERPRINTED = ("task", "model", "image_size", "dtype", "crop_box", "box_margin
 
 
 class Embedded(NamedTuple):
-    """Pictures that could be read, in order: outputs of the model and labels of the dataset {name: [g …]},
+    """Images that could be read, in order: outputs of the model and labels of the dataset {name: [g …]},
     id [g]; source and record [g] i32 lead back to them: {"folder": path}, where ids are paths in it, or
     {"dataset", "split", "data_dir"}. unread: how many could not be read."""
 
@@ -46,17 +41,6 @@ class Embedded(NamedTuple):
     source: dict[str, str]
     record: np.ndarray
     unread: int
-
-
-class Collection(NamedTuple):
-    """rows are searched by cosine; source and record as `Embedded` has them. model and detector are
-    fingerprints, the latter "" where the pictures needed none."""
-
-    rows: gallery.Gallery
-    source: Mapping[str, str]
-    record: np.ndarray
-    model: str
-    detector: str
 
 
 def fingerprint(model: inference.Model) -> str:
@@ -76,8 +60,8 @@ def check_model(own: str, given: str, path: str) -> None:
     """A UserError unless the fingerprint in the file `path` is that of the model at hand."""
     if own != given:
         raise UserError(
-            f"{path}: was embedded by another model or another step of it; build it again from the "
-            "pictures with --gallery=FOLDER --save_gallery=FILE"
+            f"{path}: was embedded by another model, or another step of this one; build it again from the "
+            "images with --gallery=FOLDER --save_gallery=FILE"
         )
 
 
@@ -99,9 +83,19 @@ def _is_companion(path: Path) -> bool:
 
 
 def embed_folder(folder: str, ids: Sequence[str], predictor: photos.Predictor) -> Embedded:
-    """The pictures `ids` of a folder; those that cannot be read are named on standard error."""
-    root, kept, rows, started = Path(folder), [], [], time.monotonic()
-    outputs = photos.outputs([str(root / item) for item in ids], predictor)
+    """The images `ids` of a folder; those that cannot be read are named on standard error."""
+    root = Path(folder)
+    sources = [photos.Source(str(root / item), root / item) for item in ids]
+    return embed_images(sources, ids, root, predictor)
+
+
+def embed_images(
+    sources: Sequence[photos.Source], ids: Sequence[str], root: Path, predictor: photos.Predictor
+) -> Embedded:
+    """Images one by one; ids that are paths are relative to `root`. Those that cannot be read are named on
+    standard error; UserError where none can."""
+    kept, rows, started = [], [], time.monotonic()
+    outputs = photos.outputs(sources, predictor)
     for number, (item, (read, output)) in enumerate(zip(ids, outputs, strict=True), 1):
         if output is None:
             print(f"error: {read}; left out of the gallery", file=sys.stderr)
@@ -110,7 +104,7 @@ def embed_folder(folder: str, ids: Sequence[str], predictor: photos.Predictor) -
             rows.append(output)
         show_progress(number, len(ids), predictor.batch_size, started)
     if not kept:
-        raise UserError(f"{folder}: none of its {len(ids)} pictures can be read; --gallery needs some")
+        raise UserError(f"{root}: none of {len(ids)} images can be read; a gallery needs at least one")
     stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     where, record = {"folder": str(root.resolve())}, np.arange(len(kept), dtype=np.int32)
     return Embedded(stacked, {}, tuple(kept), where, record, len(ids) - len(kept))
@@ -132,7 +126,7 @@ def embed_split(split: source.Split, where: dict[str, str], model: inference.Mod
     their boxes and pooled at their landmarks where they have them."""
     if photos.takes_landmarks(model.config) and "landmark" not in split.features:
         raise UserError(
-            f"{split.dataset}: has no landmarks, at which this checkpoint's model pools; give its pictures "
+            f"{split.dataset}: has no landmarks, at which this checkpoint's model pools; give its images "
             "as a folder, where --landmarks detects them"
         )
     outputs, labels = collect.collect(inference.predictions(model, split, allow_missing=True))
@@ -153,63 +147,20 @@ def show_progress(seen: int, total: int, every: int, started: float, what: str =
         progress.show(line, last=seen == total, every=False)
 
 
-# ------------------------------------------------------------------------------ what search looks through
-def open_collection(
-    name: str,
-    model: inference.Model,
-    predictor: photos.Predictor,
-    detector: inference.Model | None = None,
-    data_dir: str = "",
-) -> tuple[Collection, int]:
-    """`--gallery` (a folder, `dataset:NAME:SPLIT` or a saved file) → (collection, number of unreadable
-    pictures, which are named on standard error and left out).
+# ------------------------------------------------------------------------------ its images
+class Candidate(NamedTuple):
+    """A ranked image of a gallery, for a page; picture uint8 [h w 3], None where its file is gone."""
 
-    `predictor` is that of `model` and `detector`; a split has landmarks of its own.
-    """
-    finder = "" if detector is None else fingerprint(detector)
-    if name.startswith(DATASET):
-        found, finder = embed_split(*open_split(name, model, data_dir), model), ""
-    elif os.path.isdir(name):
-        found = embed_folder(name, folder_ids(name), predictor)
-    else:
-        return load(name, fingerprint(model), finder), 0
-    rows = gallery.build([(found.outputs["embedding"], found.id)], "cosine")
-    return Collection(rows, found.source, found.record, fingerprint(model), finder), found.unread
+    rank: int
+    id: str
+    score: float
+    picture: np.ndarray | None
 
 
-def save(collection: Collection, path: str) -> None:
-    """Write it as one file; what was there before stays until the new one is whole."""
-    told = {"source": json.dumps(dict(collection.source)), "model": collection.model}
-    told["detector"] = collection.detector
-    try:
-        gallery.save(collection.rows, path, told, record=collection.record)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); give another file") from error
-
-
-def load(path: str, model: str, detector: str = "") -> Collection:
-    """Read what `save` wrote; `model` and `detector` are the fingerprints that it must have."""
-    rows, told, (record,) = gallery.load_with(path, "record")
-    try:
-        where, own, finder = json.loads(told["source"]), told["model"], told["detector"]
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path}: damaged gallery ({error!r}); build it again") from error
-    check_model(own, model, path)
-    if finder and finder != detector:
-        raise UserError(
-            f"{path}: was embedded at the landmarks of another detector; name that one with --landmarks, or "
-            "build it again"
-        )
-    if rows.metric != "cosine" or record.dtype != np.int32 or record.shape != (len(rows.id),):
-        raise UserError(f"{path}: damaged gallery (metric or records do not fit its rows); build it again")
-    return Collection(rows, where, record, own, finder)
-
-
-# ------------------------------------------------------------------------------ its pictures
 def pictures(
     where: Mapping[str, str], ids: Sequence[str], record: np.ndarray
 ) -> Callable[[int], np.ndarray | None]:
-    """row → its picture, uint8 [h w 3]; None where the file or the dataset is not at hand any more."""
+    """row → its image, uint8 [h w 3]; None where the file or the dataset is not available any more."""
     if "folder" in where:
         return lambda row: _or_none(lambda: photo.read_photo(Path(where["folder"]) / ids[row]))
     split = _or_none(lambda: source.open_split(where["dataset"], where["split"], where["data_dir"]))

@@ -1,5 +1,5 @@
-"""An embedding gallery: build it from batches, save and load it, search it exactly on all devices, export it
-to FAISS.
+"""An index of embeddings: build it from batches, save and load it, search it exactly on all devices, export
+it to FAISS.
 
 A gallery is one safetensors file: `embedding` [g d] float32, `id` (the ids as a JSON list, in UTF-8 bytes),
 and the metric in the file's metadata. Rows are stored as they are compared (of unit length under "cosine").
@@ -20,10 +20,11 @@ from fashionjax.ops import topk
 from fashionjax.ops.distances import unit_rows
 
 FORMAT = "fashionjax-gallery-1"
+READERS = {FORMAT: "search", "fashionjax-wardrobe-1": "outfit complete"}  # format → command that reads it
 METRICS = ("cosine", "inner", "euclidean")
 
 
-class Gallery(NamedTuple):
+class Index(NamedTuple):
     """embedding [g d] float32 as compared, id [g] (str each, may repeat), metric: one of METRICS."""
 
     embedding: np.ndarray
@@ -57,8 +58,8 @@ def check_rows(embedding: np.ndarray, ids, where) -> None:
         raise UserError(f"{where}: the embedding of {ids[row]!r} (row {row}) is not finite")
 
 
-def build(batches: Iterable[tuple[np.ndarray, Iterable[str]]], metric: str = "cosine") -> Gallery:
-    """batches of (embedding [b d], ids of its rows) -> Gallery. Padding must have been removed by the
+def build(batches: Iterable[tuple[np.ndarray, Iterable[str]]], metric: str = "cosine") -> Index:
+    """batches of (embedding [b d], ids of its rows) -> Index. Padding must have been removed by the
     caller.
     """
     rows, ids = [], []
@@ -75,7 +76,7 @@ def build(batches: Iterable[tuple[np.ndarray, Iterable[str]]], metric: str = "co
     embedding = np.concatenate(rows)
     _check_metric(metric, "gallery")
     check_rows(embedding, ids, "gallery")
-    return Gallery(unit_rows(embedding) if metric == "cosine" else embedding, tuple(ids), metric)
+    return Index(unit_rows(embedding) if metric == "cosine" else embedding, tuple(ids), metric)
 
 
 def write_rows(path, embedding: np.ndarray, ids, metadata: dict[str, str], **tensors: np.ndarray) -> None:
@@ -93,7 +94,7 @@ def read_rows(path, form: str, *names: str) -> tuple[dict, list[str], list[np.nd
             metadata = file.metadata() or {}
             if metadata.get("format") != form:
                 found = metadata.get("format")
-                raise UserError(f"{path}: not a gallery that is wanted here (format {found!r}, not {form!r})")
+                raise UserError(f"{path}: wrong gallery format {found!r}, expected {form!r}{_hint(found)}")
             tensors = [file.get_tensor(name) for name in ("embedding", *names)]
             ids = json.loads(file.get_tensor("id").tobytes())
     except FileNotFoundError:
@@ -106,26 +107,32 @@ def read_rows(path, form: str, *names: str) -> tuple[dict, list[str], list[np.nd
     return metadata, list(map(str, ids)), tensors
 
 
-def save(gallery: Gallery, path, told: Mapping[str, str] | None = None, **tensors: np.ndarray) -> None:
-    """Write the gallery as one file, atomically, with what else is told of it in metadata and tensors."""
+def _hint(found: str | None) -> str:
+    """Which command reads the format."""
+    command = READERS.get(found)
+    return f"; `fashionjax {command}` reads it" if command else ""
+
+
+def save(gallery: Index, path, told: Mapping[str, str] | None = None, **tensors: np.ndarray) -> None:
+    """Write the gallery as one file, atomically, with further metadata `told` and tensors."""
     metadata = {**(told or {}), "format": FORMAT, "metric": gallery.metric}
     write_rows(path, gallery.embedding, gallery.id, metadata, **tensors)
 
 
-def load(path) -> Gallery:
+def load(path) -> Index:
     """Read a gallery that `save` wrote; anything else is a UserError naming the file."""
     return load_with(path)[0]
 
 
-def load_with(path, *names: str) -> tuple[Gallery, dict, list[np.ndarray]]:
+def load_with(path, *names: str) -> tuple[Index, dict, list[np.ndarray]]:
     """`load`, with the metadata and the tensors of `names` that `save` was given."""
     metadata, ids, (embedding, *tensors) = read_rows(path, FORMAT, *names)
     check_rows(embedding, ids, path)
     _check_metric(metadata.get("metric"), path)
-    return Gallery(embedding, tuple(ids), metadata["metric"]), metadata, tensors
+    return Index(embedding, tuple(ids), metadata["metric"]), metadata, tensors
 
 
-def place(gallery: Gallery, devices=None, tile: int = topk.GALLERY_TILE) -> Placed:
+def place(gallery: Index, devices=None, tile: int = topk.GALLERY_TILE) -> Placed:
     """Spread the rows over `devices` (all by default). Keep the result to search many times."""
     if gallery.metric != "euclidean":
         return Placed(topk.arrange(gallery.embedding, devices=devices, tile=tile), None)
@@ -136,7 +143,7 @@ def place(gallery: Gallery, devices=None, tile: int = topk.GALLERY_TILE) -> Plac
     return Placed(topk.arrange(rows, bias, devices, tile), origin)
 
 
-def _comparable(gallery: Gallery, placed: Placed, query) -> np.ndarray:
+def _comparable(gallery: Index, placed: Placed, query) -> np.ndarray:
     """The query rows [q d] in the form the placed rows are compared in."""
     query = np.asarray(query, np.float32)
     if query.ndim != 2 or query.shape[1] != gallery.embedding.shape[1]:
@@ -152,7 +159,7 @@ def _comparable(gallery: Gallery, placed: Placed, query) -> np.ndarray:
     return query if placed.origin is None else query - placed.origin
 
 
-def search(gallery: Gallery, query, k: int, placed: Placed | None = None, query_tile: int | None = None):
+def search(gallery: Index, query, k: int, placed: Placed | None = None, query_tile: int | None = None):
     """query [q d] -> (score [q k] float32, index [q k] int32 into the gallery's rows), best first; exact.
 
     score: cosine similarity, inner product, or Euclidean distance (ascending). Of rows at equal score the
@@ -170,7 +177,7 @@ def search(gallery: Gallery, query, k: int, placed: Placed | None = None, query_
 
 
 def ranks(
-    gallery: Gallery, query, relevant, placed: Placed | None = None, query_tile: int | None = None
+    gallery: Index, query, relevant, placed: Placed | None = None, query_tile: int | None = None
 ) -> list:
     """query [q d], relevant: per query an array of gallery rows -> per query their exact ranks (from 1),
     ascending.
@@ -188,7 +195,7 @@ def need_faiss():
     return faiss
 
 
-def export_faiss(gallery: Gallery, path) -> None:
+def export_faiss(gallery: Index, path) -> None:
     """Write a flat FAISS index, with the ids as a JSON list beside it in `<path>.ids.json`.
 
     Inner-product index for "cosine" (normalise queries) and "inner", L2 index for "euclidean" (FAISS gives

@@ -71,13 +71,13 @@ class Photo(NamedTuple):
     shown: np.ndarray | None  # uint8 [h w 3], at the size it is to be shown
 
 
-def load(path: str | os.PathLike, command: str | None = None) -> inference.Model:
+def load(path: str | os.PathLike, command: str | None = None, which: str = "best") -> inference.Model:
     """The model of a checkpoint for photos and galleries of users: the switches `OFF` are off, so that a
-    photo is stretched to the input size once and always answered alike.
+    photo is stretched to the input size once and always answered alike. `which`: best, last or a step.
 
     A UserError where its task is not one of `command`, naming the command that fits.
     """
-    model = inference.load(path, overrides={"faithful": OFF})
+    model = inference.load(path, which, overrides={"faithful": OFF})
     fits = tasks.entry(model.config.task).command
     if command not in (None, fits):
         raise UserError(
@@ -154,6 +154,21 @@ def outputs(
             found = _outputs([item for item in loaded if isinstance(item, Photo)], model)
             for item, marks in zip(loaded, given, strict=True):
                 yield (item, marks[1] | next(found)) if isinstance(item, Photo) else (item, None)
+
+
+def embeddings(
+    images: Sequence[Pixels | Source], model: Predictor, sides: tuple[int, int] | None = None
+) -> Iterator[tuple[Photo, np.ndarray] | UserError]:
+    """For each image, in order, the photo with its embedding f32 [d], or what is wrong with it."""
+    for item, output in outputs(images, model, sides):
+        if output is None:
+            yield item
+        elif "embedding" not in output:
+            raise UserError(f"this model has no embedding; its outputs are {', '.join(output)}")
+        elif not np.isfinite(output["embedding"]).all():
+            yield UserError(f"{item.path}: the model's embedding is not finite; use another checkpoint")
+        else:
+            yield item, np.asarray(output["embedding"], np.float32)
 
 
 # ------------------------------------------------------------------------------ which images

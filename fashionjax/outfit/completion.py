@@ -1,4 +1,4 @@
-"""What an outfit lacks, and a gallery's garments ranked for it.
+"""The types an outfit lacks, and a gallery's items ranked for them.
 
 A candidate is judged as an answer that fills the blank of an outfit: by the type-aware embedding through the
 sum of its distances to the outfit's items, by the set transformer through the outfit with it as one set.
@@ -6,6 +6,8 @@ sum of its distances to the outfit's items, by the set transformer through the o
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,14 +17,37 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fashionjax.ops import type_spaces
+from fashionjax.outfit.typed_gallery import TypedGallery
 from fashionjax.tasks import compatibility
 from fashionjax.tasks.compatibility import scoring
 
 STANDS_FOR = {"all-body": ("tops", "bottoms")}  # a dress is worn instead of these, these instead of a dress
 
 
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """A gallery item that fits the outfit; rank within its type. score: type-aware models 1 - the mean
+    distance to the outfit's items, set transformer the probability of the outfit with it."""
+
+    type: str
+    rank: int
+    id: str
+    score: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a line of `fashionjax outfit complete` has."""
+        return dict(vars(self))
+
+    def to_json(self) -> str:
+        """`to_dict` as one line of JSON."""
+        return json.dumps(self.to_dict())
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.rank}. {self.id} {self.score:.4f}"
+
+
 class Candidates(NamedTuple):
-    """The garments of one type: their numbers in the gallery, ascending, and their embeddings in blocks."""
+    """The items of one type: their numbers in the gallery, ascending, and their embeddings in blocks."""
 
     number: np.ndarray
     blocks: type_spaces.Blocks
@@ -42,6 +67,37 @@ def missing_types(worn: Sequence[str], offered: Sequence[str]) -> list[str]:
         elif covered & set(parts):
             covered.add(whole)
     return [name for name in offered if name not in covered]
+
+
+def complete(
+    embedding: np.ndarray,
+    category: np.ndarray,
+    gallery: TypedGallery,
+    rank: Ranker,
+    missing: Sequence[str],
+    topk: int,
+) -> tuple[dict[str, list[tuple[Completion, int]]], list[str]]:
+    """embedding [n d] and category [n] of an outfit → {missing type: its completions, best first, each with
+    its row in the gallery}, and the missing types that the gallery has no item of."""
+    numbers = [gallery.types.index(name) for name in missing]
+    candidates = by_type(gallery.embedding, gallery.category, numbers)
+    ranked, lacking = {}, []
+    for name, number in zip(missing, numbers, strict=True):
+        if number not in candidates:
+            lacking.append(name)
+            continue
+        values, rows = rank(embedding, category, number, candidates[number], topk)
+        ranked[name] = [
+            (Completion(name, n, gallery.id[row], round(float(value), 6)), int(row))
+            for n, (value, row) in enumerate(zip(values, rows, strict=True), 1)
+        ]
+    return ranked, lacking
+
+
+def types_to_add(worn: Sequence[str], gallery: TypedGallery) -> list[str]:
+    """Every type that the gallery has and an outfit of the types `worn` has not."""
+    offered = [gallery.types[number] for number in np.unique(gallery.category) if number >= 0]
+    return missing_types(worn, offered)
 
 
 def by_type(embedding: np.ndarray, category: np.ndarray, wanted: Sequence[int]) -> dict[int, Candidates]:

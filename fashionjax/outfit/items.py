@@ -1,4 +1,4 @@
-"""The pieces of an outfit: photos read and embedded, with the types that were given or predicted."""
+"""The items of an outfit: images read and embedded, with the types that were given or predicted."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ from ml_collections import ConfigDict
 from fashionjax.errors import UserError
 from fashionjax.inference import model as inference
 from fashionjax.inference import photos
-from fashionjax.outfit import page as outfit_page
+from fashionjax.inference.photos import Pixels, Source
 from fashionjax.outfit import typed_gallery
-from fashionjax.outfit.page import Item
 
-SHOWN = (outfit_page.SIDE, outfit_page.SIDE)  # longer side of a photo that is kept, least and largest
+
+class Item(NamedTuple):
+    """An item of the outfit. probability: of a predicted type, None for a given one."""
+
+    path: str
+    type: str
+    probability: float | None
+    shown: np.ndarray | None  # uint8 [h w 3]
 
 
 class Outfit(NamedTuple):
-    """The pieces with their general embeddings f32 [n d] and types [n] i32."""
+    """The items with their general embeddings f32 [n d] and types [n] i32."""
 
     items: tuple[Item, ...]
     embedding: np.ndarray
@@ -29,44 +35,50 @@ class Outfit(NamedTuple):
 def load(path: str) -> inference.Model:
     """A compatibility model."""
     model = photos.load(path)
-    if model.config.task != "compatibility":
-        raise UserError(
-            f"{path}: is a checkpoint of the task {model.config.task}; outfits need one of compatibility "
-            "(experiments/compatibility.py)"
-        )
+    typed_gallery.check_task(model.config, path)
     return model
 
 
 def given_types(text: str, paths: Sequence[str], config: ConfigDict) -> list[int | None]:
-    """`--types` → the type of every photo, None where it is to be predicted."""
-    known = list(config.labels.category)
-    names = [name.strip() for name in text.split(",")] if text else [""] * len(paths)
-    if len(names) != len(paths):
+    """`--types` → the type of every image, None where it is to be predicted."""
+    names = [name.strip() for name in text.split(",")] if text else None
+    if names is not None and len(names) != len(paths):
         raise UserError(
-            f"--types={text} has {len(names)} entries for {len(paths)} photos; give one for each (empty: "
+            f"--types={text} has {len(names)} entries for {len(paths)} images; give one for each (empty: "
             "predicted)"
         )
+    return numbered_types(names, paths, config)
+
+
+def numbered_types(
+    names: Sequence[str | None] | None, paths: Sequence[str], config: ConfigDict
+) -> list[int | None]:
+    """A type's name for every image ("" or None: predicted) → its number; without names all are predicted."""
+    known = list(config.labels.category)
+    names = [None] * len(paths) if names is None else list(names)
+    if len(names) != len(paths):
+        raise UserError(f"types: got {len(names)} for {len(paths)} images, expected one for each")
     for name, path in zip(names, paths, strict=True):
-        check_type(name or known[0], known, f"--types: {path}")
+        typed_gallery.check_type(name or known[0], known, f"type of {path}")
     if not all(names) and not typed_gallery.has_type_head(config):
         raise UserError(
-            "this checkpoint has no type head; say what is on each photo with --types=TYPE,TYPE,… "
+            "this checkpoint has no type head; give the type of each image with --types=TYPE,TYPE,… "
             f"({', '.join(known)})"
         )
     return [known.index(name) if name else None for name in names]
 
 
-def check_type(name: str, known: Sequence[str], where: str) -> None:
-    if name not in known:
-        raise UserError(f"{where}: {name!r} is no type of this checkpoint; it knows {', '.join(known)}")
-
-
 def read(
-    paths: Sequence[str], types: Sequence[int | None], config: ConfigDict, predictor: photos.Predictor
+    images: Sequence[Pixels | Source],
+    types: Sequence[int | None],
+    config: ConfigDict,
+    predictor: photos.Predictor,
+    sides: tuple[int, int] | None = None,
 ) -> Outfit | list[UserError]:
-    """The photos embedded; or, of those that cannot be read, what is wrong with each."""
+    """The images embedded; or, of those that cannot be read, what is wrong with each. `sides` as for
+    `photos.outputs`."""
     names = list(config.labels.category)
-    found = list(photos.outputs(paths, predictor, SHOWN))
+    found = list(photos.outputs(images, predictor, sides))
     broken = [item for item, output in found if output is None]
     if broken:
         return broken

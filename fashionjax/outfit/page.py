@@ -1,19 +1,21 @@
-"""The page of an outfit: its photos and types, how well they go together, the matrix of pairs, candidates."""
+"""The page of an outfit: its items and types, how well they go together, the matrix of pairs, candidates."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from fashionjax.data import photo
+from fashionjax.gallery.embed import Candidate
+from fashionjax.outfit.items import Item
 from fashionjax.reports import draw, report
 
-SIDE = 320  # longer side of a picture on the page
+SIDE = 320  # longer side of an image on the page
 CELLS = (44, 112)  # side of a cell of the matrix, at least and at most
 MATRIX = 900  # the matrix is about as wide as this while its cells fit
 FAR = (0, 92, 140)  # the largest distance; the smallest is paper
@@ -23,28 +25,10 @@ LEGEND = (
 )
 
 
-class Item(NamedTuple):
-    """A piece of the outfit. probability: of a predicted type, None for a given one."""
-
-    path: str
-    type: str
-    probability: float | None
-    shown: np.ndarray  # uint8 [h w 3]
-
-
-class Candidate(NamedTuple):
-    """A ranked garment; picture uint8 [h w 3], None where its file is not at hand."""
-
-    rank: int
-    id: str
-    score: float
-    picture: np.ndarray | None
-
-
 def matrix(items: Sequence[Item], distance: np.ndarray, weakest: tuple[int, int] | None) -> np.ndarray:
     """distance [n n], of which the part below the diagonal is read → the picture, uint8 [h w 3].
 
-    Row i and column j < i are items i and j, with their pictures at the left and below.
+    Row i and column j < i are items i and j, with their images at the left and below.
     """
     count = len(items)
     cell = int(np.clip(MATRIX // (count + 1), *CELLS))

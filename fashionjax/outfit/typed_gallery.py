@@ -1,9 +1,9 @@
-"""A gallery with types: general embeddings of garments, their types, ids and where their images are.
+"""A gallery with types: general embeddings of items, their types, ids and where their images are.
 
-It is made from a folder of photos, from a split of a prepared dataset, or read from the one safetensors file
-that `save` writes. General embeddings are kept, one row a garment, and projected into the spaces of a pair of
+It is made from a folder of images, from a split of a prepared dataset, or read from the one safetensors file
+that `save` writes. General embeddings are kept, one row an item, and projected into the spaces of a pair of
 types when an outfit asks: all projections would be 67 times as large. The file names the model
-(`collection.fingerprint`), and a gallery of another model is refused.
+(`embed.fingerprint`), and a gallery of another model is refused.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from fashionjax.gallery import embed
 from fashionjax.gallery import index as gallery
 from fashionjax.inference import model as inference
 from fashionjax.inference import photos
+from fashionjax.inference.photo_model import PhotoModel
 
 FORMAT = "fashionjax-wardrobe-1"
-UNKNOWN = -1  # a type that is told, not predicted
+UNKNOWN = -1  # until the given type is filled in
 
 
 class TypedGallery(NamedTuple):
@@ -39,6 +40,53 @@ class TypedGallery(NamedTuple):
     source: Mapping[str, str]
     record: np.ndarray
     model: str
+
+    @classmethod
+    def build(
+        cls,
+        model: PhotoModel,
+        source: str | os.PathLike,
+        *,
+        types: Mapping[str, str] | None = None,
+        data_dir: str | os.PathLike = "",
+    ) -> TypedGallery:
+        """The gallery of a folder and its subfolders, or of `dataset:NAME/CONFIG:SPLIT` prepared in
+        `data_dir`. `types` {id: type} come before predicted and stored ones."""
+        check_task(model.config, "the model")
+        told = {}
+        for name, kind in (types or {}).items():
+            check_type(kind, list(model.config.labels.category), f"type of {name}")
+            told[name] = list(model.config.labels.category).index(kind)
+        predictor = model.predictor(model.batch_size)
+        return open_typed_gallery(os.fspath(source), model.model, predictor, told, os.fspath(data_dir))[0]
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, model: PhotoModel) -> TypedGallery:
+        """A saved gallery; UserError where another model embedded it."""
+        return load(os.fspath(path), embed.fingerprint(model.model))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """One file, written atomically; `TypedGallery.load` and `fashionjax outfit complete` read it."""
+        save(self, os.fspath(path))
+
+    def __repr__(self) -> str:
+        return f"<TypedGallery of {len(self.id)} items, {len(np.unique(self.category))} types>"
+
+
+def check_task(config: ConfigDict, name: str) -> None:
+    """A UserError unless `config` is that of a compatibility model."""
+    if config.task != "compatibility":
+        raise UserError(
+            f"{name}: a checkpoint of the task {config.task}; outfits need one of compatibility "
+            "(experiments/compatibility.py)"
+        )
+
+
+def check_type(name: str, known: Sequence[str], where: str) -> None:
+    """A UserError unless the model knows the type."""
+    if name not in known:
+        listed = ", ".join(known)
+        raise UserError(f"{where}: {name!r} is not a type of this checkpoint; its types are {listed}")
 
 
 def has_type_head(config: ConfigDict) -> bool:
@@ -78,13 +126,13 @@ def open_typed_gallery(
 def from_folder(
     folder: str, model: inference.Model, predictor: photos.Predictor, told: Mapping[str, int]
 ) -> tuple[TypedGallery, int]:
-    """The pictures in a folder and the folders in it, ids are paths in the folder, sorted."""
+    """The images in a folder and its subfolders; ids are paths in the folder, sorted."""
     ids = embed.folder_ids(folder)
     untold = [item for item in ids if item not in told]
     if untold and not has_type_head(model.config):
         raise UserError(
-            f"{folder}: this checkpoint has no type head and --gallery_types has no type for {len(untold)} "
-            f"photos (first: {untold[0]})"
+            f"{folder}: this checkpoint has no type head and no type is given for {len(untold)} images "
+            f"(first: {untold[0]}); --gallery_types=FILE.csv gives them"
         )
     found = embed.embed_folder(folder, ids, predictor)
     category = np.full(len(found.id), UNKNOWN)
@@ -100,7 +148,7 @@ def from_dataset(name: str, model: inference.Model, data_dir: str = "") -> tuple
     strange = sorted(set(split.labels.get("category", ())) - set(types))
     if "category" not in split.features or strange:
         has = f"types {', '.join(strange)}" if strange else "no category"
-        raise UserError(f"{split.dataset}: has {has}; this checkpoint knows {', '.join(types)}")
+        raise UserError(f"{split.dataset}: has {has}; this checkpoint's types are {', '.join(types)}")
     found = embed.embed_split(split, where, model)
     place = np.asarray([types.index(own) for own in split.labels["category"]], np.int32)
     return _made(model, found, place[found.labels["category"]]), found.unread
@@ -126,7 +174,7 @@ def read_types(path: str, types: Sequence[str]) -> dict[str, int]:
             for row in rows:
                 line = f"{path}, line {rows.line_num}"
                 if not row["id"] or row["type"] not in types:
-                    raise UserError(f"{line}: {row['type']!r} is no type; use {', '.join(types)}")
+                    raise UserError(f"{line}: {row['type']!r} is not a type; use one of {', '.join(types)}")
                 number = types.index(row["type"])
                 if told.setdefault(row["id"], number) != number:
                     raise UserError(f"{line}: {row['id']} is {types[told[row['id']]]} in a line above")
@@ -171,5 +219,5 @@ def load(path: str, model: str) -> TypedGallery:
 
 
 def pictures(typed: TypedGallery) -> Callable[[int], np.ndarray | None]:
-    """row → its picture, uint8 [h w 3]; None where the file or the dataset is not at hand any more."""
+    """row → its image, uint8 [h w 3]; None where the file or the dataset is not available any more."""
     return embed.pictures(typed.source, typed.id, typed.record)

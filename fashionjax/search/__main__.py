@@ -1,16 +1,15 @@
-"""Photos → the pictures of a gallery that show the same garment, nearest first.
+"""Images → the images of a gallery that show the same garment, nearest first.
 
     fashionjax search look.jpg --checkpoint=runs/inshop --gallery=shop/ --save_gallery=shop.gallery
     fashionjax search photos/ --checkpoint=runs/inshop --gallery=shop.gallery --topk=10
 
-One JSON object a line for each photo on standard output, and a page of photos beside their matches
+One JSON object a line for each image on standard output, and a page of images beside their matches
 (docs/retrieval.md). Compared by cosine, exactly, as in an evaluation.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import shlex
 import sys
 import time
@@ -23,80 +22,58 @@ from absl import flags
 from fashionjax import cli
 from fashionjax.data import photo
 from fashionjax.errors import UserError
-from fashionjax.gallery import embed
+from fashionjax.gallery import collection, embed
 from fashionjax.gallery import index as gallery
-from fashionjax.gallery.embed import Collection
+from fashionjax.gallery.collection import Collection, SearchResult
+from fashionjax.gallery.embed import Candidate
 from fashionjax.inference import photos
 from fashionjax.inference.photos import Predictor
-from fashionjax.outfit.page import Candidate
 from fashionjax.runtime import parallel
 from fashionjax.search import page as search_page
 
-SHOWN = (search_page.SIDE, search_page.SIDE)  # longer side of a photo that is kept, least and largest
+SHOWN = (search_page.SIDE, search_page.SIDE)  # longer side of an image that is kept, least and largest
 
 
 class Query(NamedTuple):
-    """A photo with its embedding f32 [d] and, if it is on the page, its picture uint8 [h w 3]; or what is
-    wrong with it."""
+    """An image with its embedding f32 [d], or what is wrong with it; if it is on the page, its pixels uint8
+    [h w 3]."""
 
     path: str
-    embedding: np.ndarray | None = None
+    embedding: np.ndarray | UserError
     shown: np.ndarray | None = None
-    error: str | None = None
 
 
 def embed_queries(paths: Sequence[str], predictor: Predictor) -> list[Query]:
-    """The photos, in order; pictures are kept of the first `search_page.QUERIES` that can be read."""
+    """The images, in order; pixels are kept of the first `search_page.QUERIES` that can be read."""
     found, kept, started = [], 0, time.monotonic()
-    for number, (path, (item, output)) in enumerate(
-        zip(paths, photos.outputs(paths, predictor, SHOWN), strict=True), 1
+    for number, (path, read) in enumerate(
+        zip(paths, photos.embeddings(paths, predictor, SHOWN), strict=True), 1
     ):
-        if output is None:
-            found.append(Query(path, error=str(item)))
-        elif not np.isfinite(output["embedding"]).all():
-            why = "the model's embedding is not finite; use another checkpoint"
-            found.append(Query(path, error=f"{path}: {why}"))
+        if isinstance(read, UserError):
+            found.append(Query(path, read))
         else:
-            shown = item.shown if kept < search_page.QUERIES else None
+            item, embedding = read
+            found.append(Query(path, embedding, item.shown if kept < search_page.QUERIES else None))
             kept += 1
-            found.append(Query(path, np.asarray(output["embedding"], np.float32), shown))
         embed.show_progress(number, len(paths), predictor.batch_size, started, "read")
     return found
 
 
-def search(queries: Sequence[Query], found: Collection, topk: int) -> tuple[list[dict], np.ndarray]:
-    """A record for each photo, in order, {"image", "matches": [{"rank", "id", "score"}]}, best first, or
-    {"image", "error"}; and the gallery's rows of the matches, i32 [readable photos, k].
-
-    score is the cosine similarity; of equal ones the earlier row of the gallery comes first. A gallery of
-    fewer than `topk` pictures gives them all.
-    """
-    readable = [query.embedding for query in queries if query.error is None]
-    size = found.rows.embedding.shape[1]
-    score, row = gallery.search(found.rows, np.stack(readable) if readable else np.zeros((0, size)), topk)
-    ranked = iter(zip(score.tolist(), row.tolist(), strict=True))
-    records = []
-    for query in queries:
-        if query.error is not None:
-            records.append({"image": query.path, "error": query.error})
-            continue
-        matches = [
-            {"rank": rank, "id": found.rows.id[place], "score": round(value, 6)}
-            for rank, (value, place) in enumerate(zip(*next(ranked), strict=True), 1)
-        ]
-        records.append({"image": query.path, "matches": matches})
-    return records, row
+def search(queries: Sequence[Query], found: Collection, topk: int) -> tuple[list[SearchResult], np.ndarray]:
+    """A result for each image, in order, and the gallery's rows of the matches, i32 [readable images, k]."""
+    names, embeddings = [query.path for query in queries], [query.embedding for query in queries]
+    return collection.answers(found.rows, names, embeddings, topk)
 
 
 def page(
     queries: Sequence[Query],
-    records: Sequence[dict],
+    results: Sequence[SearchResult],
     row: np.ndarray,
     found: Collection,
     name: str,
     command: str,
 ) -> str:
-    """The first photos beside their matches, as HTML; `name` is what the user calls the gallery."""
+    """The first images beside their matches, as HTML; `name` is what the user calls the gallery."""
     full = embed.pictures(found.source, found.rows.id, found.record)
 
     @functools.lru_cache(maxsize=1024)
@@ -104,22 +81,20 @@ def page(
         whole = full(place)
         return None if whole is None else photo.display(whole, search_page.SIDE)
 
-    readable = [pair for pair in zip(queries, records, strict=True) if pair[0].error is None]
+    readable = [pair for pair in zip(queries, results, strict=True) if pair[1].error is None]
     shown = []
-    for (query, record), places in zip(readable, row.tolist(), strict=True):
+    for (query, result), places in zip(readable, row.tolist(), strict=True):
         if query.shown is not None:
-            best = zip(record["matches"][: search_page.MATCHES], places, strict=False)
-            matches = [
-                Candidate(match["rank"], match["id"], match["score"], picture(place)) for match, place in best
-            ]
+            best = zip(result.matches[: search_page.MATCHES], places, strict=False)
+            matches = [Candidate(match.rank, match.id, match.score, picture(place)) for match, place in best]
             shown.append(search_page.Query(query.path, query.shown, matches))
     words = [
-        f"{_count(len(readable), 'photo')}, each against {_count(len(found.rows.id), 'picture')} of {name}: "
+        f"{_count(len(readable), 'query image')} against {_count(len(found.rows.id), 'image')} of {name}: "
         "cosine similarity, highest first."
     ]
     if len(shown) < len(readable):
-        words.append(f"The first {len(shown)} photos are shown; all are on standard output.")
-    notes = [query.error for query in queries if query.error is not None]
+        words.append(f"The first {len(shown)} queries are shown; all are on standard output.")
+    notes = [result.error for result in results if result.error is not None]
     return search_page.render(shown, words, _some(notes), command)
 
 
@@ -129,13 +104,13 @@ def _count(number: int, noun: str) -> str:
 
 def _some(lines: Sequence[str], most: int = 20) -> list[str]:
     rest = len(lines) - most
-    return [*lines[:most], *([f"{rest} more photos cannot be read."] if rest > 0 else [])]
+    return [*lines[:most], *([f"{rest} more images cannot be read."] if rest > 0 else [])]
 
 
 def _write_gallery(found: Collection, file: str | None, faiss_file: str | None) -> None:
     if file:
-        embed.save(found, file)
-        print(f"gallery: {file} ({_count(len(found.rows.id), 'picture')})", file=sys.stderr)
+        collection.save(found, file)
+        print(f"gallery: {file} ({_count(len(found.rows.id), 'image')})", file=sys.stderr)
     if faiss_file:
         try:
             gallery.export_faiss(found.rows, faiss_file)
@@ -145,7 +120,7 @@ def _write_gallery(found: Collection, file: str | None, faiss_file: str | None) 
 
 
 def check_arguments(argv: Sequence[str], given: Iterable[str]) -> list[str]:
-    """The words after `search` and the names of the flags beside them → the photos.
+    """The words after `search` and the names of the flags beside them → the images.
 
     None are needed where the gallery is only to be written.
     """
@@ -153,24 +128,24 @@ def check_arguments(argv: Sequence[str], given: Iterable[str]) -> list[str]:
     if "gallery" not in given:
         raise UserError("search needs --gallery: a folder, a saved gallery or dataset:NAME/CONFIG:SPLIT")
     if not paths and not given & {"save_gallery", "export_faiss"}:
-        raise UserError("no photo given; name files, folders or patterns: search IMG… --gallery=…")
+        raise UserError("no image given; name files, folders or patterns: search IMG… --gallery=…")
     if "export_faiss" in given:
-        gallery.need_faiss()  # told now, not after an hour of embedding
+        gallery.need_faiss()  # reported now, not after an hour of embedding
     return paths
 
 
 def add_flags() -> None:
     flags.DEFINE_string("checkpoint", None, "the --workdir of a training run of a retrieval experiment")
-    flags.DEFINE_string("gallery", None, "folder of photos, saved gallery, or dataset:NAME/CONFIG:SPLIT")
-    flags.DEFINE_integer("topk", 5, "matches of each photo", lower_bound=1)
+    flags.DEFINE_string("gallery", None, "folder of images, saved gallery, or dataset:NAME/CONFIG:SPLIT")
+    flags.DEFINE_integer("topk", 5, "matches of each image", lower_bound=1)
     flags.DEFINE_string("landmarks", None, "checkpoint that detects landmarks, where the model takes them")
     flags.DEFINE_string("save_gallery", None, "file to keep the embedded gallery in")
     flags.DEFINE_string("export_faiss", None, "file for the gallery as a FAISS index")
     flags.DEFINE_string("out", None, "folder for the page (default: CHECKPOINT/search)")
     flags.DEFINE_string("data_dir", "", "of --gallery=dataset:…, where it is not the config's")
-    flags.DEFINE_integer("batch_size", 16, "photos that go through the model together", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 16, "images that go through the model together", lower_bound=1)
     flags.mark_flag_as_required("checkpoint")
-    flags.FLAGS.set_gnu_getopt(True)  # photos may stand before the flags
+    flags.FLAGS.set_gnu_getopt(True)  # images may stand before the flags
 
 
 def main(argv: list[str]) -> int:
@@ -182,18 +157,17 @@ def main(argv: list[str]) -> int:
     predictor = photos.predictor(model, args.batch_size, detector)
     out = photos.out_folder(args.out, args.checkpoint, "search") if paths else None
     queries = embed_queries(paths, predictor)
-    found, unread = embed.open_collection(args.gallery, model, predictor, detector, args.data_dir)
+    found, unread = collection.open_collection(args.gallery, model, predictor, detector, args.data_dir)
     _write_gallery(found, args.save_gallery, args.export_faiss)
     if out is None:
         return 1 if unread else 0
-    records, row = search(queries, found, args.topk)
-    for record in records:
-        print(json.dumps(record), flush=True)
-    failed = sum("error" in record for record in records)
-    if failed < len(records):
-        text = page(
-            queries, records, row, found, args.gallery, shlex.join(["fashionjax", "search", *sys.argv[1:]])
-        )
+    results, row = search(queries, found, args.topk)
+    for result in results:
+        print(result.to_json(), flush=True)
+    failed = sum(result.error is not None for result in results)
+    if failed < len(results):
+        command = shlex.join(["fashionjax", "search", *sys.argv[1:]])
+        text = page(queries, results, row, found, args.gallery, command)
         # a file name that is no UTF-8 is shown with its bytes escaped
         written = photos.write_new(text.encode(errors="backslashreplace"), out, "search", "html")
         print(f"page: {written}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The page of a search: each photo beside its matches."""
+"""The page of a search: each query image beside its matches."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fashionjax.data import photo
-from fashionjax.outfit.page import Candidate
+from fashionjax.gallery.embed import Candidate
 from fashionjax.reports import report
 
-SIDE = 240  # longer side of a picture on the page
-QUERIES, MATCHES = 50, 24  # photos on a page, and matches of each: all of them are on standard output
+SIDE = 240  # longer side of an image on the page
+QUERIES, MATCHES = 50, 24  # queries on a page, and matches of each: all of them are on standard output
 
 
 class Query(NamedTuple):
-    """A photo, uint8 [h w 3], and the best of its matches."""
+    """A query image, uint8 [h w 3], and the best of its matches."""
 
     path: str
     shown: np.ndarray

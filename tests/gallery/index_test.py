@@ -88,8 +88,16 @@ def test_damaged_galleries_are_refused(tmp_path):
     good = {"format": galleries.FORMAT, "metric": "inner"}
     rows = np.zeros((1, 2), np.float32)
     for tensors, metadata, message in (
-        ({"embedding": rows, "id": ids}, {"format": "other"}, "not a gallery"),
-        ({"embedding": rows, "id": ids}, None, "not a gallery"),
+        (
+            {"embedding": rows, "id": ids},
+            {"format": "other"},
+            "wrong gallery format ('other'|None), expected 'fashionjax-gallery-1'",
+        ),
+        (
+            {"embedding": rows, "id": ids},
+            None,
+            "wrong gallery format ('other'|None), expected 'fashionjax-gallery-1'",
+        ),
         ({"embedding": rows, "id": ids}, {**good, "metric": "manhattan"}, "'manhattan' is unknown"),
         ({"embedding": rows.astype(np.float64), "id": ids}, good, "float64"),
         ({"embedding": np.zeros((2, 2), np.float32), "id": ids}, good, "2 embeddings but 1 ids"),

@@ -13,7 +13,7 @@ from fashionjax.errors import UserError
 from fashionjax.inference import photos
 from fashionjax.ops import type_spaces
 from fashionjax.outfit import __main__ as outfit
-from fashionjax.outfit import completion, typed_gallery
+from fashionjax.outfit import completion, score, typed_gallery
 from fashionjax.outfit import items as outfit_items
 
 GIVEN = [10, 8, 2]  # tops, shoes, bags
@@ -68,40 +68,40 @@ def naive_distance(params, a, b, space) -> float:
 @pytest.mark.parametrize("kind", ["mask", "fc"])
 def test_score_is_one_minus_the_mean_distance(models, looks, kind):
     found, model, params = opened(models, kind, looks, GIVEN)
-    result = outfit.score(found, model.config, params)
+    result = score.score(found, model.config, params)
     table = type_spaces.space_table(PAIRS, TYPES)
     want = [
         naive_distance(params, *found.embedding[[i, j]], table[GIVEN[i], GIVEN[j]])
         for i, j in itertools.combinations(range(3), 2)
     ]
-    assert [(pair["a"], pair["b"]) for pair in result["pairs"]] == list(itertools.combinations(looks, 2))
-    np.testing.assert_allclose([pair["distance"] for pair in result["pairs"]], want, rtol=1e-4, atol=1e-5)
-    assert result["score"] == pytest.approx(1 - np.mean(want), rel=1e-4, abs=1e-5)
-    assert result["weakest"] == result["pairs"][int(np.argmax(want))]
-    assert result["types"][0] == {"image": looks[0], "type": "tops", "probability": None}
-    told, scale, weakest = outfit.in_words(found, result, model.config)
-    assert f"{result['score']:.3f}" in told and "3 pairs" in told
-    assert ("-1 the worst" in scale) == (kind == "mask") and result["weakest"]["a"] in weakest
+    assert [(pair.a, pair.b) for pair in result.pairs] == list(itertools.combinations(looks, 2))
+    np.testing.assert_allclose([pair.distance for pair in result.pairs], want, rtol=1e-4, atol=1e-5)
+    assert result.score == pytest.approx(1 - np.mean(want), rel=1e-4, abs=1e-5)
+    assert result.weakest == result.pairs[int(np.argmax(want))]
+    assert result.types[0] == score.ItemType(looks[0], "tops", None)
+    told, scale, weakest = score.in_words(result, model.config)
+    assert f"{result.score:.3f}" in told and "3 pairs" in told
+    assert ("-1 is the worst" in scale) == (kind == "mask") and result.weakest.a in weakest
 
 
 def test_score_of_a_set_is_its_probability(models, looks):
     found, model, params = opened(models, "set", looks, GIVEN)
-    result = outfit.score(found, model.config, params)
-    scorer = outfit.compatibility.make_scorer(model.config, params)
+    result = score.score(found, model.config, params)
+    scorer = score.compatibility.make_scorer(model.config, params)
     (logit,) = scorer.outfits(found.embedding, found.category, [np.arange(3)]).double
-    assert result["score"] == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-6)
+    assert result.score == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-6)
     (pair,) = scorer.outfits(found.embedding, found.category, [np.asarray([0, 2])]).double
-    assert result["pairs"][1]["distance"] == pytest.approx(1 - 1 / (1 + np.exp(-pair)), abs=1e-6)
-    assert "probability" in outfit.in_words(found, result, model.config)[0]
+    assert result.pairs[1].distance == pytest.approx(1 - 1 / (1 + np.exp(-pair)), abs=1e-6)
+    assert "Probability" in score.in_words(result, model.config)[0]
 
 
 def test_the_same_photo_twice(models, looks):
     found, model, params = opened(models, "mask", [looks[0], looks[1], looks[0]], [10, 8, 10])
-    result = outfit.score(found, model.config, params)
-    places = [(pair["a_index"], pair["b_index"]) for pair in result["pairs"]]
-    assert places == [(0, 1), (0, 2), (1, 2)] and result["pairs"][1]["a"] == result["pairs"][1]["b"]
-    assert result["pairs"][1]["distance"] == pytest.approx(0, abs=1e-4)
-    assert result["weakest"] == result["pairs"][0], "of equal distances the first pair"
+    result = score.score(found, model.config, params)
+    places = [(pair["a_index"], pair["b_index"]) for pair in result.to_dict()["pairs"]]
+    assert places == [(0, 1), (0, 2), (1, 2)] and result.pairs[1].a == result.pairs[1].b
+    assert result.pairs[1].distance == pytest.approx(0, abs=1e-4)
+    assert result.weakest == result.pairs[0], "of equal distances the first pair"
 
 
 def test_types_are_predicted_where_they_are_not_given(models, looks):
@@ -118,9 +118,11 @@ def test_types_that_cannot_be_used(models):
     config = outfit_items.load(models["mask"]).config
     assert outfit_items.given_types(" tops,,bags", ["a", "b", "c"], config) == [10, None, 2]
     assert outfit_items.given_types("", ["a", "b"], config) == [None, None]
-    with pytest.raises(UserError, match=r"--types: b: 'socks' is no type .* it knows accessories, .*, tops"):
+    with pytest.raises(
+        UserError, match=r"type of b: 'socks' is not a type .* its types are accessories, .*, tops"
+    ):
         outfit_items.given_types("tops,socks", ["a", "b"], config)
-    with pytest.raises(UserError, match="2 entries for 3 photos"):
+    with pytest.raises(UserError, match="2 entries for 3 images"):
         outfit_items.given_types("tops,bags", ["a", "b", "c"], config)
     bare = outfit_items.load(models["headless"]).config
     assert outfit_items.given_types("tops,bags", ["a", "b"], bare) == [10, 2]
@@ -141,7 +143,7 @@ def test_checkpoints_of_other_tasks(models, monkeypatch):
     model = outfit_items.load(models["mask"])
     model.config.task = "landmarks"
     monkeypatch.setattr(outfit_items.photos, "load", lambda path: model)
-    with pytest.raises(UserError, match="run: is a checkpoint of the task landmarks"):
+    with pytest.raises(UserError, match="run: a checkpoint of the task landmarks"):
         outfit_items.load("run")
 
 
@@ -152,11 +154,11 @@ def test_missing_types():
         "tops",
         "bags",
     ]
-    with pytest.raises(UserError, match="--missing: 'socks' is no type"):
+    with pytest.raises(UserError, match="--missing: 'socks' is not a type"):
         outfit.asked_types("tops,socks", known)
 
 
-def test_candidates_without_a_type_are_told(models, looks):
+def test_candidates_of_missing_types(models, looks):
     found, model, params = opened(models, "mask", looks[:1], GIVEN[:1])
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(6, 16)).astype(np.float32)
@@ -164,16 +166,17 @@ def test_candidates_without_a_type_are_told(models, looks):
     stored = typed_gallery.TypedGallery(
         rows, category, tuple("abcdef"), tuple(TYPES), {"folder": "/"}, numbers, ""
     )
-    assert outfit.lacked_types(found, stored) == ["bags", "shoes"]
+    assert completion.types_to_add(["tops"], stored) == ["bags", "shoes"]
     rank = completion.make_ranker(model.config, params)
-    ranked, lacking = outfit.complete(found, stored, rank, ["shoes", "hats", "bags"], 3)
+    wanted = ["shoes", "hats", "bags"]
+    ranked, lacking = completion.complete(found.embedding, found.category, stored, rank, wanted, 3)
     assert lacking == ["hats"] and list(ranked) == ["shoes", "bags"]
-    assert [entry["rank"] for entry in ranked["shoes"]] == [1, 2, 3] and len(ranked["bags"]) == 1
+    assert [entry.rank for entry, _ in ranked["shoes"]] == [1, 2, 3] and len(ranked["bags"]) == 1
     table = type_spaces.space_table(PAIRS, TYPES)
     want = {n: 1 - naive_distance(params, found.embedding[0], rows[n], table[10, 8]) for n in (0, 2, 4, 5)}
-    for entry, row in zip(ranked["shoes"], sorted(want, key=lambda n: -want[n])):
-        assert entry["row"] == row and entry["id"] == "abcdef"[row]
-        assert entry["score"] == pytest.approx(want[row], rel=1e-4, abs=1e-5)
+    for (entry, place), row in zip(ranked["shoes"], sorted(want, key=lambda n: -want[n])):
+        assert place == row and entry.id == "abcdef"[row]
+        assert entry.score == pytest.approx(want[row], rel=1e-4, abs=1e-5)
 
 
 # ------------------------------------------------------------------------------ the commands
@@ -226,7 +229,7 @@ def test_the_complete_command(models, looks, gallery, tmp_path):
     assert order == [(kind, rank) for kind in ("bags", "bottoms", "hats") for rank in (1, 2, 3)]
     assert records[0]["score"] >= records[1]["score"] >= records[2]["score"]
     assert all(int(record["id"][:2]) % 3 == 1 for record in records[:3]), "bags"
-    assert "top.png: tops (given)" in first.stderr and "24 garments" in first.stderr
+    assert "top.png: tops (given)" in first.stderr and "24 items" in first.stderr
     assert (tmp_path / "complete.html").read_text().count("<img") == 1 + 9
 
     moved = gallery.rename(tmp_path / "moved")  # its pictures are not at hand now
@@ -236,7 +239,7 @@ def test_the_complete_command(models, looks, gallery, tmp_path):
     again = [json.loads(text) for text in second.stdout.splitlines()]
     assert again == records[6:] + records[:3] and "The gallery has no shoes." in second.stderr
     page = (tmp_path / "complete-2.html").read_text()
-    assert page.count("no picture at hand") == 6 and "has no shoes" in page
+    assert page.count("image not available") == 6 and "has no shoes" in page
 
 
 def test_unreadable_photos_of_a_gallery_are_left_out(models, looks, tmp_path):
@@ -256,7 +259,7 @@ def test_unreadable_photos_of_a_gallery_are_left_out(models, looks, tmp_path):
     [
         ([], [], "outfit : write `outfit score IMG…`"),
         (["mend", "a.jpg"], ["gallery"], "outfit mend: write"),
-        (["score"], ["checkpoint"], "no photo given"),
+        (["score"], ["checkpoint"], "no image given"),
         (["score", "a.jpg"], ["out", "topk", "gallery"], "--gallery belongs to `outfit complete`"),
         (["complete", "a.jpg"], ["topk"], "needs --gallery"),
     ],

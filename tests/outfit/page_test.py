@@ -57,7 +57,7 @@ def test_page_escapes_and_tells():
     )
     assert "&lt;0&gt;.jpg" in page and "<0>" not in page and "Compatibility &lt;b&gt;" in page
     assert page.count('class="weak"') == 2 and "data:image/png;base64," in page
-    assert "a&amp;b" in page and "-0.2500" in page and page.count("no picture at hand") == 1
+    assert "a&amp;b" in page and "-0.2500" in page and page.count("image not available") == 1
     assert "The gallery has no hats." in page and "http" not in page.replace("http-equiv", "")
     assert "given" in page and "predicted, 0.25" in page
 

@@ -60,7 +60,7 @@ def test_folders_that_cannot_serve(tmp_path, model, predictor):
     with pytest.raises(UserError, match="no image files in this folder"):
         typed_gallery.open_typed_gallery(str(tmp_path), model, predictor, {})
     (tmp_path / "a.jpg").write_bytes(b"text")
-    with pytest.raises(UserError, match="none of its 1 pictures can be read"):
+    with pytest.raises(UserError, match="none of 1 images can be read"):
         typed_gallery.open_typed_gallery(str(tmp_path), model, predictor, {})
     with pytest.raises(UserError, match="no such gallery"):
         typed_gallery.open_typed_gallery(str(tmp_path / "none"), model, predictor, {})
@@ -79,7 +79,7 @@ def test_without_a_type_head(folder, tmp_path):
     bare = outfit_items.load(save_model(tmp_path / "run", "headless"))
     own = photos.predictor(bare, 8)
     told = {f"{'deep/' if n % 2 else ''}{n}.png": n for n in range(10)}
-    with pytest.raises(UserError, match=r"no type head .* for 1 photos"):
+    with pytest.raises(UserError, match=r"no type head .* for 1 images"):
         typed_gallery.from_folder(str(folder), bare, own, told)
     found, _ = typed_gallery.open_typed_gallery(str(folder), bare, own, told | {"broken.jpg": 0})
     assert found.category.tolist() == [0, 2, 4, 6, 8, 1, 3, 5, 7, 9]
@@ -119,7 +119,7 @@ def test_galleries_of_other_models_are_refused(tmp_path, model):
     typed_gallery.save(made(model), path)
     for fields in ({"seed": 1}, {"image_size": 40}):
         other = outfit_items.load(save_model(tmp_path / str(fields), "mask", **fields))
-        with pytest.raises(UserError, match="by another model or another step"):
+        with pytest.raises(UserError, match="by another model, or another step"):
             typed_gallery.load(path, embed.fingerprint(other))
     again = outfit_items.load(save_model(tmp_path / "again", "mask"))
     assert typed_gallery.load(path, embed.fingerprint(again)).id == made(model).id
@@ -139,7 +139,11 @@ def test_damaged_galleries_are_refused(tmp_path, model):
         ({"embedding": tensors["embedding"][:0]}, metadata, "neither of them 0"),
         ({}, metadata | {"types": "{"}, "damaged"),
         ({}, {"format": typed_gallery.FORMAT}, "damaged"),
-        ({}, metadata | {"format": "fashionjax-gallery-1"}, "not a gallery that is wanted here"),
+        (
+            {},
+            metadata | {"format": "fashionjax-gallery-1"},
+            "wrong gallery format 'fashionjax-gallery-1', expected .*; `fashionjax search` reads it",
+        ),
     ):
         save_file(tensors | changed, path, told)
         with pytest.raises(UserError, match=message):
@@ -154,9 +158,9 @@ def test_damaged_galleries_are_refused(tmp_path, model):
     [
         ("id,kind\na,tops\n", "line 1: the columns must be id,type"),
         ("", "line 1: the columns must be id,type"),
-        ("id,type\na,tops\nb,socks\n", "line 3: 'socks' is no type; use accessories, .*, tops"),
+        ("id,type\na,tops\nb,socks\n", "line 3: 'socks' is not a type; use one of accessories, .*, tops"),
         ("id,type\na,tops\na,bags\n", "line 3: a is tops in a line above"),
-        ("id,type\na\n", "line 2: None is no type"),
+        ("id,type\na\n", "line 2: None is not a type"),
         (b"id,type\n\xff,tops\n", "cannot be read as CSV"),
     ],
 )

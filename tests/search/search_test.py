@@ -15,7 +15,7 @@ from fashionjax import cli, tasks
 from fashionjax.data import builders
 from fashionjax.data.photo import read_photo
 from fashionjax.errors import UserError
-from fashionjax.gallery import embed
+from fashionjax.gallery import collection, embed
 from fashionjax.gallery import index as gallery
 from fashionjax.inference import model as inference
 from fashionjax.inference import photos
@@ -54,7 +54,7 @@ def shop(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def opened(shop, model, predictor):
-    found, unread = embed.open_collection(str(shop), model, predictor)
+    found, unread = collection.open_collection(str(shop), model, predictor)
     assert unread == 0
     return found
 
@@ -84,39 +84,32 @@ def test_matches_are_those_of_the_cosine(shop, opened, predictor, tmp_path):
     unit = [np.asarray(x, np.float64) / np.linalg.norm(x, axis=1, keepdims=True) for x in (rows, own)]
     cosine = unit[0] @ unit[1].T
     for number, record in enumerate(records):
-        assert record["image"] == paths[number] and [match["rank"] for match in record["matches"]] == [
-            1,
-            2,
-            3,
-            4,
-        ]
+        assert record.image == paths[number] and [match.rank for match in record.matches] == [1, 2, 3, 4]
         best = np.sort(cosine[number])[::-1][:4]
-        np.testing.assert_allclose([match["score"] for match in record["matches"]], best, atol=2e-6)
+        np.testing.assert_allclose([match.score for match in record.matches], best, atol=2e-6)
         np.testing.assert_allclose(cosine[number][row[number]], best, atol=2e-6)
-        assert [match["id"] for match in record["matches"]] == [
-            opened.rows.id[place] for place in row[number]
-        ]
+        assert [match.id for match in record.matches] == [opened.rows.id[place] for place in row[number]]
 
 
 def test_of_equal_pictures_the_earlier_comes_first(shop, opened, predictor):
     queries = search.embed_queries([str(shop / "zz.png")], predictor)
     (record,), _ = search.search(queries, opened, 99)
-    assert len(record["matches"]) == 11, "no more than there are"
-    assert [match["id"] for match in record["matches"][:2]] == ["deep/3.png", "zz.png"]
-    assert record["matches"][0]["score"] == record["matches"][1]["score"] == pytest.approx(1, abs=1e-5)
+    assert len(record.matches) == 11, "no more than there are"
+    assert [match.id for match in record.matches[:2]] == ["deep/3.png", "zz.png"]
+    assert record.matches[0].score == record.matches[1].score == pytest.approx(1, abs=1e-5)
 
 
 def test_photos_that_cannot_be_answered(opened, predictor, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"none")
     records, row = search.search(search.embed_queries([str(tmp_path / "a.jpg")], predictor), opened, 2)
-    assert row.shape == (0, 2) and "not an image" in records[0]["error"]
+    assert row.shape == (0, 2) and "not an image" in records[0].error
 
     def broken(batch):
         return {"embedding": np.full((8, 4), np.nan)}
 
     path = photo(tmp_path / "b.png", 1)
     (query,) = search.embed_queries([path], predictor._replace(run=broken))
-    assert "not finite" in query.error
+    assert "not finite" in str(query.embedding)
 
 
 def test_only_the_first_photos_are_on_the_page(opened, predictor, tmp_path, monkeypatch):
@@ -126,43 +119,43 @@ def test_only_the_first_photos_are_on_the_page(opened, predictor, tmp_path, monk
     queries = search.embed_queries(paths, predictor)
     records, row = search.search(queries, opened, 2)
     text = search.page(queries, records, row, opened, "<shop>", "fashionjax search")
-    assert text.count("<img") == 4 and "The first 2 photos are shown" in text
-    assert "3 photos, each against 11 pictures of &lt;shop&gt;" in text and "http" not in text
+    assert text.count("<img") == 4 and "The first 2 queries are shown" in text
+    assert "3 query images against 11 images of &lt;shop&gt;" in text and "http" not in text
 
 
 # ------------------------------------------------------------------------------ galleries
 def test_a_saved_gallery(opened, model, predictor, tmp_path):
     path = str(tmp_path / "sub" / "shop.gallery")
-    embed.save(opened, path)
-    again, unread = embed.open_collection(path, model, predictor)
+    collection.save(opened, path)
+    again, unread = collection.open_collection(path, model, predictor)
     assert unread == 0 and again.rows.id == opened.rows.id and again.source == opened.source
     np.testing.assert_array_equal(again.rows.embedding, opened.rows.embedding)
     np.testing.assert_array_equal(gallery.load(path).embedding, opened.rows.embedding)
     with pytest.raises(UserError, match="cannot be written"):
-        embed.save(opened, str(tmp_path / "sub" / "shop.gallery" / "below"))
+        collection.save(opened, str(tmp_path / "sub" / "shop.gallery" / "below"))
 
 
 def test_galleries_that_are_refused(opened, runs, model, predictor, tmp_path):
     path = str(tmp_path / "shop.gallery")
-    embed.save(opened, path)
+    collection.save(opened, path)
     other = photos.load(save(tmp_path / "other", "global", weights=1))
-    with pytest.raises(UserError, match="by another model or another step"):
-        embed.open_collection(path, other, predictor)
-    embed.save(opened._replace(detector="aa"), path)
+    with pytest.raises(UserError, match="by another model, or another step"):
+        collection.open_collection(path, other, predictor)
+    collection.save(opened._replace(detector="aa"), path)
     with pytest.raises(UserError, match="landmarks of another detector; name that one with --landmarks"):
-        embed.open_collection(path, model, predictor)
+        collection.open_collection(path, model, predictor)
     with pytest.raises(UserError, match="landmarks of another detector"):
-        embed.open_collection(path, model, predictor, photos.load(runs["detector"]))
-    embed.save(opened._replace(record=opened.record[:3]), path)
+        collection.open_collection(path, model, predictor, photos.load(runs["detector"]))
+    collection.save(opened._replace(record=opened.record[:3]), path)
     with pytest.raises(UserError, match="metric or records do not fit"):
-        embed.open_collection(path, model, predictor)
+        collection.open_collection(path, model, predictor)
     gallery.save(opened.rows, path)
     with pytest.raises(UserError, match="damaged gallery"):
-        embed.open_collection(path, model, predictor)
+        collection.open_collection(path, model, predictor)
     with pytest.raises(UserError, match="no such gallery"):
-        embed.open_collection(str(tmp_path / "none"), model, predictor)
+        collection.open_collection(str(tmp_path / "none"), model, predictor)
     with pytest.raises(UserError, match="no image files in this folder"):
-        embed.open_collection(str(tmp_path / "other"), model, predictor)
+        collection.open_collection(str(tmp_path / "other"), model, predictor)
 
 
 def test_a_split_and_its_pictures_as_files_embed_alike(data_dir, runs, tmp_path):
@@ -171,7 +164,7 @@ def test_a_split_and_its_pictures_as_files_embed_alike(data_dir, runs, tmp_path)
     assert inference.load(run).config.faithful.s1_random_crop_at_test
     model = photos.load(run)
     predictor = photos.predictor(model, 8)
-    found, unread = embed.open_collection(
+    found, unread = collection.open_collection(
         f"dataset:{IN_SHOP}:query+gallery", model, predictor, None, data_dir
     )
     split = embed.source.open_split(IN_SHOP, "query+gallery", data_dir)
@@ -179,11 +172,11 @@ def test_a_split_and_its_pictures_as_files_embed_alike(data_dir, runs, tmp_path)
     for number in range(len(split)):
         (tmp_path / "shop").mkdir(exist_ok=True)
         (tmp_path / "shop" / f"{number:03}.jpg").write_bytes(split[number]["image"])
-    files, _ = embed.open_collection(str(tmp_path / "shop"), model, predictor)
+    files, _ = collection.open_collection(str(tmp_path / "shop"), model, predictor)
     np.testing.assert_allclose(files.rows.embedding, found.rows.embedding, atol=1e-5)
     path = str(tmp_path / "shop.gallery")
-    embed.save(found, path)
-    again = embed.load(path, embed.fingerprint(model))
+    collection.save(found, path)
+    again = collection.load(path, embed.fingerprint(model))
     picture = embed.pictures(again.source, again.rows.id, again.record)
     np.testing.assert_array_equal(picture(2), read_photo(split[2]["image"]))
 
@@ -203,12 +196,12 @@ def test_splits_that_cannot_serve(data_dir, runs, model, predictor, tmp_path):
         ("dataset:none:test", "no prepared dataset"),
     ):
         with pytest.raises(UserError, match=told):
-            embed.open_collection(name, model, predictor, None, data_dir)
+            collection.open_collection(name, model, predictor, None, data_dir)
     sizes = {"train": "24", "val": "8", "test": "8", "size": "48"}
     builders.prepare("synthetic_fashion/outfits", data_dir=tmp_path, overrides=sizes, progress=False)
-    with pytest.raises(UserError, match=r"has no landmarks.*give its pictures as a folder"):
+    with pytest.raises(UserError, match=r"has no landmarks.*give its images as a folder"):
         own = photos.load(runs["landmark"])
-        embed.open_collection("dataset:synthetic_fashion/outfits:test", own, None, None, str(tmp_path))
+        collection.open_collection("dataset:synthetic_fashion/outfits:test", own, None, None, str(tmp_path))
 
 
 def test_companions_in_a_gallery_are_passed_over(tmp_path):
@@ -239,14 +232,14 @@ def test_the_command(runs, shop, tmp_path):
     assert set(records[1]) == {"image", "error"} and set(records[0]) == {"image", "matches"}
     assert [match["id"] for match in records[0]["matches"][:2]] == ["4.png", "\udcff.png"]
     assert set(records[0]["matches"][0]) == {"rank", "id", "score"}
-    assert "12 pictures" in first.stderr and "embedded 12/12" not in first.stderr  # of 16 a batch
+    assert "12 images" in first.stderr and "embedded 12/12" not in first.stderr  # of 16 a batch
     page = (runs["global"] / "search" / "search.html").read_text()
     assert page.count("<img") == 2 * (1 + 3) and "\\udcff.png" in page and "bad.jpg" in page
 
     own.rename(tmp_path / "moved")  # the pictures are not at hand now
     second = run(*line, f"--gallery={saved}", f"--out={tmp_path / 'out'}")
     assert [json.loads(text) for text in second.stdout.splitlines()] == records
-    assert (tmp_path / "out" / "search.html").read_text().count("no picture at hand") == 6
+    assert (tmp_path / "out" / "search.html").read_text().count("image not available") == 6
 
 
 def test_a_gallery_alone(runs, shop, tmp_path):
@@ -258,7 +251,7 @@ def test_a_gallery_alone(runs, shop, tmp_path):
         f"--save_gallery={tmp_path / 'g'}",
     )
     assert done.returncode == 1 and done.stdout == "" and "bad.jpg" in done.stderr, done.stderr
-    assert "left out" in done.stderr and "1 picture)" in done.stderr
+    assert "left out" in done.stderr and "1 image)" in done.stderr
     found = gallery.load_with(tmp_path / "g")
     assert found[0].id == ("2.png",) and len(found[1]["detector"]) == 64
 
@@ -266,7 +259,7 @@ def test_a_gallery_alone(runs, shop, tmp_path):
 @pytest.mark.parametrize(
     ("words", "given", "told"),
     [
-        ([], ["gallery"], "no photo given"),
+        ([], ["gallery"], "no image given"),
         (["a.jpg"], ["checkpoint"], "search needs --gallery"),
     ],
 )

@@ -11,7 +11,7 @@ from torch_writers import save_zip
 
 from experiments import attributes, inshop
 from fashionjax import import_weights, predict
-from fashionjax.gallery import embed
+from fashionjax.gallery import collection
 from fashionjax.inference import photos
 from fashionjax.parity import draws
 from fashionjax.search import __main__ as search
@@ -66,11 +66,11 @@ def test_imported_models_that_pool_at_landmarks_answer_with_a_detector(tmp_path)
         Image.fromarray(rng.integers(0, 256, (90, 60, 3), dtype=np.uint8)).save(path)
 
     (record,) = predict.predict(paths[:1], predict.load(runs["attr"], 1, runs["landmark"]))
-    assert len(record["attribute"]) == 5 and len(record["landmark"]) == 8
+    assert len(record.attribute) == 5 and len(record.landmark) == 8
 
     model = photos.load(runs["inshop"], "search")
     detector = photos.load_detector(runs["landmark"], model)
     predictor = photos.predictor(model, 2, detector)
-    found, _ = embed.open_collection(str(tmp_path / "shop"), model, predictor, detector)
+    found, _ = collection.open_collection(str(tmp_path / "shop"), model, predictor, detector)
     (record,), _ = search.search(search.embed_queries(paths[1:], predictor), found, 5)
-    assert [match["id"] for match in record["matches"]] == ["1.png", "0.png"]
+    assert [match.id for match in record.matches] == ["1.png", "0.png"]
