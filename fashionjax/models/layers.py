@@ -1,4 +1,8 @@
-"""Layers shared by the backbones and heads: convolution, batch normalisation, pooling, linear."""
+"""Layers shared by the backbones and heads: convolution, batch normalisation, pooling, linear.
+
+Three of them have a faster form on the CPU (`ops/cpu`). Which form a program holds is decided when it is
+lowered, by the platform it is lowered for (`lax.platform_dependent`), not by the machine that traces it.
+"""
 
 from functools import partial
 from typing import Any
@@ -8,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jax import lax
 
 from fashionjax.ops.cpu import conv, norm, pool
 
@@ -19,15 +24,15 @@ KAIMING_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 TORCH_LINEAR = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def use_einsum(pointwise: str) -> bool:
-    """Whether a 1x1 convolution is written as a matrix product.
-
-    'auto' does so on the CPU, where XLA's weight gradient of a convolution reaches a fraction of the matrix
-    product's speed; accelerators keep the convolution, which their libraries fuse with what follows.
-    """
-    if pointwise not in POINTWISE:
-        raise ValueError(f"pointwise must be one of {POINTWISE}, not {pointwise!r}")
-    return jax.default_backend() == "cpu" if pointwise == "auto" else pointwise == "einsum"
+def _pointwise(x, kernel, stride: int, form: str):
+    """A 1x1 convolution, as a matrix product ('einsum'), as a convolution ('conv'), or 'auto': a product on
+    the CPU, where XLA's weight gradient of a convolution reaches a fraction of the product's speed;
+    accelerators keep the convolution, which their libraries fuse with what follows."""
+    if form not in POINTWISE:
+        raise ValueError(f"pointwise must be one of {POINTWISE}, not {form!r}")
+    if form == "auto":
+        return conv.conv_pointwise_auto(x, kernel, stride)
+    return conv.conv_pointwise(x, kernel, stride) if form == "einsum" else conv.conv(x, kernel, stride, 0)
 
 
 class Conv(nn.Module):
@@ -54,8 +59,8 @@ class Conv(nn.Module):
         pad = (k - 1) // 2 if self.padding is None else self.padding
         kernel = self.param("kernel", self.kernel_init, (k, k, x.shape[-1], self.features), jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        if k == 1 and pad == 0 and use_einsum(self.pointwise):
-            y = conv.conv_pointwise(x[:, ::s, ::s], kernel)
+        if k == 1 and pad == 0:
+            y = _pointwise(x, kernel, s, self.pointwise)
         else:
             y = _spatial(x, kernel, s, pad)
         if self.use_bias:
@@ -64,17 +69,16 @@ class Conv(nn.Module):
 
 
 def _spatial(x, kernel, stride: int, padding: int):
-    """A convolution of any window: XLA's on accelerators, `ops.conv`'s faster forms of it on the CPU."""
-    if jax.default_backend() != "cpu":
-        return conv.conv(x, kernel, stride, padding)
+    """A convolution of any window: XLA's on accelerators, faster forms of it on the CPU."""
     k = kernel.shape[0]
     if padding == 0 and stride == k and x.shape[1] % k == 0 and x.shape[2] % k == 0:
-        return conv.conv_tiled(x, kernel)
+        plain = partial(conv.conv, stride=stride, padding=padding)
+        return lax.platform_dependent(x, kernel, cpu=conv.conv_tiled, default=plain)
     return conv.conv_banded(x, kernel, stride, padding)
 
 
 class BatchNorm(nn.BatchNorm):
-    """nn.BatchNorm over x [... c], in training by `ops.norm`, whose gradient is faster on the CPU."""
+    """nn.BatchNorm over x [... c], in training by `ops.cpu.norm`, whose gradient is faster on the CPU."""
 
     @nn.compact
     def __call__(self, x):
@@ -102,7 +106,7 @@ def batch_norm(*, train: bool, frozen: bool, axis_name: str | None, dtype: Any):
     forward pass in training is the same.
     """
     return partial(
-        BatchNorm if jax.default_backend() == "cpu" else nn.BatchNorm,
+        BatchNorm,
         use_running_average=frozen or not train,
         momentum=0.9,
         epsilon=1e-5,
@@ -124,13 +128,18 @@ def max_pool(x, window: int, stride: int, padding: int = 0):
     """x [b h w c] -> [b h' w' c], padded symmetrically with -inf. Of equal cells of a window the first in row
     order takes the gradient.
 
-    On the CPU the gradient is `ops.pool`'s, 10 to 30 times XLA's own; accelerators keep theirs.
+    On the CPU the gradient is `ops.cpu.pool`'s, 10 to 30 times XLA's own; accelerators keep theirs.
     """
-    if jax.default_backend() == "cpu":
+
+    def plain(x):
+        return nn.max_pool(
+            x, window_shape=(window, window), strides=(stride, stride), padding=((padding, padding),) * 2
+        )
+
+    def cpu(x):
         return pool.max_pool(x, window, stride, padding)
-    return nn.max_pool(
-        x, window_shape=(window, window), strides=(stride, stride), padding=((padding, padding),) * 2
-    )
+
+    return lax.platform_dependent(x, cpu=cpu, default=plain)
 
 
 def _bin_weights(size: int, bins: int) -> np.ndarray:

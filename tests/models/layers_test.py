@@ -53,7 +53,7 @@ def test_einsum_and_conv_have_equal_gradients(drawn):
 
 def test_pointwise_is_one_of_three():
     with pytest.raises(ValueError, match="pointwise"):
-        layers.use_einsum("matmul")
+        layers.Conv(4, 1, pointwise="matmul").init(jax.random.key(0), np.zeros((1, 2, 2, 3)))
 
 
 @pytest.mark.parametrize("size", [7, 14, 3, 10, 1, 16])

@@ -6,7 +6,7 @@ Here it is a sum of matrix products over bands of output rows. The gradient of t
 small maps, where it mostly rearranges the kernel, it is one matrix product whose columns are then added up.
 """
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -32,11 +32,12 @@ def conv(x, kernel, stride: int, padding: int):
     )
 
 
-def conv_pointwise(x, kernel):
-    """x [b h w c], kernel [1 1 c d] -> [b h w d], as one matrix product.
+def conv_pointwise(x, kernel, stride: int = 1):
+    """x [b h w c], kernel [1 1 c d] -> [b h' w' d], as one matrix product.
 
     Of matrices: with four axes XLA's CPU back end transposes the output's gradient first.
     """
+    x = x[:, ::stride, ::stride]
     b, h, w, _ = x.shape
     y = jnp.einsum("nc,cd->nd", rearrange(x, "b h w c -> (b h w) c"), kernel[0, 0])
     return rearrange(y, "(b h w) d -> b h w d", b=b, h=h, w=w)
@@ -51,9 +52,48 @@ def conv_tiled(x, kernel):
     return jnp.einsum("bhwn,nd->bhwd", tiles, rearrange(kernel, "i j c d -> (i j c) d"))
 
 
+# Differentiating through a choice by platform makes tracing several times slower. Here forward and backward
+# each choose for themselves, and a function of one stride is one object, whose trace JAX finds again.
+@cache
+def _product(stride: int):
+    return lambda x, kernel: conv_pointwise(x, kernel, stride)
+
+
+@cache
+def _plain(stride: int, padding: int):
+    return lambda x, kernel: conv(x, kernel, stride, padding)
+
+
+@cache
+def _gradient(function):
+    """(x, kernel, dy) -> the gradients of x and kernel of a function of both."""
+    return lambda x, kernel, dy: jax.vjp(function, x, kernel)[1](dy)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv_pointwise_auto(x, kernel, stride: int):
+    """x [b h w c], kernel [1 1 c d] -> [b h' w' d]: `conv_pointwise` on the CPU, `conv` elsewhere.
+
+    Reverse mode only.
+    """
+    return lax.platform_dependent(x, kernel, cpu=_product(stride), default=_plain(stride, 0))
+
+
+def _pointwise_forward(x, kernel, stride):
+    return conv_pointwise_auto(x, kernel, stride), (x, kernel)
+
+
+def _pointwise_backward(stride, saved, dy):
+    cpu, default = _gradient(_product(stride)), _gradient(_plain(stride, 0))
+    return lax.platform_dependent(*saved, dy, cpu=cpu, default=default)
+
+
+conv_pointwise_auto.defvjp(_pointwise_forward, _pointwise_backward)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv_banded(x, kernel, stride: int, padding: int):
-    """`conv` with the gradients of `input_gradient` and `kernel_gradient`. Reverse mode only."""
+    """`conv`, on the CPU with the gradients of `input_gradient` and `kernel_gradient`. Reverse mode only."""
     return conv(x, kernel, stride, padding)
 
 
@@ -61,10 +101,18 @@ def _forward(x, kernel, stride, padding):
     return conv(x, kernel, stride, padding), (x, kernel)
 
 
+@cache
+def _banded_gradient(stride: int, padding: int):
+    def gradient(x, kernel, dy):
+        dx = input_gradient(dy, kernel, x.shape[1:3], stride, padding)
+        return dx, kernel_gradient(x, dy, kernel.shape[0], stride, padding).astype(kernel.dtype)
+
+    return gradient
+
+
 def _backward(stride, padding, saved, dy):
-    x, kernel = saved
-    dx = input_gradient(dy, kernel, x.shape[1:3], stride, padding)
-    return dx, kernel_gradient(x, dy, kernel.shape[0], stride, padding).astype(kernel.dtype)
+    cpu, default = _banded_gradient(stride, padding), _gradient(_plain(stride, padding))
+    return lax.platform_dependent(*saved, dy, cpu=cpu, default=default)
 
 
 conv_banded.defvjp(_forward, _backward)
