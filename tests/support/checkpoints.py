@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments import attributes, compatibility, inshop, landmarks
+from experiments import attributes, compatibility, demo, inshop, landmarks
 from fashionjax import tasks
 from fashionjax.runtime import checkpoint, state
 
@@ -16,6 +16,7 @@ CONFIGS = {
     "landmark": lambda: inshop.get_config("pool=landmark"),
     "zoo": lambda: inshop.get_config("pool=landmark,faithful=zoo"),
     "attributes": lambda: attributes.get_config("pool=landmark,faithful=zoo"),
+    "demo": demo.get_config,
     "detector": landmarks.get_config,
     "outfits": lambda: compatibility.get_config("text=words,tiny=true,projection=mask"),
 }

@@ -1,0 +1,154 @@
+"""The Python API: snippets of the documents, results as the commands print them, threads, cheap import."""
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import save
+from outfits import photo, save_model
+from PIL import Image
+from runs import run
+
+import fashionjax
+from experiments import demo
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the checkpoints and images that the snippets name."""
+    root = tmp_path_factory.mktemp("api")
+    save(root / "runs" / "demo" / "train", "demo")
+    save(root / "runs" / "retrieval", "global")
+    save_model(root / "runs" / "outfits", "mask")
+    for number, name in enumerate(("look.jpg", "top.jpg", "shoes.jpg", "photos/a.png", "photos/b.png")):
+        photo(root / name, number)
+    for number in range(8):
+        photo(root / "shop" / f"{number}.png", number)
+        photo(root / "wardrobe" / f"{number}.png", number + 50)
+    return root
+
+
+@pytest.fixture
+def at_place(place, monkeypatch):
+    monkeypatch.chdir(place)
+    return place
+
+
+def snippets(document: str) -> str:
+    return "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), flags=re.S))
+
+
+@pytest.mark.parametrize("document", ["docs/api.md", "README.md"])
+def test_snippets_of_the_documents_run(document, at_place, capsys):
+    code = snippets(document)
+    assert "fashionjax.load(" in code
+    exec(compile(code, document, "exec"), {})
+    assert "look.jpg" in capsys.readouterr().out
+
+
+def test_import_is_cheap():
+    code = (
+        "import sys, fashionjax; assert fashionjax.__version__; dir(fashionjax)\n"
+        "assert not {'jax', 'numpy', 'PIL', 'absl'} & set(sys.modules), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_all_names_resolve():
+    for name in fashionjax.__all__:
+        assert getattr(fashionjax, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'nope'"):
+        _ = fashionjax.nope
+
+
+def test_files_arrays_and_pil_images_are_predicted_alike(at_place):
+    """And as the command prints them."""
+    model = fashionjax.load("runs/demo/train", batch_size=4)
+    pixels = np.asarray(Image.open("photos/a.png").convert("RGB"))
+    by_path, by_pil, by_array = model.predict(["photos/a.png", Image.fromarray(pixels), pixels])
+    assert (by_path.image, by_pil.image, by_array.image) == ("photos/a.png", "image_1", "image_2")
+    assert by_path.category == by_pil.category == by_array.category
+    assert by_path.landmark == by_array.landmark and model.predict(pixels)[0].attribute == by_path.attribute
+    done = run("predict", "photos/a.png", "--checkpoint=runs/demo/train", "--topk=5", "--out=out")
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert printed.pop("annotated")
+    told = by_path.to_dict()
+    assert printed.keys() == told.keys() and printed["landmark"][0]["name"] == "landmark_1"
+    assert [e["name"] for e in printed["category"]] == [e["name"] for e in told["category"]]
+    np.testing.assert_allclose(
+        [e["score"] for e in printed["category"]], [e["score"] for e in told["category"]], atol=1e-5
+    )
+    text = str(by_path)
+    assert text.startswith("photos/a.png (60 x 80)") and by_path.category[0].name in text
+
+
+def test_one_bad_image_leaves_the_others(at_place):
+    model = fashionjax.load("runs/demo/train")
+    good, bad = model.predict(["look.jpg", "none.jpg"])
+    assert good.error is None and "no such file" in bad.error and bad.to_dict().keys() == {"image", "error"}
+    assert str(bad) == bad.error
+    with pytest.raises(fashionjax.UserError, match="expected a uint8 array"):
+        raise fashionjax.UserError(model.predict(np.zeros((4, 4, 3)))[0].error)
+    with pytest.raises(fashionjax.UserError, match="has no embedding"):
+        model.embed("look.jpg")
+    with pytest.raises(fashionjax.UserError, match="needs a model of the task retrieval, got attributes"):
+        fashionjax.Gallery.build(model, "shop")
+
+
+def test_a_gallery_of_images_in_memory(at_place):
+    model = fashionjax.load("runs/retrieval")
+    images = [np.asarray(Image.open(f"shop/{n}.png")) for n in range(3)]
+    gallery = fashionjax.Gallery.build(model, images)
+    assert gallery.ids == ("image_0", "image_1", "image_2") and len(gallery) == 3
+    np.testing.assert_allclose(np.linalg.norm(gallery.embedding, axis=1), 1, rtol=1e-5)
+    (result,) = gallery.search("shop/1.png", k=2)
+    assert result.matches[0].id == "image_1" and len(result.matches) == 2
+    done = run("search", "shop/1.png", "--checkpoint=runs/retrieval", "--gallery=shop", "--topk=2")
+    printed = json.loads(done.stdout)
+    assert printed.keys() == result.to_dict().keys()
+    assert printed["matches"][0].keys() == result.to_dict()["matches"][0].keys()
+
+
+def test_outfits_take_folders_and_refuse_unknown_types(at_place):
+    model = fashionjax.load("runs/outfits")
+    entries = fashionjax.complete_outfit(model, ["top.jpg"], "wardrobe", types=["tops"], k=2)
+    assert all(entry.rank <= 2 and entry.type != "tops" for entry in entries) and entries
+    assert entries[0].to_dict().keys() == {"type", "rank", "id", "score"}
+    score = fashionjax.score_outfit(model, ["top.jpg", "shoes.jpg"], types=["tops", "shoes"])
+    assert score.to_dict()["weakest"].keys() == {"a", "b", "distance"} and "score" in str(score)
+    with pytest.raises(fashionjax.UserError, match="'socks' is not a type"):
+        fashionjax.complete_outfit(model, ["top.jpg"], "wardrobe", missing=["socks"])
+    with pytest.raises(fashionjax.UserError, match=r"top2\.jpg: no such file"):
+        fashionjax.score_outfit(model, ["top2.jpg"])
+
+
+def test_off_the_main_thread(at_place):
+    """Loading and predicting, with the process's warning filters and signal handlers as they were."""
+    import logging
+    import signal
+
+    before = list(warnings.filters), signal.getsignal(signal.SIGTERM), logging.getLogger("absl").level
+    found = []
+    thread = threading.Thread(
+        target=lambda: found.extend(fashionjax.load("runs/demo/train").predict("look.jpg"))
+    )
+    thread.start()
+    thread.join()
+    assert found and found[0].category
+    after = list(warnings.filters), signal.getsignal(signal.SIGTERM), logging.getLogger("absl").level
+    assert after == before
+
+
+def test_version_is_that_of_the_package():
+    text = (ROOT / "pyproject.toml").read_text()
+    assert 'dynamic = ["version"]' in text and re.fullmatch(r"\d+\.\d+\.\d+", fashionjax.__version__)
+    assert demo.get_config().task == "attributes"
