@@ -276,7 +276,6 @@ def _labels(info) -> dict[str, list]:
         ("type_spaces", "type_space"),
         ("category_ids", "category_id"),
         ("landmark_counts", "landmark_count"),
-        ("landmark_flip_pairs", "landmark_flip_pair"),
         ("landmark_names", "landmark"),
         ("landmark_names_of_type", "landmark_of_type"),
         ("landmark_flip", "landmark_flip"),

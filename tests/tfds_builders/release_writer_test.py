@@ -11,6 +11,7 @@ from fashionjax.data import source
 from fashionjax.data.builders import builder_class, builder_config, prepare
 from tfds_builders.release import ReleaseError
 from tfds_builders.synthetic_fashion import release
+from tfds_builders.synthetic_fashion.instance_release import LAYOUTS as INSTANCE_LAYOUTS
 from tfds_builders.synthetic_fashion.layouts import LAYOUTS, Table
 
 POINTS = {1: 6, 2: 4, 3: 8}
@@ -83,7 +84,7 @@ def test_zip_holds_the_same_pictures(tree, tmp_path):
         assert (tmp_path / "z" / path.relative_to(tree)).read_text() == path.read_text()
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", (*LAYOUTS, *INSTANCE_LAYOUTS))
 def test_the_builder_of_the_benchmark_reads_it(name, tmp_path):
     written = release.write_release(name, tmp_path / "in", 12, seed=4, size=48, packed=True)
     result = prepare(name, data_dir=tmp_path / "out", manual_dir=tmp_path / "in", progress=False)

@@ -66,5 +66,5 @@ archives have a password that comes with the agreement: unpack them, and put the
 
     def records(self, release: Release, vocabulary: Vocabulary) -> Records:
         self.info.metadata["landmark_counts"] = list(LANDMARKS)
-        self.info.metadata["landmark_flip_pairs"] = flip_pairs()
+        self.info.metadata["landmark_flip"] = flip_pairs()
         return super().records(release, vocabulary)

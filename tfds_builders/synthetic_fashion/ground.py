@@ -65,12 +65,13 @@ def bag(on: paint.Canvas, person: paint.Person, rng: np.random.Generator) -> Non
         top = np.array([sign * rng.uniform(0.7, 1.0), rng.uniform(1.9, 2.8)])
         strap = np.array([(from_side * 0.62, 0.1), top])
     box = top + np.array([(-half, 0), (half, 0), (half * 0.95, height), (-half * 0.95, height)])
-    paint.line(on, paint.to_pixels(matrix, strap), color * 0.75, 0.1 * scale, code=0)
+    code = paint.BODY["bag"]
+    paint.line(on, paint.to_pixels(matrix, strap), color * 0.75, 0.1 * scale, code=code)
     pixels = paint.to_pixels(matrix, box)
-    paint.fill(on, pixels, color)
+    paint.fill(on, pixels, color, code)
     paint.line(on, np.concatenate([pixels, pixels[:1]]), color * 0.6, 0.05 * scale)
     flap = top + np.array([(-half, 0), (half, 0), (half * 0.9, height * 0.42), (-half * 0.9, height * 0.42)])
-    paint.fill(on, paint.to_pixels(matrix, flap), color * 0.85)
+    paint.fill(on, paint.to_pixels(matrix, flap), color * 0.85, code)
 
 
 def phone(on: paint.Canvas, person: paint.Person, rng: np.random.Generator) -> None:

@@ -2,8 +2,8 @@
 where.
 
 The canvas is `SUPERSAMPLE` times the picture. Its second plane holds, per pixel, the code of the garment
-part that is seen there (16 · garment + part), or 0 for skin, hair, things and ground: masks, boxes and
-landmark visibility are read from this plane, so they cannot disagree with the picture.
+part that is seen there (16 · garment + part), one of `BODY` (below 16), or 0 for things and ground: masks,
+boxes and landmark visibility are read from this plane, so they cannot disagree with the picture.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from tfds_builders.synthetic_fashion.garments import Garment
 from tfds_builders.synthetic_fashion.world import Item
 
 SUPERSAMPLE = 2
+BODY = {"skin": 1, "hair": 2, "face": 3, "footwear": 4, "bag": 5}
+SKIN, HAIR, FACE, FOOTWEAR = (BODY[name] for name in ("skin", "hair", "face", "footwear"))
 PART_CODE = {"body": 1, "leg0": 2, "leg1": 3, "arm0": 4, "arm1": 5, "hood": 6, "back": 7, "front": 8}
 
 
@@ -152,10 +154,11 @@ def wear(on: Canvas, worn: Worn, layers, tile: np.ndarray, matrix: np.ndarray, r
 def _arm(on: Canvas, person: Person, side: int, tiles, rng) -> None:
     limb, matrix, skin = person.figure.arms[side], person.matrix, person.figure.skin
     arm = tube(limb.path, [0, 0.15, 0.5, 1], [0.2, 0.25, 0.19, 0.13])
-    fill(on, to_pixels(matrix, arm), skin)
+    fill(on, to_pixels(matrix, arm), skin, SKIN)
     middle = limb.path[-1] * 0.5 + limb.tip * 0.5
     hand = np.stack([limb.path[-1], middle, limb.tip])
-    fill(on, to_pixels(matrix, tube(hand, [0, 0.5, 1], [0.13, 0.18, 0.09], count=5)), np.multiply(skin, 0.95))
+    palm = tube(hand, [0, 0.5, 1], [0.13, 0.18, 0.09], count=5)
+    fill(on, to_pixels(matrix, palm), np.multiply(skin, 0.95), SKIN)
     for worn, tile in zip(person.worn, tiles):
         wear(on, worn, (f"arm{side}",), tile, matrix, rng)
 
@@ -163,7 +166,7 @@ def _arm(on: Canvas, person: Person, side: int, tiles, rng) -> None:
 def _legs(on: Canvas, person: Person) -> None:
     for limb in person.figure.legs:
         leg = tube(limb.path, [0, 0.2, 0.5, 0.75, 1], [0.38, 0.41, 0.25, 0.25, 0.14])
-        fill(on, to_pixels(person.matrix, leg), person.figure.skin)
+        fill(on, to_pixels(person.matrix, leg), person.figure.skin, SKIN)
         ankle, tip = limb.path[-1], limb.tip
         shoe = np.array(
             [
@@ -174,7 +177,7 @@ def _legs(on: Canvas, person: Person) -> None:
                 tip + (-0.2, 0.1),
             ]
         )
-        fill(on, to_pixels(person.matrix, shoe), (52, 46, 46))
+        fill(on, to_pixels(person.matrix, shoe), (52, 46, 46), FOOTWEAR)
 
 
 def _ellipse(centre, radii, count: int = 18) -> np.ndarray:
@@ -201,21 +204,21 @@ def _trunk(on: Canvas, person: Person) -> None:
         (0, 3.2),
     ]
     trunk = np.concatenate([right, np.multiply(right[::-1], (-1, 1))])
-    fill(on, to_pixels(matrix, warp(figure, trunk)), figure.skin)
+    fill(on, to_pixels(matrix, warp(figure, trunk)), figure.skin, SKIN)
     head = head_centre(figure)
     neck = np.array([(-0.27, 0.2), (0.27, 0.2), head + (0.22, 0.3), head + (-0.22, 0.3)])
-    fill(on, to_pixels(matrix, neck), np.multiply(figure.skin, 0.93))
+    fill(on, to_pixels(matrix, neck), np.multiply(figure.skin, 0.93), SKIN)
 
 
 def _head(on: Canvas, person: Person) -> None:
     figure, matrix = person.figure, person.matrix
     centre, look = head_centre(figure), 0.12 * figure.turn
-    fill(on, to_pixels(matrix, _ellipse(centre + (0, -0.12), (0.53, 0.6))), figure.hair)
-    fill(on, to_pixels(matrix, _ellipse(centre + (look * 0.6, 0.06), (0.42, 0.53))), figure.skin)
+    fill(on, to_pixels(matrix, _ellipse(centre + (0, -0.12), (0.53, 0.6))), figure.hair, HAIR)
+    fill(on, to_pixels(matrix, _ellipse(centre + (look * 0.6, 0.06), (0.42, 0.53))), figure.skin, FACE)
     fringe = centre + np.array(
         [(-0.46, -0.05), (-0.36, -0.5), (0.0, -0.66), (0.36, -0.5), (0.46, -0.05), (0.2 + look, -0.3)]
     )
-    fill(on, to_pixels(matrix, fringe), figure.hair)
+    fill(on, to_pixels(matrix, fringe), figure.hair, HAIR)
     scale = _scale(matrix)
     for x in (-0.16, 0.16):
         disc(on, to_pixels(matrix, [centre + (x + look, 0.06)])[0], 0.05 * scale, (40, 32, 30))
@@ -232,7 +235,7 @@ def _head(on: Canvas, person: Person) -> None:
                     (0.66 * side, 0.6),
                 ]
             )
-            fill(on, to_pixels(matrix, lock), figure.hair)
+            fill(on, to_pixels(matrix, lock), figure.hair, HAIR)
 
 
 def paint_person(on: Canvas, person: Person, rng: np.random.Generator) -> None:
@@ -243,7 +246,7 @@ def paint_person(on: Canvas, person: Person, rng: np.random.Generator) -> None:
         back = head_centre(figure) + np.array(
             [(-0.5, -0.2), (0.5, -0.2), (0.68, 1.2), (0.4, 1.5), (-0.4, 1.5), (-0.68, 1.2)]
         )
-        fill(on, to_pixels(matrix, back), np.multiply(figure.hair, 0.85))
+        fill(on, to_pixels(matrix, back), np.multiply(figure.hair, 0.85), HAIR)
     for side in (0, 1):
         if not figure.arms[side].front:
             _arm(on, person, side, tiles, rng)

@@ -6,8 +6,9 @@ python -m tfds_builders.synthetic_fashion.release NAME[/CONFIG] DIR --images=N [
 NAME[/CONFIG] is as in `prepare`; configs that read the same files share a layout. DIR gets the original file
 names, count and header lines, column-aligned rows and the pictures (unpacked, or with --zip as Img/img.zip),
 so a builder is exercised from the files a user would have, and SYNTHETIC.txt, by which `prepare` tells them
-from the benchmark. polyvore_outfits is written in one of several forms, which are the copies that there are
-(`outfit_release.py`). The last line printed is JSON with what was written.
+from the benchmark. deepfashion_parsing, deepfashion2, kfashion and coco_instances have json files; with
+--zip their pictures, or whole splits, are archives. polyvore_outfits is written in one of several forms,
+which are the copies that there are (`outfit_release.py`). The last line printed is JSON of what was written.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from tqdm import tqdm
 
 from tfds_builders.release import SYNTHETIC, ReleaseError
 from tfds_builders.synthetic_fashion import scene
+from tfds_builders.synthetic_fashion.instance_release import LAYOUTS as INSTANCE_LAYOUTS
+from tfds_builders.synthetic_fashion.instance_release import write_instances
 from tfds_builders.synthetic_fashion.layouts import LAYOUTS, Shot, Table, Taken
 from tfds_builders.synthetic_fashion.outfit_release import FORMS, write_outfits
 from tfds_builders.synthetic_fashion.records import in_order
@@ -32,7 +35,7 @@ from tfds_builders.synthetic_fashion.world import rng_of
 
 CHUNK = 8
 OUTFITS = "polyvore_outfits"
-NAMES = (*LAYOUTS, OUTFITS)
+NAMES = (*LAYOUTS, *INSTANCE_LAYOUTS, OUTFITS)
 SAME = {  # NAME/CONFIG → the layout that it reads
     "deepfashion_landmarks/original": "deepfashion_landmarks",
     "deepfashion_attributes": "deepfashion_attributes/coarse",
@@ -40,6 +43,7 @@ SAME = {  # NAME/CONFIG → the layout that it reads
     "deepfashion_inshop/original": "deepfashion_inshop",
     "deepfashion_consumer2shop/original": "deepfashion_consumer2shop",
     "deepfashion_consumer2shop/val_test": "deepfashion_consumer2shop",
+    **{f"{name}/original": name for name in INSTANCE_LAYOUTS},
     "polyvore_outfits/disjoint": OUTFITS,
     "polyvore_outfits/nondisjoint": OUTFITS,
 }
@@ -144,6 +148,8 @@ def write_release(
     try:
         if name == OUTFITS:
             written = write_outfits(root, images, seed, size, "zip" if packed else form, workers)
+        elif name in INSTANCE_LAYOUTS:
+            written = write_instances(name, root, images, seed, size, packed, workers)
         else:
             written = _write_benchmark(name, root, images, seed, size, packed, workers)
         (root / SYNTHETIC).write_text(MARK.format(name=name.partition("/")[0]))

@@ -44,6 +44,7 @@ class Picture(NamedTuple):
     height: int
     seen: tuple[Seen, ...]
     joints: np.ndarray  # [14 2] pixels of the (first) person, see `joints`
+    codes: np.ndarray  # [h w] uint8, what is seen where, see paint.py
 
 
 def _spread(
@@ -123,9 +124,14 @@ def bounds(mask: np.ndarray) -> np.ndarray:
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
 
 
+def _reduced(codes: np.ndarray) -> np.ndarray:
+    """The map at the size of the picture."""
+    return codes[1 :: paint.SUPERSAMPLE, 1 :: paint.SUPERSAMPLE]
+
+
 def _read(codes: np.ndarray, person: paint.Person, worn: paint.Worn) -> Seen:
     """Mask, box, landmarks and visibility of one garment."""
-    mask = codes[1 :: paint.SUPERSAMPLE, 1 :: paint.SUPERSAMPLE] // 16 == worn.number
+    mask = _reduced(codes) // 16 == worn.number
     pixels = paint.to_pixels(person.matrix, worn.garment.landmark)
     visibility = _visibility(codes, pixels, worn)
     landmark = (pixels / codes.shape[::-1]).astype(np.float32)
@@ -176,7 +182,7 @@ def single(
     cover = (closest - freedom * (0.5 if consumer else 0.4), closest)
     person = paint.Person(figure, worn, _spread(_outline(own.garment), rng, size, turn, cover, freedom))
     image, codes = _render(rng, size, [person], consumer)
-    return Picture(encode(image), *size, (_read(codes, person, own),), joints(person))
+    return Picture(encode(image), *size, (_read(codes, person, own),), joints(person), _reduced(codes))
 
 
 def _dressed(rng, items: list[Item], first: int) -> tuple[Figure, tuple[paint.Worn, ...]]:
@@ -215,4 +221,5 @@ def several(
     image, codes = _render(rng, size, persons, consumer)
     seen = tuple(_read(codes, person, worn) for person in persons for worn in person.worn)
     least = 0.002 * size[0] * size[1]
-    return Picture(encode(image), *size, tuple(s for s in seen if s.mask.sum() >= least), joints(persons[0]))
+    seen = tuple(found for found in seen if found.mask.sum() >= least)
+    return Picture(encode(image), *size, seen, joints(persons[0]), _reduced(codes))
