@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -12,13 +14,54 @@ Batch = dict[str, Any]
 Tree = Any
 
 
-class Context(NamedTuple):
-    """What a metric may need beyond the stream: the variables (a metric that projects embeddings) and whole
-    columns and tables of the split (outfits, questions)."""
+class Accumulator(Protocol):
+    """Reads an evaluation batch by batch and keeps what its figures need, never the images."""
 
-    params: Tree
-    model_state: Tree
-    column: Callable[[str], np.ndarray]  # as data.source.Split.column
+    def update(self, prediction: dict, batch: dict) -> None:
+        """One batch of this host, numpy [b …]; examples with `example_valid` False do not count."""
+
+    def result(self) -> dict[str, float]:
+        """{metric: value} over the whole split, the same on every host. Called once the stream has ended."""
+
+
+class Report(Protocol):
+    """What an evaluation shows beside its figures, from the same stream."""
+
+    def update(self, prediction: dict, batch: dict) -> None:
+        """As `Accumulator.update`, for what the metrics do not keep already."""
+
+    def panels(self) -> list:
+        """The panels of the page (reports.panels.Panel), examples in a bounded number."""
+
+    def artifacts(self) -> list[Path]:
+        """Writes the report's own files into `Context.out`, where there is one; → those that were written."""
+
+
+def _print_left_out(records: Iterable[int], reason: str) -> None:
+    print(f"warning: {reason}; evaluated without them", file=sys.stderr)
+
+
+class Context(NamedTuple):
+    """What metrics, baselines and reports read beside the stream. `inference.model.context` makes it."""
+
+    config: Any = None
+    params: Tree = None
+    model_state: Tree = None
+    dataset: str = ""  # full name of the dataset
+    split: str = ""
+    size: int = 0  # records of the split, unreadable ones included
+    labels: Mapping[str, Sequence] = {}  # the split's names
+    column: Callable[[str], np.ndarray] = None  # as data.source.Split.column
+    image: Callable[[int], np.ndarray] = None  # record → uint8 [h w 3] as the model sees it, read again
+    # → the model before it was trained: batch of this host → predictions
+    untrained: Callable[[], Callable[[Batch], dict]] = None
+    # at most n preprocessed examples of the training split, evenly spread; UserError where it is not prepared
+    training: Callable[[int], Iterable[dict]] = None
+    # rows of this host {name: array [n …]} → those of all hosts, ordered by `index`; a collective
+    gather: Callable[[dict], dict] = lambda rows: rows
+    # tells records that the metrics do not count, and why; may refuse by a UserError
+    leave_out: Callable[[Iterable[int], str], None] = _print_left_out
+    out: Path | None = None  # folder of a report's files; None where nothing is written
 
 
 class Task(NamedTuple):
@@ -32,7 +75,7 @@ class Task(NamedTuple):
         an example that could not be read) and `slot` [b] i32, the position in the global batch, so
         that random numbers do not depend on how many devices share it.
     predict: (params, model_state, batch) → {name: array [b …]}, in evaluation mode.
-    metrics: (iterable of (prediction, batch) numpy pairs, Context) → {metric name: float}.
+    metrics: Context → a fresh Accumulator of the task's metrics.
     sampler: column reader (feature name → array of the whole split) → data.samplers.Sampler: the positions of
         an epoch and (seed, position) → record index, a pure function, for tasks whose batches have an order
         of their own (triplets, identity-balanced, typed); None for a fresh shuffle each epoch.
@@ -42,7 +85,7 @@ class Task(NamedTuple):
     init: Callable[[Any, Batch], tuple[Tree, Tree]]
     loss: Callable[[Tree, Tree, Batch, Any], tuple[Any, tuple[Tree, dict]]]
     predict: Callable[[Tree, Tree, Batch], dict]
-    metrics: Callable[[Iterable[tuple[dict, dict]], Context], dict[str, float]]
+    metrics: Callable[[Context], Accumulator]
     sampler: Callable[[Callable[[str], np.ndarray]], Any] | None = None
 
 
@@ -88,12 +131,17 @@ class TaskEntry(NamedTuple):
     command: the command that takes users' photos to a model of the task: predict, search or outfit.
     unread_labels: labels of a dataset that no metric of the task reads, so that a checkpoint may be evaluated
         on a split whose names for them differ (those of training heads).
+    report: (Context, the Accumulator of the task's metrics) → Report; it may read what the metrics keep.
+    baselines: (Task, Context) → {name of reports.baselines.DEFINITIONS: Accumulator}, simple references on
+        the same stream under the same metric names.
     weights: how PyTorch weights are imported and exported; None where there are none.
     """
 
     make: Callable[[Any], Task]
     make_model: Callable[[Any], Any]
     definitions: Mapping[str, Mapping[str, str]]
+    report: Callable[[Context, Any], Report]
     command: str
+    baselines: Callable[[Task, Context], dict[str, Accumulator]] = lambda task, context: {}
     unread_labels: tuple[str, ...] = ()
     weights: Weights | None = None

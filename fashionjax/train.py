@@ -135,13 +135,12 @@ def _evaluate(
 ) -> dict[str, float]:
     """The finite metrics of the evaluation split, logged; damaged records are told and left out."""
 
-    def pairs():
-        for pair in inference.predictions(model, split, allow_missing=True, show_progress=False):
-            if cut_short():
-                raise _CutShort
-            yield pair
-
-    found = model.task.metrics(pairs(), inference.context(model, split))
+    measured = model.task.metrics(inference.context(model, split))
+    for prediction, batch in inference.predictions(model, split, allow_missing=True, show_progress=False):
+        if cut_short():
+            raise _CutShort
+        measured.update(prediction, batch)
+    found = measured.result()
     metrics = {name: value for name, value in found.items() if np.isfinite(value)}
     log.write(model.step, metrics, EVALUATIONS_FILE)
     best = model.config.best

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from runs import damaged_copy, run, train_to_its_end
 
-from fashionjax import evaluate
 from fashionjax.data import source
-from fashionjax.reports import baselines
 
 
 @pytest.fixture(scope="module")
@@ -106,21 +104,3 @@ def test_a_checkpoint_with_cut_off_files_is_one_line(workdir, tmp_path):
     done = run("evaluate", f"--checkpoint={tmp_path / 'run'}", "--step=20", f"--out={tmp_path / 'out'}")
     assert done.returncode == 2 and f"{tmp_path}/run/checkpoints/20: not a readable" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("retrieval", [False, True])
-def test_the_baselines_see_the_pictures_of_the_stream(retrieval):
-    """Both batches, in order, without padding: what a second reading of the records would give."""
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
-    valid = np.array([True, False, True, False, False, False])
-    batch = {"image": image, "example_valid": valid}
-    dark = batch | {"example_valid": ~valid}
-    none = batch | {"example_valid": np.zeros(6, bool)}
-    predicted = {"embedding" if retrieval else "logits": np.zeros((6, 3))}
-    seen, pairs = [], [(predicted, truth) for truth in (batch, none, dark)]
-    passed = list(evaluate._watched(iter(pairs), seen))
-    assert [id(truth) for _, truth in passed] == [id(truth) for _, truth in pairs]
-    order = image[[0, 2, 1, 3, 4, 5]]
-    small = [baselines.shrink(picture) for picture in order]
-    np.testing.assert_array_equal(seen, baselines.colour_histograms(order) if retrieval else small)

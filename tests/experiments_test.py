@@ -290,14 +290,17 @@ def test_two_steps_and_an_evaluation(name, data_dir, tmp_path):
     page = json.loads((tmp_path / "test" / "report.json").read_text())
     assert "Retrieval per category" in page["tables"] and "zoo/recall@k" not in page["metrics"]
     assert page["definitions"]["zoo/recall@5"].startswith("mean over queries of the share")
-    check_matches(json.loads((tmp_path / "test" / "matches.json").read_text()), result)
+    check_matches(read_lines(tmp_path / "test" / "matches.jsonl"), result)
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.open()]
 
 
 def check_outfits(result, out):
-    """The questions file holds what the metrics count, and the page has its panels."""
+    """The file of questions holds what the metrics count, and the page has its panels."""
     assert result["split"] == "test" and set(result["baselines"]) == {"colour_histogram", "untrained"}
-    written = json.loads((out / "questions.json").read_text())
-    questions, outfits = written["questions"], written["outfits"]
+    questions, outfits = (read_lines(out / name) for name in ("fill_in_blank.jsonl", "outfits.jsonl"))
     assert len(questions) == 8 and len(outfits) == 16
     right = [q["chosen"] in q["correct"] for q in questions]
     assert result["metrics"]["zoo/fill_in_blank"] == pytest.approx(100 * np.mean(right))
@@ -311,9 +314,9 @@ def check_outfits(result, out):
 
 def check_matches(matches, result):
     """Ids of queries and gallery; the share of queries with a match at 1 and 5 is the metric's."""
-    assert len(matches["queries"]) == 8 and matches["k"] == 12
+    assert len(matches) == 8
     right = []
-    for query in matches["queries"]:
+    for query in matches:
         assert query["id"].startswith("query/") and len(query["matches"]) == 12
         item = query["id"].split("/")[1]
         scores = [match["score"] for match in query["matches"]]

@@ -10,7 +10,9 @@ from experiments import attributes, common, landmarks
 from fashionjax import quirks, tasks
 from fashionjax.data import preprocess
 from fashionjax.errors import UserError
+from fashionjax.metrics import collect
 from fashionjax.ops.landmark_pool import landmark_pool
+from fashionjax.task import Context
 from fashionjax.tasks import supervised
 
 PLANE = np.add.outer(10 * np.arange(7.0), np.arange(7.0))[..., None].astype(np.float32)  # F[y, x] = 10 y + x
@@ -233,10 +235,17 @@ def test_s11_averages_every_20th_batch():
     truth = {"landmark": np.zeros((42, 1, 2)), "visibility": np.ones((42, 1)), "example_valid": np.ones(42)}
     config = config_with(landmarks, s11_every_20th_batch=True)
     config.zoo_test_batch = 2
-    pair = ({"landmark": predicted}, truth)
-    assert tasks.attributes.metrics(config, [pair], None)["zoo/landmark_ne"] == pytest.approx(0.2)
+    whole = [({"landmark": predicted}, truth)]
+    parts = [
+        ({"landmark": predicted[rows]}, {name: values[rows] for name, values in truth.items()})
+        for rows in (slice(0, 5), slice(5, 23), slice(23, 42))  # of other sizes than the zoo's batches
+    ]
+    for pairs in (whole, parts):
+        found = collect.measure(tasks.attributes.metrics(config, Context()), pairs)
+        assert found["zoo/landmark_ne"] == pytest.approx(0.2)
     config.faithful.s11_every_20th_batch = False
-    assert tasks.attributes.metrics(config, [pair], None)["zoo/landmark_ne"] == pytest.approx(np.mean(error))
+    found = collect.measure(tasks.attributes.metrics(config, Context()), parts)
+    assert found["zoo/landmark_ne"] == pytest.approx(np.mean(error))
 
 
 def test_s14_trains_on_the_mean_probability():

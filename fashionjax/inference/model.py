@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -16,7 +17,7 @@ from fashionjax import quirks, tasks
 from fashionjax.data import pipeline
 from fashionjax.data.source import Joined, Split
 from fashionjax.errors import UserError
-from fashionjax.runtime import checkpoint, parallel, progress, state
+from fashionjax.runtime import checkpoint, datasets, parallel, progress, state
 from fashionjax.task import Batch, Context, Task, Tree
 
 
@@ -52,16 +53,78 @@ def run(model: Model, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return parallel.fetch(outputs, model.config.parallel)
 
 
-def context(model: Model, split: Split | Joined) -> Context:
-    """What the task's metrics read beside the predictions over `split`."""
-    return Context(model.params, model.model_state, split.column)
+def context(
+    model: Model,
+    split: Split | Joined,
+    *,
+    allow_missing: bool = True,
+    out: Path | None = None,
+    left_out: set[int] | None = None,
+) -> Context:
+    """What metrics, baselines and reports read beside the predictions over `split`.
+
+    Records that a metric cannot count are an error, or with `allow_missing` a warning; their indices go into
+    `left_out`. `out` is the folder of a report's files.
+    """
+    told = set() if left_out is None else left_out
+
+    def leave_out(records: Iterable[int], reason: str) -> None:
+        records = {int(record) for record in records}
+        if not allow_missing:
+            name = f"{split.dataset}/{split.name}"
+            raise UserError(f"{name}: {reason}; pass --allow_missing to evaluate the others")
+        if not records <= told:
+            print(f"warning: {reason}; evaluated without them", file=sys.stderr)
+        told.update(records)
+
+    return Context(
+        model.config,
+        model.params,
+        model.model_state,
+        split.dataset,
+        split.name,
+        len(split),
+        split.labels,
+        split.column,
+        image=lambda record: pipeline.read(split, model.task.preprocess, record)["image"],
+        untrained=lambda: _untrained(model),
+        training=lambda count: _training(model, count),
+        gather=parallel.gather_rows,
+        leave_out=leave_out,
+        out=out,
+    )
+
+
+def _untrained(model: Model) -> Callable[[Batch], dict]:
+    """The same network before training: batch of this host → predictions. Initialised at the first batch."""
+    fresh: list[Model] = []
+
+    def predict(batch: Batch) -> dict:
+        if not fresh:
+            image = {"image": np.asarray(batch["image"])[:1]}
+            variables = jax.jit(model.task.init)(state.initial_key(model.config.seed), image)
+            params, model_state = parallel.replicate(variables, model.mesh)
+            fresh.append(model._replace(params=params, model_state=model_state))
+        return run(fresh[0], batch)
+
+    return predict
+
+
+def _training(model: Model, count: int) -> Iterator[dict]:
+    """At most `count` readable examples of the training split, evenly spread and preprocessed."""
+    split = datasets.open_split(model.config, model.config.train_split)
+    chosen = np.linspace(0, len(split) - 1, min(len(split), count)).round().astype(np.int64)
+    for index in np.unique(chosen):
+        example = pipeline.read(split, model.task.preprocess, int(index))
+        if example is not None:
+            yield example
 
 
 def predictions(
     model: Model, split: Split | Joined, *, allow_missing: bool = False, show_progress: bool = True
 ) -> Iterator[tuple[dict, dict]]:
-    """(prediction, batch) numpy pairs [b …] over the whole split, in batches of `config.batch_size`,
-    padded to a whole number of rows per device.
+    """(prediction, batch) numpy pairs [b …] over the whole split, in batches of `config.batch_size`, padded
+    to a whole number of rows per device; each host sees its own share.
 
     Padding and unreadable records are marked by `example_valid` False. Records that cannot be read are named
     and then an error, or with `allow_missing` a warning.
@@ -80,12 +143,12 @@ def predictions(
             why = pipeline.why_damaged(split, model.task.preprocess, int(index))
             print(f"warning: damaged record {why}", file=sys.stderr)
         outputs = parallel.fetch(model.predict_step(model.params, model.model_state, batch), config.parallel)
-        truth = host_batch if process[1] == 1 else parallel.fetch(batch, config.parallel)
-        broken += pipeline.damaged(truth).tolist()  # of all hosts, so that all of them stop or none
+        broken += pipeline.damaged(host_batch).tolist()
         seen = min(seen + config.batch_size, len(split))
         if show_progress:
             _progress(seen, len(split), started)
-        yield outputs, truth
+        yield outputs, host_batch
+    broken = [index for part in parallel.gather(broken) for index in part]  # all hosts stop or none
     if not broken:
         return
     told = f"{split.dataset}/{split.name}: {len(broken)} of {len(split)} records cannot be read (named above)"

@@ -76,7 +76,7 @@ def _checked(score, target, what):
 def top_indices(score, k: int) -> np.ndarray:
     """score [n a] -> the k best classes per row [n min(k, a)], best first; lower index first among equals."""
     order = [
-        np.argsort(-rows, axis=1, kind="stable")[:, :k]
+        np.argsort(-rows, axis=1, kind="stable")[:, :k].copy()  # a view would keep all columns
         for rows in np.array_split(score, max(1, len(score) // 2048))
     ]
     return np.concatenate(order)
@@ -212,16 +212,41 @@ def attribute_metrics(score, target, ks=(3, 5, 10), threshold: float = 0.0) -> d
     return result
 
 
+def category_rows(score, label, k: int = 5) -> dict[str, np.ndarray]:
+    """score [n c], label [n] int -> what category metrics need of each example: category i32, the true one;
+    category_predicted i32; category_place i32, the place of the true one among the k highest scores, k where
+    it is not there; category_probability f64, the softmax of the predicted one, NaN where a score is not
+    finite.
+    """
+    score, label = np.asarray(score, np.float64), np.asarray(label, np.int32)
+    finite = np.isfinite(score).all(axis=1)
+    score = np.where(finite[:, None], score, 0.0)
+    top = top_indices(score, k)
+    hit = top == label[:, None]
+    share = np.exp(score - score.max(axis=1, keepdims=True))
+    return {
+        "category": label,
+        "category_predicted": top[:, 0].astype(np.int32),
+        "category_place": np.where(hit.any(axis=1), hit.argmax(axis=1), k).astype(np.int32),
+        "category_probability": np.where(finite, share.max(axis=1) / share.sum(axis=1), np.nan),
+    }
+
+
+def category_metrics_of(rows, classes: int, ks=(1, 3, 5)) -> dict[str, float]:
+    """`category_rows` of a whole split, of so many classes -> every category metric."""
+    label, place, probability = (rows[f"category{part}"] for part in ("", "_place", "_probability"))
+    if not np.isfinite(probability).all():
+        row = int(np.flatnonzero(~np.isfinite(probability))[0])
+        raise UserError(f"category scores of example {row} are not finite; the model has diverged")
+    result = {f"standard/category_top{k}": float((place < k).mean()) for k in (1, 5)}
+    for k in ks:
+        tp, fn = (np.bincount(label[found], minlength=classes) for found in (place < k, place >= k))
+        recall = macro_recall(tp, fn)
+        result |= {f"zoo/category_recall@{k}": 100 * recall, f"standard/category_macro_recall@{k}": recall}
+    return result
+
+
 def category_metrics(score, label, ks=(1, 3, 5)) -> dict[str, float]:
     """score [n c], label [n] int -> every category metric."""
     score, label = _checked(score, label, "category")
-    top = top_indices(score, max(*ks, 5))
-    hit = top == label[:, None]
-    result = {
-        "standard/category_top1": float(hit[:, :1].any(axis=1).mean()),
-        "standard/category_top5": float(hit[:, :5].any(axis=1).mean()),
-    }
-    for k in ks:
-        recall = macro_recall(*category_counts(score, label, k, top))
-        result |= {f"zoo/category_recall@{k}": 100 * recall, f"standard/category_macro_recall@{k}": recall}
-    return result
+    return category_metrics_of(category_rows(score, label, max(*ks, 5)), score.shape[1], ks)

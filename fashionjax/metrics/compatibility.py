@@ -7,10 +7,17 @@ items that go together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from fashionjax.errors import UserError
+from fashionjax.metrics import classification
+from fashionjax.metrics.collect import Rows
+
+PRECISIONS = (np.float64, np.float32)  # of Scores
 
 DEFINITIONS = {
     "zoo/compatibility_auc": (
@@ -183,3 +190,128 @@ def type_pair_table(distance, label, first_type, second_type) -> list[dict]:
 
 def _mean(values: np.ndarray) -> float:
     return float(np.mean(values, dtype=np.float64)) if len(values) else float("nan")
+
+
+# ------------------------------------------------------------------------------ the stream
+class Scores(NamedTuple):
+    """Compatibilities, added up in double precision and, as upstream, in single precision."""
+
+    double: Any
+    single: Any
+
+
+class Scorer(NamedTuple):
+    """Comparisons of embedded items: embedding f32 [n d], category i32 [n]; sets are arrays of rows.
+
+    pairs     (embedding, category, first [p], second [p]) → distance f32 [p], lower is better
+    outfits   (embedding, category, sets) → Scores of arrays [s], higher is better; NaN for a single item
+    answers   (embedding, category, questions, answers) → Scores of lists, an array per question
+    """
+
+    pairs: Callable
+    outfits: Callable
+    answers: Callable
+
+
+class Items(NamedTuple):
+    """The items of a split by record: embedding f32 [n d], category i32 [n]; known [n] False: not read."""
+
+    embedding: np.ndarray
+    category: np.ndarray
+    known: np.ndarray
+
+
+def items(predicted: dict, truth: dict, n: int) -> Items:
+    """The stream's arrays at their records' places."""
+    rows = truth["index"]
+    embedding = np.zeros((n, predicted["embedding"].shape[1]), np.float32)
+    embedding[rows] = predicted["embedding"]
+    if not np.isfinite(embedding).all():
+        bad = int(np.argmax(~np.isfinite(embedding).all(axis=1)))
+        raise UserError(f"the embedding of record {bad} is not finite; the model diverged")
+    category, known = np.zeros(n, np.int32), np.zeros(n, bool)
+    category[rows], known[rows] = truth["category"], True
+    return Items(embedding, category, known)
+
+
+class OutfitScores(NamedTuple):
+    """Outfits and questions with what a scorer says of them; those with unread items are left out.
+
+    outfit, question, answer: lists of row arrays; label [s], correct: 0/1; score [s] and answer_score, as
+    answer, in double precision, zoo_* in single precision.
+    """
+
+    outfit: Sequence[np.ndarray]
+    label: np.ndarray
+    score: np.ndarray
+    question: Sequence[np.ndarray]
+    answer: Sequence[np.ndarray]
+    correct: Sequence[np.ndarray]
+    answer_score: Sequence[np.ndarray]
+    zoo_score: np.ndarray
+    zoo_answer_score: Sequence[np.ndarray]
+
+
+def evaluate_outfits(scorer: Scorer, found: Items, column: Callable[[str], np.ndarray]) -> OutfitScores:
+    """Every outfit and question of the split, scored."""
+    outfit, label = column("compatibility"), np.asarray(column("compatibility_label"))
+    question, answer, correct = (list(column(name)) for name in ("question", "answer", "correct"))
+    kept = [i for i, rows in enumerate(outfit) if found.known[rows].all()]
+    asked = [
+        q for q in range(len(question)) if found.known[question[q]].all() and found.known[answer[q]].all()
+    ]
+    outfit, label = [outfit[i] for i in kept], label[kept]
+    question, answer, correct = ([part[q] for q in asked] for part in (question, answer, correct))
+    score = scorer.outfits(found.embedding, found.category, outfit)
+    answers = scorer.answers(found.embedding, found.category, question, answer)
+    return OutfitScores(
+        outfit,
+        label,
+        score.double,
+        question,
+        answer,
+        correct,
+        answers.double,
+        score.single,
+        answers.single,
+    )
+
+
+def metrics_of(judged: OutfitScores) -> dict[str, float]:
+    """AUC and fill-in-the-blank of what was judged."""
+    auc = auc_metrics(judged.score, judged.label, judged.zoo_score)
+    return auc | fill_in_blank_metrics(judged.answer_score, judged.correct, judged.zoo_answer_score)
+
+
+class OutfitMetrics:
+    """The accumulator of outfits: keeps embedding f32 [d] and category of each item, and of a type head
+    where the true type ranks. `scorer` compares the items; `context.column` gives the split's outfits and
+    questions.
+    """
+
+    def __init__(self, context, scorer: Scorer, *, type_head: bool = True):
+        self.context, self.scorer, self.type_head = context, scorer, type_head
+        self.rows, self.types = Rows(context.gather), 0
+
+    def update(self, prediction: dict, batch: dict) -> None:
+        kept = {"embedding": np.asarray(prediction["embedding"], np.float32), "category": batch["category"]}
+        if self.type_head and "category_logits" in prediction:
+            self.types = np.shape(prediction["category_logits"])[1]
+            kept |= classification.category_rows(prediction["category_logits"], batch["category"])
+        self.rows.add(batch, kept)
+
+    def items(self) -> Items:
+        """The items by record."""
+        rows = self.rows.whole()
+        return items(rows, rows, len(self.context.column("category")))
+
+    @functools.cached_property
+    def judged(self) -> OutfitScores:
+        """What the scorer says of the split's outfits and questions."""
+        return evaluate_outfits(self.scorer, self.items(), self.context.column)
+
+    def result(self) -> dict[str, float]:
+        result = metrics_of(self.judged)
+        if self.types:
+            result |= classification.category_metrics_of(self.rows.whole(), self.types)
+        return result

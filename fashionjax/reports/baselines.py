@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 
 from fashionjax.errors import UserError
 from fashionjax.metrics import classification, landmarks
+from fashionjax.metrics.collect import Rows
 
 SIDE = 24  # pixels of the pictures that the linear model sees
 TRAIN_CAP = 6000  # training examples that are used at most
@@ -56,24 +59,89 @@ def shrink(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
-def baselines(train: Mapping[str, np.ndarray], test: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """Arrays of two splits → {baseline: {metric: value, "train_examples": n}}.
+def labelled(task, context) -> dict[str, Fitted]:
+    """The baselines of tasks on labelled images, by the labels of the training split; {} without one."""
+    try:
+        train = gather(context.training(TRAIN_CAP))
+    except UserError as error:
+        print(f"no baselines: {error}", file=sys.stderr)
+        return {}
+    return fit(train, context.gather)
 
-    Goes by the labels that both have: category [n] int, attribute [n a] 0/1, landmark [n k 2] with visibility
-    [n k] (1 = visible); image uint8 [n h w 3] for `linear_pixels`. Training arrays beyond TRAIN_CAP are
-    thinned evenly.
+
+def fit(train: Mapping[str, np.ndarray], gather_rows=lambda rows: rows) -> dict[str, Fitted]:
+    """Arrays of training examples as `gather` makes them → an accumulator for each baseline that they allow.
+
+    Goes by the labels that training and test examples both have: category [n] int, attribute [n a] 0/1,
+    landmark [n k 2] with visibility [n k] (1 = visible); image uint8 [n h w 3] for `linear_pixels`. Beyond
+    TRAIN_CAP examples are thinned evenly.
     """
     count = min(len(value) for value in train.values()) if train else 0
-    if not count or not test or not min(len(value) for value in test.values()):
-        raise UserError("baselines need examples of a training and a test split; one of them is empty")
+    if not count:
+        raise UserError("baselines need examples of a training split; it is empty")
     chosen = spread(count)
     train = {name: np.asarray(value)[chosen] for name, value in train.items()}
-    found = {
-        "majority": _majority(train, test),
-        "linear_pixels": _linear_pixels(train, test),
-        "mean_landmark": _mean_landmark(train, test),
+    fitted = {
+        "majority": _majority(train),
+        "linear_pixels": _linear_pixels(train),
+        "mean_landmark": _mean_landmark(train),
     }
-    return {name: values | {"train_examples": len(chosen)} for name, values in found.items() if values}
+    return {name: Fitted(predict, len(chosen), gather_rows) for name, predict in fitted.items() if predict}
+
+
+class Fitted:
+    """The accumulator of a fitted baseline: `predict` (batch → scores as a model's predictions).
+
+    Its result also has `train_examples`; it is empty where the test examples lack the labels. Kept of an
+    example: its attribute scores f64 (none where all are equal), whether its category is right, its
+    distances.
+    """
+
+    def __init__(
+        self, predict: Callable[[Mapping], dict], train_examples: int, gather_rows=lambda rows: rows
+    ):
+        self.predict, self.train_examples = predict, train_examples
+        self.rows, self.constant = Rows(gather_rows), None
+
+    def update(self, prediction: dict, batch: dict) -> None:
+        found, kept = self.predict(batch), {}
+        if "category_logits" in found and "category" in batch:
+            top = classification.top_indices(found["category_logits"], 1)[:, 0]
+            kept["right"] = top == batch["category"]
+        if "attribute_logits" in found and "attribute" in batch:
+            kept["attribute"] = batch["attribute"]
+            if found["attribute_logits"].ndim == 1:
+                self.constant = found["attribute_logits"]
+            else:
+                kept["attribute_score"] = found["attribute_logits"]
+        if "landmark" in found and "landmark" in batch:
+            kept["distance"] = landmarks.distances(found["landmark"], batch["landmark"])
+            kept["seen"] = np.asarray(batch["visibility"]) > 0.5
+        self.rows.add(batch, kept)
+
+    def result(self) -> dict[str, float]:
+        rows, result = self.rows.whole(), {}
+        if "right" in rows:
+            result["standard/category_top1"] = float(rows["right"].mean())
+        if "attribute" in rows:
+            result |= self._attribute_map(rows)
+        if "distance" in rows and rows["seen"].any():
+            result["standard/landmark_ne_visible"] = float(rows["distance"][rows["seen"]].mean())
+        return result and result | {"train_examples": self.train_examples}
+
+    def _attribute_map(self, rows: Mapping) -> dict[str, float]:
+        """Nothing where no attribute has a positive."""
+        target = rows["attribute"]
+        score = rows.get("attribute_score")
+        score = np.broadcast_to(self.constant, target.shape) if score is None else score
+        precision = classification.per_attribute_ap(score, target)
+        defined = precision[np.isfinite(precision)]
+        return {"standard/attribute_map": float(defined.mean())} if len(defined) else {}
+
+
+def colours(prediction: Mapping, batch: Mapping) -> dict[str, np.ndarray]:
+    """The prediction of `colour_histogram`: embedding f32 [b BINS³]."""
+    return {"embedding": colour_histograms(np.asarray(batch["image"]))}
 
 
 def colour_histograms(pictures: Iterable[np.ndarray]) -> np.ndarray:
@@ -86,50 +154,62 @@ def colour_histograms(pictures: Iterable[np.ndarray]) -> np.ndarray:
     return np.stack(rows)
 
 
-def _majority(train: Mapping, test: Mapping) -> dict[str, float]:
-    result = {}
-    if "category" in train and "category" in test:
-        counts = np.bincount(train["category"], minlength=_classes(train, test))
-        score = np.broadcast_to(counts.astype(np.float64), (len(test["category"]), len(counts)))
-        result |= _category(score, test)
-    if "attribute" in train and "attribute" in test:
-        prevalence = classification.prevalence(train["attribute"])
-        result |= _attribute(np.broadcast_to(prevalence, test["attribute"].shape), test)
-    return result
+def _majority(train: Mapping) -> Callable | None:
+    scores = {}
+    if "category" in train:
+        scores["category_logits"] = np.bincount(train["category"]).astype(np.float64)
+    if "attribute" in train:
+        scores["attribute_logits"] = classification.prevalence(train["attribute"])
+
+    def predict(batch: Mapping) -> dict:
+        counts = scores.get("category_logits")
+        if counts is None:
+            return scores
+        return scores | {
+            "category_logits": np.broadcast_to(counts, (len(batch["example_valid"]), len(counts)))
+        }
+
+    return predict if scores else None
 
 
-def _linear_pixels(train: Mapping, test: Mapping) -> dict[str, float]:
+def _linear_pixels(train: Mapping) -> Callable | None:
     """Category and attributes share one Gram matrix of the pixels; each chooses its own strength."""
-    columns, measures = [], []
-    if "category" in train and "category" in test:
-        columns.append(np.eye(_classes(train, test))[train["category"]])
-        measures.append(_category)
-    if "attribute" in train and "attribute" in test:
+    columns, names = [], []
+    if "category" in train:
+        columns.append(np.eye(int(train["category"].max()) + 1)[train["category"]])
+        names.append("category")
+    if "attribute" in train:
         columns.append(np.asarray(train["attribute"], np.float64))
-        measures.append(_attribute)
-    if not columns or "image" not in train or "image" not in test:
-        return {}
+        names.append("attribute")
+    if not columns or "image" not in train:
+        return None
     x, y = _pixels(train["image"]), np.concatenate(columns, axis=1)
     ends = np.cumsum([column.shape[1] for column in columns])[:-1]
-    held_out = np.arange(len(x)) % 5 == 4
-    strengths = _best_strengths(x, y, ends, measures, held_out, train)
-    result, fit, x_test = {}, ridge(x, y), _pixels(test["image"])
-    for part, (measure, strength) in enumerate(zip(measures, strengths, strict=True)):
-        result |= measure(np.split(fit(x_test, strength), ends, axis=1)[part], test)
-    return result
+    strengths = _best_strengths(x, y, ends, names, np.arange(len(x)) % 5 == 4, train)
+    fit = ridge(x, y)
+
+    def predict(batch: Mapping) -> dict:
+        pixels = _pixels(batch["image"])
+        parts = (np.split(fit(pixels, strength), ends, axis=1) for strength in strengths)
+        return {f"{name}_logits": part[i] for i, (name, part) in enumerate(zip(names, parts, strict=True))}
+
+    return predict
 
 
-def _best_strengths(x, y, ends, measures, held_out, train: Mapping) -> list[float]:
-    """For each measure the strength that is best on the held-out fifth, fitted on the rest."""
+def _best_strengths(x, y, ends, names, held_out, train: Mapping) -> list[float]:
+    """For each label the strength that is best on the held-out fifth, fitted on the rest."""
     if not held_out.any():
-        return [1e-2] * len(measures)
+        return [1e-2] * len(names)
     fit = ridge(x[~held_out], y[~held_out])
-    truth = {name: train[name][held_out] for name in ("category", "attribute") if name in train}
+    truth = {name: train[name][held_out] for name in names} | {"example_valid": held_out[held_out]}
     scores = []
     for strength in STRENGTHS:
         parts = np.split(fit(x[held_out], strength), ends, axis=1)
-        values = [measure(part, truth) for measure, part in zip(measures, parts, strict=True)]
-        scores.append([next(iter(value.values()), 0.0) for value in values])
+        scores.append([])
+        for name, part in zip(names, parts, strict=True):
+            measured = Fitted(lambda batch, key=f"{name}_logits", part=part: {key: part}, len(x))
+            measured.update({}, truth)
+            scores[-1].append(next(iter(measured.result().values()), 0.0))
     return [float(STRENGTHS[i]) for i in np.argmax(scores, axis=0)]
 
 
@@ -147,43 +227,29 @@ def ridge(x: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray, float], np.ndar
     aim = x.T @ y if primal else y
     scale = max(float(np.trace(gram)) / len(gram), 1e-12)
 
-    def predict(x_new: np.ndarray, strength: float) -> np.ndarray:
+    @functools.cache
+    def weights(strength: float) -> np.ndarray:
         weight = np.linalg.solve(gram + strength * scale * np.eye(len(gram)), aim)
-        weight = weight if primal else x.T @ weight
-        return (np.asarray(x_new, np.float64) - mean_x) @ weight + mean_y
+        return weight if primal else x.T @ weight
+
+    def predict(x_new: np.ndarray, strength: float) -> np.ndarray:
+        return (np.asarray(x_new, np.float64) - mean_x) @ weights(strength) + mean_y
 
     return predict
 
 
-def _mean_landmark(train: Mapping, test: Mapping) -> dict[str, float]:
-    if any(name not in split for name in ("landmark", "visibility") for split in (train, test)):
-        return {}
+def _mean_landmark(train: Mapping) -> Callable | None:
+    if "landmark" not in train or "visibility" not in train:
+        return None
     seen = np.asarray(train["visibility"], np.float64) > 0.5
     total = np.where(seen[..., None], train["landmark"], 0.0).sum(0)
     times = seen.sum(0)[:, None]
-    mean = np.where(times > 0, total / np.maximum(times, 1), 0.5)  # a slot never seen: the picture's centre
-    truth, visible = np.asarray(test["landmark"], np.float64), np.asarray(test["visibility"]) > 0.5
-    if not visible.any():
-        return {}
-    name = "standard/landmark_ne_visible"
-    prediction = np.broadcast_to(mean, truth.shape)
-    return {name: landmarks.landmark_metrics(prediction, truth, visible)[name]}
+    mean = np.where(times > 0, total / np.maximum(times, 1), 0.5)  # a slot never seen: the image's centre
 
+    def predict(batch: Mapping) -> dict:
+        return {"landmark": np.broadcast_to(mean, np.shape(batch["landmark"]))} if "landmark" in batch else {}
 
-def _category(score: np.ndarray, truth: Mapping) -> dict[str, float]:
-    name = "standard/category_top1"
-    return {name: classification.category_metrics(score, truth["category"])[name]}
-
-
-def _attribute(score: np.ndarray, truth: Mapping) -> dict[str, float]:
-    """Nothing where no attribute has a positive."""
-    precision = classification.per_attribute_ap(score, truth["attribute"])
-    defined = precision[np.isfinite(precision)]
-    return {"standard/attribute_map": float(defined.mean())} if len(defined) else {}
-
-
-def _classes(train: Mapping, test: Mapping) -> int:
-    return int(max(train["category"].max(), test["category"].max())) + 1
+    return predict
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:

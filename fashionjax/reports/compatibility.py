@@ -3,27 +3,22 @@ some, a table per pair of types, and what colours or an untrained network would 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from fashionjax import files, quirks
 from fashionjax.data import photo
-from fashionjax.data.source import Split
-from fashionjax.inference import model as inference
-from fashionjax.metrics import collect, compatibility
-from fashionjax.ops.type_spaces import Spaces
-from fashionjax.reports import draw
+from fashionjax.metrics import compatibility
+from fashionjax.reports import attributes, draw
 from fashionjax.reports.panels import Bars, Curve, Images, Panel, Table, Tiles
-from fashionjax.runtime.state import initial_key
-from fashionjax.tasks.compatibility import make_scorer, scoring
 
-FILE = "questions.json"
+FILES = ("fill_in_blank.jsonl", "outfits.jsonl", "type_pairs.jsonl")
 SHOWN = 12  # questions in a grid
 MEANS = ("mean_real", "mean_artificial", "auc")  # of a row of the table of type pairs
 
@@ -31,59 +26,49 @@ MEANS = ("mean_real", "mean_artificial", "auc")  # of a row of the table of type
 class Found(NamedTuple):
     """The items of a split, what was said of its outfits and questions, by whom, and the types' names."""
 
-    items: scoring.Items
-    scorer: scoring.Scorer
-    judged: scoring.OutfitScores
+    items: compatibility.Items
+    scorer: compatibility.Scorer
+    judged: compatibility.OutfitScores
     types: Sequence[str]
 
 
-def is_outfits(split: Split, predicted: dict) -> bool:
-    """Whether a split has outfits and the model embeds their items."""
-    return "embedding" in predicted and "type_space" in split.labels
+class OutfitReport:
+    """`metrics` is the OutfitMetrics of the same stream, whose items and scores are shown."""
+
+    def __init__(self, context, metrics: compatibility.OutfitMetrics):
+        self.context, self.metrics = context, metrics
+
+    def update(self, prediction: dict, batch: dict) -> None:
+        """Nothing beyond what the metrics keep."""
+
+    @functools.cached_property
+    def found(self) -> Found:
+        metrics = self.metrics
+        return Found(metrics.items(), metrics.scorer, metrics.judged, self.context.labels["category"])
+
+    def panels(self) -> list[Panel]:
+        context, rows = self.context, self.metrics.rows.whole()
+        result = panels(context.config, self.found, context.image)
+        if self.metrics.types:
+            result += attributes.category_panels(context, rows, self.found.types)
+        return result
+
+    def artifacts(self) -> list[Path]:
+        """fill_in_blank.jsonl, outfits.jsonl and type_pairs.jsonl."""
+        return (
+            write(self.context.out, self.found, self.context.column("image_id")) if self.context.out else []
+        )
 
 
-def find(model: inference.Model, split: Split, predicted: dict, truth: dict) -> Found:
-    """The scores behind the metrics."""
-    items = scoring.items(predicted, truth, len(split))
-    scorer = make_scorer(model.config, model.params)
-    judged = scoring.evaluate_outfits(scorer, items, split.column)
-    return Found(items, scorer, judged, split.labels["category"])
+def write(out: str | os.PathLike, found: Found, ids: Sequence[str]) -> list[Path]:
+    """Three files in OUT, one object a line; `ids` name the records:
 
-
-def baselines(model: inference.Model, split: Split, truth: dict, colours: np.ndarray) -> dict:
-    """Euclidean distance, in no type space, between colour histograms [n bins] (rows as in `truth`), and
-    between the embeddings of the same network before training."""
-    fresh = jax.jit(model.task.init)(initial_key(model.config.seed), _pictures(model, split))
-    untrained = model._replace(params=fresh[0], model_state=fresh[1])
-    embedded, rows = collect.collect(
-        inference.predictions(untrained, split, allow_missing=True, show_progress=False)
-    )
-    return {
-        "colour_histogram": _plain(split, {"embedding": colours}, truth),
-        "untrained": _plain(split, embedded, rows),
-    }
-
-
-def _plain(split: Split, predicted: dict, truth: dict) -> dict[str, float]:
-    items = scoring.items(predicted, truth, len(split))
-    types = split.labels["category"]
-    scorer = scoring.pair_scorer(Spaces(), np.zeros((len(types), len(types)), np.int32), types)
-    return scoring.outfit_metrics(scoring.evaluate_outfits(scorer, items, split.column))
-
-
-def _pictures(model: inference.Model, split: Split) -> dict:
-    """One record as the device sees it."""
-    example = model.task.preprocess(split[0], None)
-    return {"image": np.asarray(example["image"])[None]}
-
-
-def write(out: str | os.PathLike, found: Found, ids: Sequence[str]) -> Path:
-    """OUT/questions.json: {"questions": [{"question", "answers", "scores", "chosen", "correct"}],
-    "outfits": [{"items", "label", "score"}], "type_pairs": [{"types", "n_real", "n_artificial",
-    "mean_real", "mean_artificial", "auc"}]}; `ids` name the records; chosen and correct are places
-    among the answers."""
+    fill_in_blank.jsonl: {"question", "answers", "scores", "chosen", "correct"}, the last two as places among
+    the answers; outfits.jsonl: {"items", "label", "score"}; type_pairs.jsonl: {"types", "n_real",
+    "n_artificial", "mean_real", "mean_artificial", "auc"}.
+    """
     judged = found.judged
-    questions = [
+    blanks = (
         {
             "question": [ids[row] for row in question],
             "answers": [ids[row] for row in answers],
@@ -94,20 +79,20 @@ def write(out: str | os.PathLike, found: Found, ids: Sequence[str]) -> Path:
         for question, answers, right, scores in zip(
             judged.question, judged.answer, judged.correct, judged.answer_score, strict=True
         )
-    ]
-    outfits = [
+    )
+    outfits = (
         {"items": [ids[row] for row in rows], "label": int(label), "score": _number(score)}
         for rows, label, score in zip(judged.outfit, judged.label, judged.score, strict=True)
-    ]
-    path = Path(out) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pairs = [
+    )
+    pairs = (
         row | {"types": [found.types[t] for t in row["types"]]} | {key: _number(row[key]) for key in MEANS}
         for row in type_pairs(found)
-    ]
-    result = {"questions": questions, "outfits": outfits, "type_pairs": pairs}
-    files.write_text(path, json.dumps(result, indent=1) + "\n")
-    return path
+    )
+    written = []
+    for name, lines in zip(FILES, (blanks, outfits, pairs), strict=True):
+        written.append(Path(out) / name)
+        files.write_lines(written[-1], (json.dumps(line) + "\n" for line in lines))
+    return written
 
 
 def _number(score: float) -> float | None:
@@ -115,7 +100,7 @@ def _number(score: float) -> float | None:
 
 
 # ------------------------------------------------------------------------------ panels
-def panels(config, found: Found, split: Split, images: Callable[[int], np.ndarray]) -> list[Panel]:
+def panels(config, found: Found, images: Images) -> list[Panel]:
     """Grids of questions, the ROC curve, accuracy per type of the blank, a table per pair of types.
 
     `images` gives the picture of a record.
@@ -154,13 +139,13 @@ def variant_name(config) -> str:
     return f"type spaces by {space}, {'learned metric' if config.model.metric else 'Euclidean distance'}"
 
 
-def _lost(judged: scoring.OutfitScores, q: int) -> float:
+def _lost(judged: compatibility.OutfitScores, q: int) -> float:
     """How far the right answer is behind the chosen one."""
     scores, right = np.asarray(judged.answer_score[q]), np.asarray(judged.correct[q], bool)
     return float(scores.max() - scores[right].max()) if right.any() else 0.0
 
 
-def _grid(title: str, chosen: np.ndarray, judged: scoring.OutfitScores, images: Images) -> Tiles:
+def _grid(title: str, chosen: np.ndarray, judged: compatibility.OutfitScores, images: Images) -> Tiles:
     tiles = []
     for q in chosen:
         question, answers, scores = judged.question[q], judged.answer[q], judged.answer_score[q]
@@ -185,7 +170,7 @@ def _grid(title: str, chosen: np.ndarray, judged: scoring.OutfitScores, images: 
 
 
 def _by_blank(
-    judged: scoring.OutfitScores, credit: np.ndarray, category: np.ndarray, names: Sequence[str]
+    judged: compatibility.OutfitScores, credit: np.ndarray, category: np.ndarray, names: Sequence[str]
 ) -> Bars:
     """Accuracy per type of the right answer."""
     blank = np.asarray(

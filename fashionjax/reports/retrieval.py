@@ -3,9 +3,9 @@ query, a picture grid of queries with their top five, a table per category."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,65 +13,64 @@ import numpy as np
 
 from fashionjax import files
 from fashionjax.data import photo
-from fashionjax.data.source import Joined, Split
-from fashionjax.errors import UserError
 from fashionjax.metrics import retrieval
+from fashionjax.metrics.retrieval import Ranking, rank
 from fashionjax.reports import draw
 from fashionjax.reports.panels import Bars, Curve, Images, Panel, Table, Tiles
-from fashionjax.tasks.retrieval import QUERY, Ranking, matched, rank
 
-FILE = "matches.json"
+FILE = "matches.jsonl"
 SAVED, SHOWN, QUERIES = 20, 5, 12  # matches kept for a query, matches and queries in a grid
-TOLD = 5  # queries named in one line
 
 
-def is_retrieval(predicted: dict, truth: dict) -> bool:
-    """Whether the arrays of an evaluation are embeddings of queries and a gallery."""
-    return "embedding" in predicted and "role" in truth and "identity" in truth
+class RetrievalReport:
+    """`metrics` is the RetrievalMetrics of the same stream, whose rows are shown."""
 
+    def __init__(self, context, metrics: retrieval.RetrievalMetrics):
+        self.context, self.metrics = context, metrics
 
-def scored(truth: dict, split: Split | Joined, *, allow_missing: bool = False) -> np.ndarray:
-    """[n] bool: the records that a retrieval evaluation can use; False for queries whose item has no picture
-    in the gallery. They are named, and are an error unless `allow_missing`."""
-    kept = matched(truth)
-    if kept.all():
-        return kept
-    rows = np.asarray(truth["index"])[~kept]
-    item, picture = (split.column(name)[rows] for name in ("item_id", "image_id"))
-    shown = ", ".join(f"{name} of item {label}" for name, label in zip(picture[:TOLD], item[:TOLD]))
-    shown += f" and {len(rows) - TOLD} more" if len(rows) > TOLD else ""
-    queries = int((np.asarray(truth["role"]) == QUERY).sum())
-    told = f"{len(rows)} of {queries} queries have no picture of their item in the gallery: {shown}"
-    if not allow_missing:
-        raise UserError(f"{split.dataset}/{split.name}: {told}; pass --allow_missing to evaluate the others")
-    print(f"warning: {told}; evaluated without them", file=sys.stderr)
-    return kept
+    def update(self, prediction: dict, batch: dict) -> None:
+        """Nothing beyond what the metrics keep."""
 
+    @functools.cached_property
+    def found(self) -> Ranking:
+        """The ranking with the matches that are kept; every image once."""
+        rows = self.metrics.scored()
+        return rank(rows, rows, SAVED)
 
-def find(predicted: dict, truth: dict) -> Ranking:
-    """The ranking with the matches that are kept; every picture once."""
-    return rank(predicted, truth, SAVED)
+    @functools.cached_property
+    def ids(self) -> list[str]:
+        """image_id of each row."""
+        return self.context.column("image_id")[self.metrics.scored()["index"]].tolist()
+
+    def panels(self) -> list[Panel]:
+        rows, context = self.metrics.scored(), self.context
+        names = list(context.config.labels.get("category", ()))
+        image = lambda row: context.image(int(rows["index"][row]))  # noqa: E731
+        return panels(self.found, rows, names, image, self.ids)
+
+    def artifacts(self) -> list[Path]:
+        """matches.jsonl."""
+        found, rows, ids = self.found, self.metrics.scored(), self.ids
+        return [write(self.context.out, found, rows, ids)] if self.context.out else []
 
 
 def write(out: str | os.PathLike, found: Ranking, truth: dict, ids: Sequence[str]) -> Path:
-    """OUT/matches.json: {"k", "queries": [{"id", "matches": [{"id", "score", "correct"}]}]}, best first.
+    """OUT/matches.jsonl, a line for each query: {"id", "matches": [{"id", "score", "correct"}]}, best first.
 
     `ids` name the rows of the evaluation (image_id).
     """
     correct = _correct(found, truth)
-    queries = [
-        {
-            "id": ids[row],
-            "matches": [
+
+    def lines():
+        for q, row in enumerate(found.query.tolist()):
+            matches = [
                 {"id": ids[match], "score": round(float(score), 6), "correct": bool(right)}
                 for match, score, right in zip(found.top[q], found.score[q], correct[q], strict=True)
-            ],
-        }
-        for q, row in enumerate(found.query.tolist())
-    ]
+            ]
+            yield json.dumps({"id": ids[row], "matches": matches}) + "\n"
+
     path = Path(out) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_text(path, json.dumps({"k": int(found.top.shape[1]), "queries": queries}, indent=1) + "\n")
+    files.write_lines(path, lines())
     return path
 
 

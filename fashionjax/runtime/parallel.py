@@ -9,6 +9,7 @@ State stays replicated without a leading device axis in both.
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from fashionjax.task import AXIS
 
 Mode = Literal["pmap", "shard_map"]
 MODES = ("pmap", "shard_map")
+GATHERED = 1 << 26  # bytes that `gather` has under way
 
 
 def add_flags() -> None:
@@ -135,13 +137,54 @@ def put_batch(batch: dict[str, np.ndarray], mode: Mode, mesh: Mesh) -> dict[str,
 
 
 def fetch(tree: dict[str, jax.Array], mode: Mode) -> dict[str, np.ndarray]:
-    """Arrays that are split over the devices → numpy [b …] of the global batch, on every host."""
+    """Arrays that are split over the devices → numpy [b …] of this host's share of the batch."""
     if jax.process_count() > 1:
-        tree = multihost_utils.process_allgather(tree, tiled=True)
+        return {name: _local(array, mode) for name, array in tree.items()}
     tree = jax.device_get(tree)
     if mode == "pmap":
         tree = {name: rearrange(array, "n b ... -> (n b) ...") for name, array in tree.items()}
     return tree
+
+
+def _local(array: jax.Array, mode: Mode) -> np.ndarray:
+    """The parts of an array on this host's devices, in order, as rows [b …]."""
+    parts = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    rows = np.concatenate([np.asarray(part.data) for part in parts])
+    return rearrange(rows, "n b ... -> (n b) ...") if mode == "pmap" else rows
+
+
+def gather(value: Any) -> list[Any]:
+    """What each host has, in the order of the hosts, on every host: arrays, lists, anything that pickles.
+
+    A collective: call it at the same point everywhere. It travels as bytes, GATHERED at a time.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    data = np.frombuffer(pickle.dumps(value, pickle.HIGHEST_PROTOCOL), np.uint8)
+    lengths = multihost_utils.process_allgather(np.asarray(len(data))).reshape(-1).tolist()
+    whole = [bytearray() for _ in lengths]
+    for start in range(0, max(lengths), GATHERED):
+        size = min(GATHERED, max(lengths) - start)
+        chunk = np.zeros(size, np.uint8)
+        own = data[start : start + size]
+        chunk[: len(own)] = own
+        for buffer, length, part in zip(
+            whole, lengths, multihost_utils.process_allgather(chunk), strict=True
+        ):
+            buffer += part[: max(length - start, 0)].tobytes()
+    return [pickle.loads(bytes(buffer)) for buffer in whole]
+
+
+def gather_rows(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """{name: array [n …]} of this host → the rows of all hosts, ordered by `index`, on every host. A
+    collective."""
+    if jax.process_count() == 1:
+        return rows
+    parts = [part for part in gather(rows) if part and len(part["index"])]
+    if not parts:
+        return {}
+    order = np.argsort(np.concatenate([part["index"] for part in parts]), kind="stable")
+    return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
 
 
 def prefetch(batches: Iterable[dict], put: Callable[[dict], Any], depth: int = 2) -> Iterator[tuple]:

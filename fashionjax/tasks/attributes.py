@@ -15,9 +15,12 @@ from ml_collections import ConfigDict
 
 from fashionjax import losses, quirks
 from fashionjax.errors import UserError
-from fashionjax.metrics import classification, collect, landmarks
+from fashionjax.metrics import classification, landmarks
+from fashionjax.metrics.labels import LabelMetrics
 from fashionjax.models import backbones, heads, pooled_features, predictor
 from fashionjax.models.predictor import Predictor
+from fashionjax.reports import attributes as attribute_report
+from fashionjax.reports import baselines as simple
 from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry, Weights
 from fashionjax.tasks import supervised
 
@@ -147,28 +150,14 @@ def predictions(outputs: dict) -> dict:
     return result
 
 
-def metrics(config: ConfigDict, pairs, context: Context) -> dict[str, float]:
+def metrics(config: ConfigDict, context: Context) -> LabelMetrics:
     """Every metric whose prediction and truth are in the stream.
 
     Under switch S11 the zoo's landmark metrics are means over every 20th batch of `config.zoo_test_batch`.
     """
-    predicted, truth = collect.collect(pairs)
-    result = {}
-    if "attribute_logits" in predicted and "attribute" in truth:
-        result |= classification.attribute_metrics(predicted["attribute_logits"], truth["attribute"])
-    if "category_logits" in predicted and "category" in truth:
-        result |= classification.category_metrics(predicted["category_logits"], truth["category"])
-    if "landmark" in predicted and "landmark" in truth:
-        every = quirks.on(config, "s11_every_20th_batch")
-        result |= landmarks.landmark_metrics(
-            predicted["landmark"],
-            truth["landmark"],
-            truth["visibility"],
-            predicted.get("visibility"),
-            zoo_batch_size=config.zoo_test_batch if every else None,
-            zoo_every=landmarks.ZOO_EVERY if every else 1,
-        )
-    return result
+    if not quirks.on(config, "s11_every_20th_batch"):
+        return LabelMetrics(context.gather)
+    return LabelMetrics(context.gather, zoo_batch_size=config.zoo_test_batch, zoo_every=landmarks.ZOO_EVERY)
 
 
 def fitting_config(backbone: str, pooling: str, parts: tuple[str, ...]) -> str:
@@ -197,6 +186,8 @@ ENTRY = TaskEntry(
         "landmark": landmarks.POINT_DEFINITIONS,
         "visibility": landmarks.VISIBILITY_DEFINITIONS,
     },
+    report=attribute_report.LabelReport,
+    baselines=simple.labelled,
     command="predict",
     weights=WEIGHTS,
 )

@@ -16,6 +16,8 @@ from fashionjax.metrics import landmarks as landmark_metrics
 from fashionjax.models import heads, landmark_detector, pooled_features
 from fashionjax.models.heads import FRAME
 from fashionjax.models.landmark_detector import LandmarkDetector
+from fashionjax.reports import attributes as attribute_report
+from fashionjax.reports import baselines as simple
 from fashionjax.task import Batch, Task, TaskEntry, Weights
 from fashionjax.tasks import attributes, supervised
 
@@ -84,6 +86,8 @@ ENTRY = TaskEntry(
         "landmark": landmark_metrics.POINT_DEFINITIONS,
         "visibility": landmark_metrics.VISIBILITY_DEFINITIONS,
     },
+    report=attribute_report.LabelReport,
+    baselines=simple.labelled,
     command="predict",
     weights=WEIGHTS,
 )

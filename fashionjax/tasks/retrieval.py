@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,24 +23,23 @@ from fashionjax import losses, quirks
 from fashionjax.data import samplers
 from fashionjax.errors import UserError
 from fashionjax.metrics import collect, retrieval
+from fashionjax.metrics.retrieval import GALLERY, QUERY
 from fashionjax.models import heads, pooled_features, retriever
 from fashionjax.models.retriever import Retriever
-from fashionjax.ops import topk
-from fashionjax.ops.distances import unit_rows
 from fashionjax.ops.landmark_pool import scramble_centres
+from fashionjax.reports import baselines as simple
+from fashionjax.reports import retrieval as retrieval_report
 from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry, Weights
 from fashionjax.tasks import attributes, supervised
 
-QUERY, GALLERY = 0, 1  # roles; in `a+b` of an evaluation split they go by order
 SAMPLERS = ("shuffle", "triplet", "pair_triplet", "identity")
 ID_HEADS = ("linear", "proxy", "none")
-KS = (1, *retrieval.ZOO_KS)
 
 
 def make(config: ConfigDict) -> Task:
     """The task of a config whose `labels` are filled."""
     _check(config)
-    task = supervised.make_task(
+    return supervised.make_task(
         config,
         make_model(config),
         arguments=functools.partial(model_inputs, config),
@@ -49,8 +47,8 @@ def make(config: ConfigDict) -> Task:
         predictions=lambda outputs: {"embedding": outputs["embedding"]},
         metrics=functools.partial(metrics, config),
         sampler=None if config.retrieval.sampler == "shuffle" else functools.partial(order, config),
+        preprocess=make_preprocess(config),
     )
-    return task._replace(preprocess=make_preprocess(config, task.preprocess))
 
 
 def make_model(config: ConfigDict) -> Retriever:
@@ -88,10 +86,11 @@ def _in_triplets(config: ConfigDict) -> bool:
 
 
 # ------------------------------------------------------------------------------ records and their order
-def make_preprocess(config: ConfigDict, base: Callable) -> Callable:
-    """`base`, and of the record's item: item_id i32 (its label, -1 for an unknown one), identity i32 [2] (64
-    bits of a hash of the id: equal for equal ids whatever the labels), role i32, pairs i32 (how many pairs
-    the picture is in)."""
+def make_preprocess(config: ConfigDict) -> Callable:
+    """As of all labelled images, and of the record's item: item_id i32 (its label, -1 for an unknown one),
+    identity i32 [2] (64 bits of a hash of the id: equal for equal ids whatever the labels), role i32, pairs
+    i32 (how many pairs the image is in)."""
+    base = supervised.make_preprocess(config)
     label = {name: number for number, name in enumerate(config.labels.get("item_id", ()))}
 
     def run(record: dict, rng) -> dict:
@@ -231,71 +230,14 @@ TERMS = {
 
 
 # ------------------------------------------------------------------------------ evaluation
-class Ranking(NamedTuple):
-    """Rows are places in the stream. ranks: per query those of its item's gallery rows; top, score [q k]."""
-
-    query: np.ndarray
-    gallery: np.ndarray
-    ranks: list
-    top: np.ndarray
-    score: np.ndarray
+def metrics(config: ConfigDict, context: Context) -> retrieval.RetrievalMetrics:
+    """Every retrieval metric; under switch S15 a picture counts once per pair it is in."""
+    return retrieval.RetrievalMetrics(context, per_pair=bool(quirks.on(config, "s15_gallery_per_pair")))
 
 
-def metrics(config: ConfigDict, pairs, context: Context) -> dict[str, float]:
-    """Every retrieval metric; under switch S15 a picture counts once per pair it is in. Queries without a
-    picture of their item in the gallery are left out, with a warning."""
-    predicted, truth = collect.collect(pairs)
-    kept = matched(truth)
-    if not kept.all():
-        told = f"{int((~kept).sum())} of {int((truth['role'] == QUERY).sum())} queries are left out"
-        print(f"warning: {told}: the gallery has no picture of their items", file=sys.stderr)
-        predicted, truth = ({name: rows[kept] for name, rows in side.items()} for side in (predicted, truth))
-    per_pair = bool(quirks.on(config, "s15_gallery_per_pair"))
-    return retrieval.retrieval_metrics(rank(predicted, truth, per_pair=per_pair).ranks, KS)
-
-
-def matched(truth: dict) -> np.ndarray:
-    """[n] bool: False for queries whose item has no picture in the gallery, which cannot be scored."""
-    if "role" not in truth:
-        return np.ones(len(truth["identity"]), bool)
-    item, role = _items(truth), truth["role"]
-    return (role != QUERY) | np.isin(item, item[role == GALLERY])
-
-
-def _items(truth: dict) -> np.ndarray:
-    """identity [n 2] i32 → [n] i64, equal for equal items."""
-    return np.ascontiguousarray(truth["identity"], np.int32).view(np.int64)[:, 0]
-
-
-def rank(predicted: dict, truth: dict, k: int = 1, *, per_pair: bool = False) -> Ranking:
-    """embedding [n d] with identity [n 2] and role [n] → queries ranked against the gallery by cosine.
-
-    Exact in the order of float32 cosines, whose steps near 1 are 6e-8, on this host's devices; of equal ones
-    the earlier row comes first.
-    """
-    if "role" not in truth:
-        raise UserError(
-            "the records have no role; evaluate a query and a gallery split: --split=query+gallery"
-        )
-    embedding = np.asarray(predicted["embedding"], np.float32)
-    finite = np.isfinite(embedding).all(axis=1)
-    if not finite.all():
-        raise UserError(
-            f"the embedding of example {int(np.argmin(finite))} is not finite; the model diverged"
-        )
-    rows = np.arange(len(embedding))
-    if per_pair and "pairs" in truth:
-        rows = np.repeat(rows, np.maximum(truth["pairs"], 1))
-    query, gallery = (rows[truth["role"][rows] == role] for role in (QUERY, GALLERY))
-    if not len(query) or not len(gallery):
-        raise UserError(f"{len(query)} queries and {len(gallery)} gallery records; retrieval needs both")
-    item = _items(truth)
-    relevant = retrieval.relevant_rows(item[query], item[gallery])
-    unit = unit_rows(embedding)
-    placed = topk.arrange(unit[gallery], devices=jax.local_devices())
-    ranks = topk.relevant_ranks(placed, unit[query], relevant)
-    score, top = topk.topk(placed, unit[query], min(k, len(gallery)))
-    return Ranking(query, gallery, ranks, gallery[top], score)
+def baselines(task: Task, context: Context) -> dict[str, collect.Mapped]:
+    """The same ranking by colours alone."""
+    return {"colour_histogram": collect.Mapped(task.metrics(context), simple.colours)}
 
 
 def fitting_config(backbone: str, pooling: str, parts: tuple[str, ...]) -> str:
@@ -321,6 +263,8 @@ ENTRY = TaskEntry(
     make=make,
     make_model=make_model,
     definitions={"embedding": retrieval.DEFINITIONS},
+    report=retrieval_report.RetrievalReport,
+    baselines=baselines,
     command="search",
     unread_labels=("attribute", "attribute_group"),
     weights=WEIGHTS,

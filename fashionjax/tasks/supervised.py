@@ -31,6 +31,7 @@ def make_task(
     predictions: Callable[[dict], dict],
     metrics: Callable,
     sampler: Callable | None = None,
+    preprocess: Callable | None = None,
 ) -> Task:
     """A Task around `model`: its loss is the sum of `loss_terms` (already weighted, also the scalars).
 
@@ -38,6 +39,7 @@ def make_task(
     and returns a dict of arrays, of which `predictions` makes the prediction keys. `loss_terms` gets these
     outputs, the batch and the parameters. `config.model.init` is zoo (as the heads ask for: normal, Xavier)
     or torch (PyTorch's defaults everywhere, for the original's models that never call their own initialiser).
+    `preprocess` is `make_preprocess(config)` where a task has none of its own.
     """
     quirks.check(config)
     to_training = make_augment(config)
@@ -71,7 +73,7 @@ def make_task(
         batch = augment.prepare_eval(batch, config.dtype)
         return predictions(model.apply(variables, **arguments(batch), train=False))
 
-    return Task(make_preprocess(config), init, loss, predict, metrics, sampler)
+    return Task(preprocess or make_preprocess(config), init, loss, predict, metrics, sampler)
 
 
 def make_preprocess(config: ConfigDict) -> Callable:

@@ -8,6 +8,7 @@ import pytest
 from fashionjax.errors import UserError
 from fashionjax.gallery import index as galleries
 from fashionjax.metrics import retrieval as metrics
+from fashionjax.task import Context
 
 GOLDEN = np.load(Path(__file__).parent.parent / "fixtures" / "metrics" / "retrieval_recall.npz")
 
@@ -88,3 +89,26 @@ def test_unusable_input_is_named():
 def test_every_metric_is_defined():
     for name in metrics.retrieval_metrics([np.array([1, 4])]):
         assert name.split("@")[0] in {known.split("@")[0] for known in metrics.DEFINITIONS}
+
+
+def test_queries_without_a_match_are_named():
+    """They are told to the context by record, which may refuse; the others are ranked."""
+    columns = {
+        "item_id": np.array(["x", "id_1", "id_2", "id_2", "x"]),
+        "image_id": np.array(["x", "img/a.jpg", "img/b.jpg", "img/c.jpg", "x"]),
+    }
+    told = []
+    context = Context(column=columns.get, leave_out=lambda records, why: told.append((list(records), why)))
+    accumulator = metrics.RetrievalMetrics(context)
+    batch = {
+        "index": np.array([1, 2, 3, -1]),
+        "identity": np.array([[1, 7], [2, 0], [2, 0], [0, 0]], np.int32),
+        "role": np.array([0, 0, 1, 0]),
+        "example_valid": np.array([True, True, True, False]),
+    }
+    accumulator.update({"embedding": np.eye(4, dtype=np.float32)}, batch)
+    assert accumulator.result()["standard/recall@1"] == 1.0
+    assert accumulator.scored()["index"].tolist() == [2, 3]
+    ((records, why),) = told
+    assert records == [1]
+    assert why == "1 of 2 queries have no picture of their item in the gallery: img/a.jpg of item id_1"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import compatibility
+from fashionjax.metrics import compatibility as outfit_metrics
 from fashionjax.ops.type_spaces import Spaces
 from fashionjax.reports import compatibility as compatibility_report
 from fashionjax.reports import draw
@@ -39,7 +40,7 @@ def test_a_question_is_two_rows():
 def test_questions_and_type_pairs_are_written(tmp_path):
     """Points on a line, no type spaces: every number by hand."""
     embedding = np.asarray([[0.0], [1.0], [3.0], [7.0]], np.float32)
-    items = scoring.Items(embedding, np.asarray([0, 1, 1, 0], np.int32), np.ones(4, bool))
+    items = outfit_metrics.Items(embedding, np.asarray([0, 1, 1, 0], np.int32), np.ones(4, bool))
     scorer = scoring.pair_scorer(Spaces(), np.zeros((2, 2), np.int32), ["bags", "hats"])
     tables = {
         "compatibility": [np.asarray(rows) for rows in ([0, 1], [2, 3], [1])],
@@ -48,13 +49,13 @@ def test_questions_and_type_pairs_are_written(tmp_path):
         "answer": [np.asarray([2, 1])],
         "correct": [np.asarray([0, 1])],
     }
-    judged = scoring.evaluate_outfits(scorer, items, tables.__getitem__)
+    judged = outfit_metrics.evaluate_outfits(scorer, items, tables.__getitem__)
     found = compatibility_report.Found(items, scorer, judged, ["bags", "hats"])
-    written = json.loads(compatibility_report.write(tmp_path, found, ["a", "b", "c", "d"]).read_text())
-    (question,) = written["questions"]
+    files = compatibility_report.write(tmp_path, found, ["a", "b", "c", "d"])
+    assert [file.name for file in files] == ["fill_in_blank.jsonl", "outfits.jsonl", "type_pairs.jsonl"]
+    (question,), outfits, (pair,) = ([json.loads(line) for line in file.open()] for file in files)
     assert (question["question"], question["answers"], question["chosen"]) == (["a"], ["c", "b"], 1)
     assert question["scores"] == pytest.approx([-3, -1], abs=1e-5) and question["correct"] == [1]
-    assert [outfit["score"] for outfit in written["outfits"]] == pytest.approx([0, -3, None], abs=1e-5)
-    (pair,) = written["type_pairs"]
+    assert [outfit["score"] for outfit in outfits] == pytest.approx([0, -3, None], abs=1e-5)
     assert (pair["types"], pair["n_real"], pair["n_artificial"], pair["auc"]) == (["bags", "hats"], 1, 1, 1.0)
     assert [pair["mean_real"], pair["mean_artificial"]] == pytest.approx([1, 4], abs=1e-5)

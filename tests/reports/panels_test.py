@@ -2,9 +2,13 @@ import json
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from fashionjax.errors import UserError
-from fashionjax.reports import draw, panels
+from fashionjax.metrics.classification import category_rows
+from fashionjax.metrics.labels import LabelMetrics
+from fashionjax.reports import attributes, draw, landmarks, panels
+from fashionjax.task import Context
 
 NAMES = {"category": ["Tee", "Skirt", "Dress"], "attribute": ["striped", "dotted", "lace"]}
 
@@ -20,7 +24,11 @@ def gray(index):
 def test_confusion_and_surest_mistakes():
     logits = np.array([[4.0, 0, 0], [4, 0, 0], [0, 1, 0], [3, 0, 2], [0, 0, 5]])
     category = np.array([0, 1, 1, 2, 2])
-    found = by_title(panels.classification_panels(logits, category, NAMES["category"], gray, list("abcde")))
+    found = by_title(
+        attributes.classification_panels(
+            category_rows(logits, category), NAMES["category"], gray, list("abcde")
+        )
+    )
     np.testing.assert_array_equal(found["Category confusion"].counts, [[1, 0, 0], [1, 1, 0], [1, 0, 1]])
     assert [row[:3] for row in found["Most frequent confusions"].rows] == [
         ["Skirt", "Tee", 1],
@@ -31,14 +39,16 @@ def test_confusion_and_surest_mistakes():
 
 
 def test_a_perfect_model_has_no_mistakes_to_show():
-    found = by_title(panels.classification_panels(np.eye(3), np.arange(3), NAMES["category"], gray))
+    found = by_title(
+        attributes.classification_panels(category_rows(np.eye(3), np.arange(3)), NAMES["category"], gray)
+    )
     assert set(found) == {"Category confusion"}
 
 
 def test_attributes_are_ordered_by_average_precision():
     logits = np.array([[1.0, 3, 0], [2, 2, 0], [3, 1, 0]])
     attribute = np.array([[1, 1, 0], [0, 0, 0], [0, 0, 0]])
-    (bars,) = panels.attribute_panels(logits, attribute, NAMES["attribute"])
+    (bars,) = attributes.attribute_panels(logits, attribute, NAMES["attribute"])
     assert bars.names == ["dotted", "striped", "lace"]
     np.testing.assert_allclose(bars.values, [1, 1 / 3, np.nan])
     np.testing.assert_allclose(bars.reference, [1 / 3, 1 / 3, 0])
@@ -51,7 +61,9 @@ def test_landmarks_best_and_worst():
     visibility = np.ones((5, 2))
     visibility[4] = 0  # nothing to measure: neither best nor worst
     visibility[1, 1] = 0
-    found = by_title(panels.landmark_panels(gray, truth, visibility, prediction, ids=list("abcde"), count=2))
+    found = by_title(
+        landmarks.landmark_panels(gray, truth, visibility, prediction, ids=list("abcde"), count=2)
+    )
     assert [t for _, t in found["Landmarks: best examples"].tiles] == ["error 0.000 · c", "error 0.020 · a"]
     assert [t for _, t in found["Landmarks: worst examples"].tiles] == ["error 0.200 · b", "error 0.100 · d"]
     picture = found["Landmarks: worst examples"].tiles[0][0]
@@ -69,30 +81,44 @@ def test_no_example_is_both_best_and_worst():
     for n in range(1, 6):
         truth = np.zeros((n, 2, 2))
         prediction = truth + np.arange(n)[:, None, None] / 10
-        found = by_title(panels.landmark_panels(gray, truth, np.ones((n, 2)), prediction, count=8))
+        found = by_title(landmarks.landmark_panels(gray, truth, np.ones((n, 2)), prediction, count=8))
         tiles = [panel for title, panel in found.items() if isinstance(panel, panels.Tiles)]
         assert sum(len(panel.tiles) for panel in tiles) == n
 
 
 def test_panels_follow_the_keys():
+    """One stream in two batches; what it predicts and labels is shown."""
     prediction = {
         "category_logits": np.eye(3)[[0, 1, 1]],
         "attribute_logits": np.zeros((3, 3)),
         "landmark": np.full((3, 8, 2), 0.5),
     }
     truth = {
+        "index": np.arange(3),
+        "example_valid": np.ones(3, bool),
         "category": np.arange(3),
         "attribute": np.eye(3, dtype=np.uint8),
         "landmark": np.full((3, 8, 2), 0.4),
         "visibility": np.ones((3, 8)),
     }
-    everything = by_title(panels.panels_from(prediction, truth, NAMES, gray))
+    context = Context(config=ConfigDict({"labels": NAMES}), split="test", image=gray)
+
+    def shown(prediction):
+        metrics = LabelMetrics()
+        report = attributes.LabelReport(context, metrics)
+        for rows in (slice(0, 2), slice(2, 3)):
+            pair = ({k: v[rows] for k, v in side.items()} for side in (prediction, truth))
+            metrics.update(*pair)
+        return by_title(report.panels())
+
+    everything = shown(prediction)
     assert len(everything) == 8
     worst = everything["Landmarks: worst examples"].tiles
-    assert any("Dress, taken for Skirt" in text for _, text in worst)
-    only = by_title(panels.panels_from({"landmark": prediction["landmark"]}, truth, NAMES))
-    assert set(only) == {"Landmarks within a distance", "Landmark error per slot"}
-    assert panels.panels_from({"embedding": np.zeros((3, 4))}, truth, NAMES) == []
+    assert any("Dress, taken for Skirt" in text and "test[2]" in text for _, text in worst)
+    only = shown({"landmark": prediction["landmark"]})
+    kinds = {"Landmarks: best examples", "Landmarks: worst examples"}
+    assert set(only) == kinds | {"Landmarks within a distance", "Landmark error per slot"}
+    assert shown({"embedding": np.zeros((3, 4))}) == {}
 
 
 def test_training_curves(tmp_path):

@@ -86,7 +86,8 @@ def test_one_trace_per_batch_shape(tiny_config, synthetic_dir):
     predict_step = parallel.compile_predict_step(state.make_predict_step(counted_task), "pmap", mesh)
     model = inference.Model(tiny_config, task, mesh, predict_step, run.params, run.model_state, 4)
     metrics = [
-        task.metrics(inference.predictions(model, split), inference.context(model, split)) for _ in range(2)
+        collect.measure(task.metrics(inference.context(model, split)), inference.predictions(model, split))
+        for _ in range(2)
     ]
     assert traces == {"loss": 1, "predict": 1}
     assert metrics[0] == metrics[1] and 0 <= metrics[0]["standard/category_top1"] <= 1

@@ -9,8 +9,10 @@ import pytest
 from experiments import consumer2shop, inshop, retrieval
 from fashionjax import tasks
 from fashionjax.errors import UserError
+from fashionjax.metrics import collect
+from fashionjax.metrics import retrieval as retrieval_metrics
 from fashionjax.runtime import optim, parallel, state
-from fashionjax.task import AXIS
+from fashionjax.task import AXIS, Context
 from fashionjax.tasks import retrieval as task_module
 
 ITEMS = [f"id_{i}" for i in range(6)]
@@ -174,11 +176,15 @@ GALLERY = [[10, 1], [5, 6], [1, 1], [0, 1], [3, 0], [0.1, 1]]
 EXAMPLE = stream(QUERIES + GALLERY, [0, 1] + [0, 1, 0, 0, 2, 1], [0, 0] + [1] * 6)
 
 
+def measure(config, pairs):
+    return collect.measure(tasks.make(config).metrics(Context()), pairs)
+
+
 def test_metrics_of_the_worked_example():
-    found = tasks.make(tiny()).metrics([EXAMPLE], None)
+    found = measure(tiny(), [EXAMPLE])
     assert found["zoo/recall@3"] == pytest.approx(83.3333, abs=1e-3)
     assert found["standard/recall@1"] == 0 and found["standard/recall@3"] == 1
-    ranking = task_module.rank(*EXAMPLE, k=3)
+    ranking = retrieval_metrics.rank(*EXAMPLE, k=3)
     assert [ranks.tolist() for ranks in ranking.ranks] == [[2, 3, 6], [2, 3]]
     assert ranking.top.tolist() == [[6, 2, 4], [5, 7, 3]]  # places in the stream
     assert ranking.query.tolist() == [0, 1] and ranking.gallery.tolist() == [2, 3, 4, 5, 6, 7]
@@ -189,13 +195,11 @@ def test_s15_counts_a_picture_once_per_pair():
     predicted, truth = EXAMPLE
     truth = truth | {"pairs": np.asarray([2, 1, 1, 2, 1, 1, 1, 1])}
     config = tiny()
-    assert tasks.make(config).metrics([(predicted, truth)], None) == tasks.make(config).metrics(
-        [EXAMPLE], None
-    )
+    assert measure(config, [(predicted, truth)]) == measure(config, [EXAMPLE])
     config.faithful.s15_gallery_per_pair = True
-    ranking = task_module.rank(predicted, truth, per_pair=True)
+    ranking = retrieval_metrics.rank(predicted, truth, per_pair=True)
     assert len(ranking.query) == 3 and len(ranking.gallery) == 7
-    found = tasks.make(config).metrics([(predicted, truth)], None)
+    found = measure(config, [(predicted, truth)])
     # item 0 (twice): ranks 2, 4, 7 behind the repeated row; item 1: ranks 2, 3, 4
     assert [ranks.tolist() for ranks in ranking.ranks] == [[2, 3, 7], [2, 3, 7], [2, 3, 4]]
     assert found["zoo/recall@3"] == pytest.approx(100 * (2 / 3 + 2 / 3 + 2 / 3) / 3, abs=1e-3)
@@ -213,7 +217,7 @@ def test_streams_that_cannot_be_ranked(change, told):
     predicted, truth = EXAMPLE
     truth = {name: value for name, value in (truth | change).items() if value is not None}
     with pytest.raises(UserError, match=told):
-        task_module.rank(predicted, truth)
+        retrieval_metrics.rank(predicted, truth)
 
 
 def test_queries_that_nothing_can_match_are_left_out_with_a_warning(capsys):
@@ -221,18 +225,18 @@ def test_queries_that_nothing_can_match_are_left_out_with_a_warning(capsys):
     predicted, truth = EXAMPLE
     identity = truth["identity"].copy()
     identity[1] = 99
-    found = tasks.make(tiny()).metrics([(predicted, truth | {"identity": identity})], None)
-    assert "1 of 2 queries are left out" in capsys.readouterr().err
+    found = measure(tiny(), [(predicted, truth | {"identity": identity})])
+    assert "1 of 2 queries have no picture of their item" in capsys.readouterr().err
     rows = np.arange(8) != 1
     alone = {name: value[rows] for name, value in truth.items()}
-    assert found == tasks.make(tiny()).metrics([({"embedding": predicted["embedding"][rows]}, alone)], None)
+    assert found == measure(tiny(), [({"embedding": predicted["embedding"][rows]}, alone)])
 
 
 def test_diverged_embeddings_are_told():
     predicted = {"embedding": EXAMPLE[0]["embedding"].copy()}
     predicted["embedding"][4, 0] = np.nan
     with pytest.raises(UserError, match="example 4"):
-        task_module.rank(predicted, EXAMPLE[1])
+        retrieval_metrics.rank(predicted, EXAMPLE[1])
 
 
 # ------------------------------------------------------------------------------ configs

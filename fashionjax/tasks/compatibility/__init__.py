@@ -19,10 +19,13 @@ from ml_collections import ConfigDict
 from fashionjax import quirks
 from fashionjax.data import samplers
 from fashionjax.errors import UserError
-from fashionjax.metrics import classification, collect
-from fashionjax.metrics import compatibility as outfit_metrics
+from fashionjax.metrics import classification
+from fashionjax.metrics.collect import Mapped
+from fashionjax.metrics.compatibility import DEFINITIONS, OutfitMetrics
 from fashionjax.models.compatibility import VOCABULARY, SetTransformer, TypeAware
 from fashionjax.ops import augment, type_spaces
+from fashionjax.reports import baselines as simple
+from fashionjax.reports import compatibility as compatibility_report
 from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry
 from fashionjax.tasks import attributes, supervised
 from fashionjax.tasks.compatibility import scoring, set_transformer, type_aware, weight_files
@@ -35,19 +38,13 @@ def make(config: ConfigDict) -> Task:
     """The task of a config whose `labels` are filled."""
     _check(config)
     model = make_model(config)
-    base = supervised.make_task(
-        config,
-        model,
-        arguments=lambda batch: {"image": batch["image"]},
-        loss_terms=lambda outputs, batch, params: {},
-        predictions=lambda outputs: outputs,
-        metrics=functools.partial(metrics, config),
-        sampler=functools.partial(order, config),
-    )
-    return base._replace(
-        preprocess=make_preprocess(config, base.preprocess),
+    return Task(
+        preprocess=make_preprocess(config),
         init=functools.partial(_init, config, model),
         loss=make_loss(config, model),
+        predict=functools.partial(_predict, config, model),
+        metrics=functools.partial(metrics, config),
+        sampler=functools.partial(order, config),
     )
 
 
@@ -71,6 +68,7 @@ def make_model(config: ConfigDict) -> TypeAware | SetTransformer:
 
 
 def _check(config: ConfigDict) -> None:
+    quirks.check(config)
     spec, wanted = config.model, set(config.loss)
     if spec.kind not in TERMS:
         raise UserError(f"config.model.kind={spec.kind!r}: use one of {', '.join(TERMS)}")
@@ -93,8 +91,10 @@ def _check(config: ConfigDict) -> None:
 
 
 # ------------------------------------------------------------------------------ records and their order
-def make_preprocess(config: ConfigDict, base: Callable) -> Callable:
-    """`base`, and what the text branch reads: text f32 [f], or i32 [t] word ids, with has_text f32."""
+def make_preprocess(config: ConfigDict) -> Callable:
+    """As of all labelled images, and what the text branch reads: text f32 [f], or i32 [t] word ids, with
+    has_text f32."""
+    base = supervised.make_preprocess(config)
     kind, silent = config.model.text, quirks.on(config, "c3_no_text")
 
     def run(record: dict, rng) -> dict:
@@ -143,6 +143,13 @@ def _init(config: ConfigDict, model, rng, batch: Batch):
         text = jnp.zeros((1, WORDS), jnp.int32) if words else jnp.zeros((1, config.model.text_features))
     variables = model.init(rng, augment.prepare_eval(batch)["image"], text=text)
     return variables["params"], variables.get("batch_stats", {})
+
+
+def _predict(config: ConfigDict, model, params, model_state, batch: Batch) -> dict:
+    """embedding f32 [b d], and of a type head category_logits [b t]."""
+    variables = {"params": params, "batch_stats": model_state}
+    image = augment.prepare_eval(batch, config.dtype)["image"]
+    return model.apply(variables, image, train=False)
 
 
 # ------------------------------------------------------------------------------ loss
@@ -196,25 +203,35 @@ def space_table(config: ConfigDict) -> np.ndarray:
         raise UserError(f"{config.dataset}: {error}") from error
 
 
-def metrics(config: ConfigDict, pairs, context: Context) -> dict[str, float]:
+def metrics(config: ConfigDict, context: Context) -> OutfitMetrics:
     """Outfit metrics, and of a type head those of the category."""
-    predicted, truth = collect.collect(pairs)
-    found = scoring.items(predicted, truth, len(context.column("category")))
-    result = scoring.outfit_metrics(
-        scoring.evaluate_outfits(make_scorer(config, context.params), found, context.column)
-    )
-    if "category_logits" in predicted:
-        result |= classification.category_metrics(predicted["category_logits"], truth["category"])
-    return result
+    return OutfitMetrics(context, make_scorer(config, context.params))
+
+
+def baselines(task: Task, context: Context) -> dict[str, Mapped]:
+    """Euclidean distance, in no type space, between colour histograms, and between the embeddings of the same
+    network before training."""
+    types = context.labels["category"]
+    table = np.zeros((len(types), len(types)), np.int32)
+    plain = scoring.pair_scorer(type_spaces.Spaces(), table, types)
+    untrained = context.untrained()
+    return {
+        "colour_histogram": Mapped(OutfitMetrics(context, plain, type_head=False), simple.colours),
+        "untrained": Mapped(
+            OutfitMetrics(context, plain, type_head=False), lambda prediction, batch: untrained(batch)
+        ),
+    }
 
 
 ENTRY = TaskEntry(
     make=make,
     make_model=make_model,
     definitions={
-        "embedding": outfit_metrics.DEFINITIONS,
+        "embedding": DEFINITIONS,
         "category_logits": classification.CATEGORY_DEFINITIONS,
     },
+    report=compatibility_report.OutfitReport,
+    baselines=baselines,
     command="outfit",
     unread_labels=("type_space",),  # models keep the order of the type spaces of their own checkpoint
     weights=weight_files.WEIGHTS,

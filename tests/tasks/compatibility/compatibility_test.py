@@ -11,11 +11,13 @@ from fitting import fit
 from experiments import compatibility as experiment
 from fashionjax import tasks
 from fashionjax.errors import UserError
+from fashionjax.metrics import collect
+from fashionjax.metrics import compatibility as outfit_metrics
 from fashionjax.ops.type_spaces import Spaces
 from fashionjax.runtime import optim, parallel, state
 from fashionjax.task import AXIS, Context
 from fashionjax.tasks import compatibility
-from fashionjax.tasks.compatibility import scoring, set_transformer, type_aware
+from fashionjax.tasks.compatibility import set_transformer, type_aware
 
 TYPES = ["bags", "shoes", "tops"]
 SPACES = [list(pair) for pair in itertools.combinations_with_replacement(TYPES, 2)]
@@ -298,12 +300,14 @@ def test_metrics_leave_out_what_was_not_read():
         "answer": [np.asarray([4, 5, 6, 7]), np.asarray([3, 8, 9, 10])],
         "correct": [np.asarray([0, 1, 0, 0]), np.asarray([1, 0, 0, 0])],
     }
-    context = Context(params_of(config), {}, tables.__getitem__)
-    found = scoring.evaluate_outfits(
-        compatibility.make_scorer(config, context.params), scoring.items(predicted, truth, 12), context.column
+    context = Context(params=params_of(config), column=tables.__getitem__)
+    found = outfit_metrics.evaluate_outfits(
+        compatibility.make_scorer(config, context.params),
+        outfit_metrics.items(predicted, truth, 12),
+        context.column,
     )
     assert len(found.outfit) == 2 and len(found.question) == 1
-    metrics = tasks.make(config).metrics([(predicted, truth)], context)
+    metrics = collect.measure(tasks.make(config).metrics(context), [(predicted, truth)])
     assert metrics["zoo/fill_in_blank"] in (0.0, 100.0)
     assert metrics["standard/compatibility_auc"] in (0.0, 1.0)
 
@@ -322,8 +326,8 @@ def test_nothing_left_to_ask_is_no_number(argument):
         "answer": [np.asarray([4, 5])],
         "correct": [np.asarray([0, 1])],
     }
-    context = Context(params_of(config), {}, tables.__getitem__)
-    metrics = tasks.make(config).metrics([({"embedding": embedding[kept]}, truth)], context)
+    context = Context(params=params_of(config), column=tables.__getitem__)
+    metrics = collect.measure(tasks.make(config).metrics(context), [({"embedding": embedding[kept]}, truth)])
     assert len(metrics) == 4 and np.isnan(list(metrics.values())).all()
 
 
@@ -332,7 +336,7 @@ def test_diverged_embeddings_are_told():
     embedding[4, 0] = np.nan
     truth = {"index": np.arange(12), "category": category}
     with pytest.raises(UserError, match="record 4"):
-        scoring.items({"embedding": embedding}, truth, 12)
+        outfit_metrics.items({"embedding": embedding}, truth, 12)
 
 
 @pytest.mark.parametrize(

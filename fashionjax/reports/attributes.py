@@ -1,0 +1,134 @@
+"""What an evaluation of labelled images shows: categories, attributes and landmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fashionjax.data import photo
+from fashionjax.metrics import classification
+from fashionjax.metrics.labels import LabelMetrics
+from fashionjax.reports import landmarks
+from fashionjax.reports.panels import Bars, Confusion, Images, Panel, Table, Tiles
+
+
+class LabelReport:
+    """`metrics` is the LabelMetrics of the same stream, whose rows are shown."""
+
+    def __init__(self, context, metrics: LabelMetrics):
+        self.context, self.metrics = context, metrics
+
+    def update(self, prediction: dict, batch: dict) -> None:
+        """Nothing beyond what the metrics keep."""
+
+    def panels(self) -> list[Panel]:
+        """Every panel that the rows allow."""
+        context, rows, panels = self.context, self.metrics.rows.whole(), []
+        names = context.config.labels
+        if "landmark" in rows:
+            image, ids = images_of(context, rows)
+            panels += landmarks.landmark_panels(
+                image,
+                rows["landmark"],
+                rows["visibility"],
+                rows["predicted_landmark"],
+                rows.get("predicted_visibility"),
+                caption=_category_caption(rows, names["category"]) if "category" in rows else None,
+                ids=ids,
+            )
+        if "attribute" in rows:
+            panels += attribute_panels(rows["attribute_score"], rows["attribute"], list(names["attribute"]))
+        if "category" in rows:
+            panels += category_panels(context, rows, list(names["category"]))
+        return panels
+
+    def artifacts(self) -> list[Path]:
+        """None."""
+        return []
+
+
+def images_of(context, rows: Mapping) -> tuple[Images, Sequence[str]]:
+    """(row → its image, names of the rows)"""
+    index = rows["index"]
+    return lambda row: context.image(int(index[row])), [f"{context.split}[{i}]" for i in index]
+
+
+def category_panels(context, rows: Mapping, names: Sequence[str]) -> list[Panel]:
+    """`classification_panels` of the rows of an evaluation."""
+    return classification_panels(rows, names, *images_of(context, rows))
+
+
+def classification_panels(
+    rows: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    images: Images | None = None,
+    ids: Sequence[str] | None = None,
+    count: int = 8,
+) -> list[Panel]:
+    """`classification.category_rows` of a split → confusion matrix, frequent confusions, surest mistakes."""
+    code = rows["category"].astype(np.int64) * len(names) + rows["category_predicted"]
+    counts = np.bincount(code, minlength=len(names) ** 2).reshape(len(names), len(names))
+    panels: list[Panel] = [
+        Confusion(
+            "Category confusion",
+            list(names),
+            counts,
+            "Row: the true category, column: the predicted one; shade: share of the row.",
+        )
+    ]
+    off = counts - np.diag(np.diag(counts))
+    pairs = [divmod(int(i), len(names)) for i in np.argsort(-off, axis=None, kind="stable")[:12]]
+    frequent = [
+        [names[t], names[p], int(off[t, p]), float(off[t, p] / counts[t].sum())]
+        for t, p in pairs
+        if off[t, p]
+    ]
+    if frequent:
+        columns = ["true", "predicted as", "examples", "share of the true category"]
+        panels.append(Table("Most frequent confusions", columns, frequent))
+    if images is not None:
+        panels += _mistakes(rows, names, images, ids, count)
+    return panels
+
+
+def attribute_panels(
+    attribute_logits: np.ndarray, attribute: np.ndarray, names: Sequence[str]
+) -> list[Panel]:
+    """attribute_logits [n a], attribute [n a] 0/1 → average precision of each beside its prevalence."""
+    precision = classification.per_attribute_ap(attribute_logits, attribute)
+    order = np.argsort(-np.nan_to_num(precision, nan=-1), kind="stable")
+    prevalence = classification.prevalence(attribute)
+    return [
+        Bars(
+            "Average precision per attribute",
+            [names[i] for i in order],
+            precision[order].tolist(),
+            prevalence[order].tolist(),
+            "prevalence: the score of a random ranking",
+            "An attribute without a positive example has no average precision.",
+            maximum=1.0,
+        )
+    ]
+
+
+def _category_caption(rows: Mapping, names: Sequence[str]) -> Callable[[int], str]:
+    def caption(index: int) -> str:
+        said, true = (names[int(rows[key][index])] for key in ("category_predicted", "category"))
+        return true if said == true else f"{true}, taken for {said}"
+
+    return caption
+
+
+def _mistakes(rows: Mapping, names, images: Images, ids, count: int) -> list[Panel]:
+    """The wrong predictions with the highest probability."""
+    true, said, probability = (rows[f"category{part}"] for part in ("", "_predicted", "_probability"))
+    sure = np.where(said != true, probability, -1.0)
+    tiles = []
+    for i in np.argsort(-sure, kind="stable")[:count].tolist():
+        if sure[i] >= 0:
+            text = f"{names[true[i]]}, taken for {names[said[i]]} ({sure[i]:.2f})"
+            tiles.append((photo.display(images(i)), text + (f" · {ids[i]}" if ids else "")))
+    title, caption = "Category: surest mistakes", "Wrong predictions with the highest probability."
+    return [Tiles(title, caption, tiles)] if tiles else []
