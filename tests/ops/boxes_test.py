@@ -1,0 +1,92 @@
+"""Boxes against numbers written out by hand and plain numpy in float64, degenerate boxes included."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fashionjax.ops import boxes
+
+DEGENERATE = np.array(
+    [[0, 0, 0, 0], [5, 5, 5, 9], [7, 7, 3, 3], [-9, -9, -1, -1], [-5, -5, 99, 99], [2, 2, 6, 6], [2, 2, 6, 6]],
+    np.float32,
+)
+
+
+def random_boxes(n, seed=0):
+    corner = np.random.default_rng(seed).uniform(-10, 60, (n, 2, 2))
+    return np.concatenate([corner.min(1), corner.max(1)], axis=1).astype(np.float32)
+
+
+def naive_iou(a, b, plus):
+    result = np.zeros((len(a), len(b)))
+    for i, p in enumerate(a.astype(np.float64)):
+        for j, q in enumerate(b.astype(np.float64)):
+            w = min(p[2], q[2]) - max(p[0], q[0]) + plus
+            h = min(p[3], q[3]) - max(p[1], q[1]) + plus
+            areas = [max(r[2] - r[0] + plus, 0) * max(r[3] - r[1] + plus, 0) for r in (p, q)]
+            common = max(w, 0) * max(h, 0)
+            result[i, j] = common / (sum(areas) - common) if common > 0 else 0
+    return result
+
+
+def test_iou_by_hand():
+    a, b = jnp.array([[0.0, 0, 9, 9]]), jnp.array([[5.0, 5, 14, 14]])
+    assert float(boxes.iou(a, b)[0, 0]) == pytest.approx(16 / 146)
+    assert float(boxes.iou(a, b, legacy=True)[0, 0]) == pytest.approx(25 / 175)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_iou_equals_a_loop(legacy):
+    box = np.concatenate([random_boxes(20), DEGENERATE])
+    got = boxes.iou(jnp.asarray(box), jnp.asarray(box), legacy)
+    np.testing.assert_allclose(got, naive_iou(box, box, float(legacy)), rtol=1e-5, atol=1e-6)
+
+
+def test_iou_without_boxes():
+    assert boxes.iou(jnp.zeros((0, 4)), jnp.zeros((3, 4))).shape == (0, 3)
+
+
+def test_coding_by_hand():
+    anchor, target = jnp.array([0.0, 0, 9, 9]), jnp.array([2.0, 2, 11, 11])
+    np.testing.assert_allclose(
+        boxes.encode(anchor, target, (10, 10, 5, 5), legacy=True), [2, 2, 0, 0], atol=1e-6
+    )
+    wide = jnp.array([0.0, 0, 20, 10])
+    np.testing.assert_allclose(
+        boxes.encode(jnp.array([0.0, 0, 10, 10]), wide, (1, 1, 1, 2)), [0.5, 0, np.log(2), 0], atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_decoding_inverts_encoding(legacy):
+    anchor, target = random_boxes(30, 1), random_boxes(30, 2)
+    anchor[:, 2:] += 1
+    target[:, 2:] += 1
+    weights = (10.0, 10.0, 5.0, 5.0)
+    delta = boxes.encode(jnp.asarray(anchor), jnp.asarray(target), weights, legacy)
+    np.testing.assert_allclose(boxes.decode(anchor, delta, weights, legacy), target, rtol=1e-4, atol=1e-3)
+
+
+def test_log_scales_are_cut_off():
+    anchor = jnp.array([0.0, 0, 16, 16])
+    np.testing.assert_allclose(
+        boxes.decode(anchor, jnp.array([0.0, 0, 9, 9])), [-492, -492, 508, 508], rtol=1e-5
+    )
+    shrunk = boxes.decode(jnp.array([0.0, 0, 999, 999]), jnp.array([0.0, 0, -9, -9]), legacy=True)
+    np.testing.assert_allclose(boxes.sides(shrunk, legacy=True), [16, 16], atol=1e-3)
+
+
+def test_padding_encodes_to_finite_deltas():
+    assert np.isfinite(boxes.encode(jnp.zeros(4), jnp.zeros(4), legacy=False)).all()
+
+
+def test_clipping():
+    box = jnp.array([[-5.0, 3, 50, 99]])
+    np.testing.assert_array_equal(boxes.clip(box, (20, 30)), [[0, 3, 30, 20]])
+    np.testing.assert_array_equal(boxes.clip(box, (20, 30), legacy=True), [[0, 3, 29, 19]])
+
+
+def test_nonempty():
+    box = np.concatenate([DEGENERATE, [[0, 0, np.nan, 5]]]).astype(np.float32)
+    assert boxes.nonempty(jnp.asarray(box)).tolist() == [False] * 3 + [True] * 4 + [False]
+    assert bool(boxes.nonempty(jnp.zeros(4), legacy=True))
