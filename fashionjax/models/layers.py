@@ -81,7 +81,7 @@ class BatchNorm(nn.BatchNorm):
     """nn.BatchNorm over x [... c], in training by `ops.cpu.norm`, whose gradient is faster on the CPU."""
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, mask=None):
         c = x.shape[-1]
         mean = self.variable("batch_stats", "mean", jnp.zeros, (c,), jnp.float32)
         variance = self.variable("batch_stats", "var", jnp.ones, (c,), jnp.float32)
@@ -91,11 +91,58 @@ class BatchNorm(nn.BatchNorm):
             y = (x - mean.value) * (jax.lax.rsqrt(variance.value + self.epsilon) * scale) + bias
             return y.astype(self.dtype)
         axis_name = None if self.is_initializing() else self.axis_name
-        y, batch_mean, batch_variance = norm.batch_norm(x, scale, bias, self.epsilon, axis_name)
+        if mask is None:
+            y, batch_mean, batch_variance = norm.batch_norm(x, scale, bias, self.epsilon, axis_name)
+        else:
+            batch_mean, batch_variance = _masked_moments(x, mask, axis_name)
+            y = (x - batch_mean) * (jax.lax.rsqrt(batch_variance + self.epsilon) * scale) + bias
         if not self.is_initializing():
             mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
             variance.value = self.momentum * variance.value + (1 - self.momentum) * batch_variance
         return y.astype(self.dtype)
+
+
+def _masked_moments(x, mask, axis_name: str | None):
+    """Mean and variance [c] of x [... c] over the cells of mask [... 1 or c], over `axis_name` as well."""
+    axes = tuple(range(x.ndim - 1))
+    weight = jnp.broadcast_to(mask, x.shape).astype(jnp.float32)
+    x = jnp.where(weight > 0, x.astype(jnp.float32), 0)
+
+    def total(value):
+        value = jnp.sum(value, axis=axes)
+        return value if axis_name is None else jax.lax.psum(value, axis_name)
+
+    count = jnp.maximum(total(weight), 1)
+    mean = total(x) / count
+    return mean, total(weight * jnp.square(x - mean)) / count
+
+
+def normalise(norm, name: str, x, cells=None):
+    """x [b h w c] through a normalisation made by the constructor `norm`; where `cells` is given,
+    statistics are those of the image's own cells (`image_cells`).
+    """
+    if cells is None:
+        return norm(name=name)(x)
+    return norm(name=name)(x, mask=jnp.broadcast_to(image_cells(x, cells), x.shape))
+
+
+def group_norm(*, dtype: Any, channels_per_group: int = 16):
+    """A constructor of group normalisations (Wu & He 2018), which have no statistics of the batch."""
+    return partial(nn.GroupNorm, num_groups=None, group_size=channels_per_group, epsilon=1e-5, dtype=dtype)
+
+
+def image_cells(x, cells):
+    """x [b h w c], cells [b 2] int: rows and columns that belong to the image -> mask [b h w 1] bool."""
+    row = jnp.arange(x.shape[1])[None, :] < cells[:, :1]
+    column = jnp.arange(x.shape[2])[None, :] < cells[:, 1:]
+    return (row[:, :, None] & column[:, None, :])[..., None]
+
+
+def cut_to_image(x, cells):
+    """x [b h w c] with 0 in the cells that are padding, as a convolution pads a map that ends there; `cells`
+    None: as it is.
+    """
+    return x if cells is None else jnp.where(image_cells(x, cells), x, 0)
 
 
 def batch_norm(*, train: bool, frozen: bool, axis_name: str | None, dtype: Any):

@@ -19,8 +19,8 @@ def cell_anchors(size: float, ratios: Sequence[float] = RATIOS) -> np.ndarray:
 
 
 def legacy_cell_anchors(stride: int, scale: float = 8, ratios: Sequence[float] = RATIOS) -> np.ndarray:
-    """mmdetection 1.x [ratio 4] float32: sides stride * scale, inclusive pixels around (stride - 1) / 2, corners
-    rounded to whole pixels (halves to even).
+    """mmdetection 1.x [ratio 4] float32: sides stride * scale, inclusive pixels around (stride - 1) / 2,
+    corners rounded to whole pixels (halves to even).
     """
     root = np.sqrt(np.asarray(ratios, np.float64))
     half = (np.stack([stride * scale / root, stride * scale * root], axis=1) - 1) / 2
@@ -29,7 +29,9 @@ def legacy_cell_anchors(stride: int, scale: float = 8, ratios: Sequence[float] =
 
 
 def grid(cell: np.ndarray, h: int, w: int, stride: int) -> np.ndarray:
-    """cell [a 4] -> anchors of a map of h x w cells [(h w a) 4] float32, the cell's moved by whole strides."""
+    """cell [a 4] -> anchors of a map of h x w cells [(h w a) 4] float32, the cell's moved by whole
+    strides.
+    """
     y, x = np.meshgrid(np.arange(h) * stride, np.arange(w) * stride, indexing="ij")
     shift = np.stack([x, y, x, y], axis=-1).astype(np.float32)
     return (shift[:, :, None] + cell).reshape(-1, 4)

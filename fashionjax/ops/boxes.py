@@ -1,7 +1,8 @@
 """Boxes [n 4] as x1 y1 x2 y2 in pixels: area, IoU, coding against anchors, clipping.
 
-Two conventions. The current one (detectron2, He et al. 2017) takes coordinates as points of the plane: a side is
-x2 - x1. `legacy` (mmdetection 1.x, Girshick 2015) takes them as inclusive pixel indices: a side is x2 - x1 + 1.
+Two conventions. The current one (detectron2, He et al. 2017) takes coordinates as points of the plane: a
+side is x2 - x1. `legacy` (mmdetection 1.x, Girshick 2015) takes them as inclusive pixel indices: a side
+is x2 - x1 + 1.
 """
 
 import math
@@ -36,8 +37,8 @@ def iou(a, b, legacy: bool = False):
 def encode(anchor, target, weights=(1.0, 1.0, 1.0, 1.0), legacy: bool = False):
     """anchor, target [... 4] -> deltas [... 4]: wx (cx_t - cx_a) / w_a, wy ..., ww log(w_t / w_a), wh ...
 
-    (Girshick et al., R-CNN, 2014.) mmdetection's target standard deviations are 1 / weights. A side that is not
-    positive, of padding for instance, is taken as tiny, so that deltas stay finite.
+    (Girshick et al., R-CNN, 2014.) mmdetection's target standard deviations are 1 / weights. A side that
+    is not positive, of padding for instance, is taken as tiny, so that deltas stay finite.
     """
     anchor, target = anchor.astype(jnp.float32), target.astype(jnp.float32)
     weights = jnp.asarray(weights, jnp.float32)

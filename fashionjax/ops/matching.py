@@ -1,4 +1,5 @@
-"""Assigning boxes to ground truth by IoU, and drawing a balanced sample of fixed size. One image, static shapes.
+"""Assigning boxes to ground truth by IoU, and drawing a balanced sample of fixed size. One image, static
+shapes.
 
 Labels: 1 foreground, 0 background, -1 neither.
 """
@@ -37,10 +38,11 @@ def match(
     """iou [n g], truth_valid [g] bool, box_valid [n] bool (None: all) -> Matches of n boxes.
 
     A box goes to the ground truth of its highest IoU (the first among equals): foreground from `high` on,
-    background below `low`, ignored between. With `low_quality` every ground truth also makes foreground of all
-    boxes tied for its best IoU, if that is positive and at least `low_quality`; they keep their own best ground
-    truth (detectron2), or with `claim` take the claiming one, the last if several claim (mmdetection 1.x).
-    Invalid ground truth matches nothing, invalid boxes are ignored and are nobody's best.
+    background below `low`, ignored between. With `low_quality` every ground truth also makes foreground
+    of all boxes tied for its best IoU, if that is positive and at least `low_quality`; they keep their
+    own best ground truth (detectron2), or with `claim` take the claiming one, the last if several claim
+    (mmdetection 1.x). Invalid ground truth matches nothing, invalid boxes are ignored and are nobody's
+    best.
     """
     usable = jnp.where(truth_valid[None, :], iou, -1.0)
     if box_valid is not None:
@@ -71,7 +73,8 @@ def priorities(rng, identity):
 def sample(label, priority, *, count: int, foreground_share: float) -> Sample:
     """label [n] as of `match`, priority [n] int32 as of `priorities` -> a random sample of `count` boxes.
 
-    At most int(count * foreground_share) of them are foreground; the rest is background as far as there is any.
+    At most int(count * foreground_share) of them are foreground; the rest is background as far as there
+    is any.
     """
     most = int(count * foreground_share)
     missing = max(count - label.shape[0], 0)

@@ -1,9 +1,10 @@
-"""Exact greedy non-maximum suppression on static shapes: by score, a kept box suppresses all later ones whose IoU
-with it is above the threshold. One image.
+"""Exact greedy non-maximum suppression on static shapes: by score, a kept box suppresses all later ones
+whose IoU with it is above the threshold. One image.
 
-Two ways to the same result. The loop takes the boxes in order and is the faster one on a CPU; on an accelerator,
-where each of its thousand steps would be a launch, the greedy rule is iterated on all boxes at once until nothing
-changes, which takes as many rounds as the longest chain of boxes that suppress each other (few in practice).
+Two ways to the same result. The loop takes the boxes in order and is the faster one on a CPU; on an
+accelerator, where each of its thousand steps would be a launch, the greedy rule is iterated on all boxes
+at once until nothing changes, which takes as many rounds as the longest chain of boxes that suppress each
+other (few in practice).
 """
 
 from typing import NamedTuple
@@ -29,8 +30,8 @@ class Selected(NamedTuple):
 def nms(box, score, valid, *, threshold: float, legacy: bool = False, group=None, method: str = "auto"):
     """box [n 4], score [n], valid [n] bool -> keep [n] bool.
 
-    Of equal scores the first comes first. Boxes of different `group` [n] int never suppress each other (classes,
-    pyramid levels); boxes that are not valid are neither kept nor suppress.
+    Of equal scores the first comes first. Boxes of different `group` [n] int never suppress each other
+    (classes, pyramid levels); boxes that are not valid are neither kept nor suppress.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}, not {method!r}")
@@ -58,8 +59,9 @@ def _loop(suppresses, start):
 
 
 def _rounds(suppresses, start):
-    """A box is kept iff no kept earlier box suppresses it. Each round settles at least the first box that is not
-    settled yet, so the fixed point is the greedy result."""
+    """A box is kept iff no kept earlier box suppresses it. Each round settles at least the first box that
+    is not settled yet, so the fixed point is the greedy result.
+    """
 
     def step(carry):
         keep, _ = carry

@@ -31,6 +31,7 @@ class Region(NamedTuple):
 
     base: jax.Array  # [n] int32, index of the level's first cell in the concatenated levels
     extent: jax.Array  # [n 2] int32, height and width of the level
+    pitch: jax.Array  # [n] int32, cells from one row of the level to the next
     start: jax.Array  # [n 2] float32, upper left corner
     bin: jax.Array  # [n 2] float32, size of one bin
     count: jax.Array  # [n 2] int32, samples per bin; 0 pools to 0
@@ -68,7 +69,7 @@ def crop_stack(stack, index, box, *, size: int):
     _, h, w = stack.shape
     start, bin, count = _sampling(box, 1.0, size, ADAPTIVE, True, False, None)
     extent = jnp.broadcast_to(jnp.array([h, w], jnp.int32), start.shape)
-    region = Region(index.astype(jnp.int32) * (h * w), extent, start, bin, count)
+    region = Region(index.astype(jnp.int32) * (h * w), extent, extent[:, 1], start, bin, count)
     return rearrange(_pool_maps([stack[..., None]], region, size, TAPS), "n p q 1 -> n p q")
 
 
@@ -83,16 +84,19 @@ def pyramid(
     inclusive: bool = False,
     limit: int | None = None,
     legacy_levels: bool = False,
+    cells=None,
 ):
     """features: one [h_l w_l c] per stride, box [n 4] xyxy in image pixels -> pooled [n size size c].
 
     Every box is pooled from the level that `assign_level` gives it (`legacy_levels` is its `legacy`); the
-    other arguments are those of `roi_align`.
+    other arguments are those of `roi_align`. `cells` [l 2] int, which may be traced, gives the rows and
+    columns of each level that belong to the image where a map is padded at the bottom and right: the map
+    is taken to end there.
     """
     if len(features) != len(strides):
         raise ValueError(f"{len(features)} feature maps but {len(strides)} strides")
     level = assign_level(box, levels=len(strides), finest_stride=strides[0], legacy=legacy_levels)
-    return _pool_levels(features, strides, level, box, size, samples, aligned, inclusive, limit)
+    return _pool_levels(features, strides, level, box, size, samples, aligned, inclusive, limit, cells)
 
 
 def assign_level(box, *, levels: int = 4, finest_stride: float = 4, legacy: bool = False):
@@ -112,13 +116,15 @@ def assign_level(box, *, levels: int = 4, finest_stride: float = 4, legacy: bool
     return jnp.clip(level, 0, levels - 1).astype(jnp.int32)
 
 
-def _pool_levels(features, strides, level, box, size, samples, aligned, inclusive, limit):
+def _pool_levels(features, strides, level, box, size, samples, aligned, inclusive, limit, cells=None):
     extent = np.array([f.shape[:2] for f in features], np.int32)
-    cells = extent[:, 0] * extent[:, 1]
-    base = (np.cumsum(cells) - cells).astype(np.int32)
+    area = extent[:, 0] * extent[:, 1]
+    base = (np.cumsum(area) - area).astype(np.int32)
     scale = jnp.asarray(1.0 / np.asarray(strides, np.float32))[level][:, None]
     start, bin, count = _sampling(box, scale, size, samples, aligned, inclusive, limit)
-    region = Region(jnp.asarray(base)[level], jnp.asarray(extent)[level], start, bin, count)
+    ends = jnp.asarray(extent if cells is None else cells, jnp.int32)
+    pitch = jnp.asarray(extent[:, 1])
+    region = Region(jnp.asarray(base)[level], ends[level], pitch[level], start, bin, count)
     return _pool_maps(features, region, size, samples or TAPS)
 
 
@@ -214,7 +220,7 @@ def _chunk(i, region: Region, tiles: _Tiles, size: int, taps: int):
         for a in (0, 1)
     )
     row = jnp.minimum(cell[:, 0], extent[:, :1] - 1)
-    run = region.base[roi][:, None] + row * extent[:, 1:] + origin[:, 1:]
+    run = region.base[roi][:, None] + row * region.pitch[roi][:, None] + origin[:, 1:]
     return roi, run, along_y, along_x
 
 

@@ -19,7 +19,7 @@ import jax
 
 from fashionjax import cli
 from fashionjax.errors import UserError
-from fashionjax.parity import draws, metrics, models
+from fashionjax.parity import detection, draws, metrics, models
 from fashionjax.parity.results import Result, dense_difference, load_arrays
 from fashionjax.weights import key_maps
 from fashionjax.weights.checked_bytes import is_count
@@ -34,7 +34,8 @@ def check_model_folder(folder: Path) -> list[Result]:
     shapes = unwrapped({key: tuple(shape) for key, shape, _ in manifest["state_dict"]}).tensors
     found = models.recognise(shapes, manifest.get("model_args"))
     try:
-        arguments = found.arguments(draws.inputs(manifest))
+        inputs = draws.inputs(manifest)
+        arguments = found.arguments(manifest, inputs) if found.detector else found.arguments(inputs)
         template = jax.eval_shape(partial(found.init, found.model), *arguments)
     except (KeyError, ValueError, TypeError, RuntimeError) as error:  # einops raises RuntimeError
         why = " ".join(str(error).split())[:200]
@@ -43,16 +44,21 @@ def check_model_folder(folder: Path) -> list[Result]:
     drawn = unwrapped(draws.state_dict(manifest)).tensors  # a key is drawn as it stands in the file
     variables, _ = key_maps.fill(template, drawn, found.rules)
     with jax.default_matmul_precision("highest"):
-        computed = found.outputs(found.model, variables, arguments)
+        run = partial(found.outputs, folder, stored) if found.detector else found.outputs
+        computed = run(found.model, variables, arguments)
     results = []
     for output in manifest["outputs"]:
         name = output["name"]
+        measure, error, bound = "rel_l2", float("nan"), DENSE_BOUND
         try:
-            error = dense_difference(stored, name, computed.get(name))
+            if found.detector:
+                measure, error, bound = detection.difference(stored, name, computed.get(name))
+            else:
+                error = dense_difference(stored, name, computed.get(name))
         except (KeyError, IndexError, ValueError, TypeError):  # stored in parts that do not fit each other
-            error = float("nan")
-        state = "ok" if error <= DENSE_BOUND else "FAIL"
-        results.append(Result(folder.name, name, "rel_l2", error, state))
+            pass
+        state = "ok" if error <= bound else "FAIL"
+        results.append(Result(folder.name, name, measure, error, state))
     return results
 
 

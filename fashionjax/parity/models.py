@@ -18,10 +18,12 @@ from fashionjax.models.backbones import vgg
 from fashionjax.models.backbones.resnet import ResNet
 from fashionjax.models.backbones.vgg import VGG
 from fashionjax.models.backbones.vit import ViT
+from fashionjax.models.cgd import CGDHead
 from fashionjax.models.compatibility import TypeAware
+from fashionjax.models.detection.rcnn import RCNN
 from fashionjax.models.heads import FRAME
 from fashionjax.models.torch_keys import Rules
-from fashionjax.parity import outfits
+from fashionjax.parity import detection, outfits
 from fashionjax.weights import recognise as weight_files
 
 Shapes = dict[str, tuple[int, ...]]
@@ -33,6 +35,7 @@ class Recognised(NamedTuple):
     arguments: Callable[[dict], tuple]  # inputs of the folder -> positional arguments of the model
     outputs: Callable[[Any, dict, tuple], dict]  # (model, variables, arguments) -> jax arrays by output name
     init: Callable = lambda model, *arguments: model.init(jax.random.key(0), *arguments)
+    detector: bool = False  # its outputs need the folder and the recorded sets, see parity.detection
 
 
 class UnknownModel(UserError):
@@ -57,6 +60,8 @@ def recognise(shapes: Shapes, model_args: dict | None = None) -> Recognised:
     if isinstance(model, TypeAware):
         outputs = outfits.outputs_of(shapes, model_args or {})
         return Recognised(model, rules, outfits.arguments, outputs, outfits.init)
+    if isinstance(model, RCNN):
+        return Recognised(model, rules, detection.arguments, detection.outputs, detection.init, detector=True)
     return Recognised(model, rules, *RUNS.get(type(model), (_zoo_arguments, _zoo_outputs)))
 
 
@@ -174,4 +179,5 @@ RUNS = {
     ResNet: (_image_argument, _resnet_outputs),
     VGG: (_image_argument, _vgg_outputs),
     ViT: (_image_argument, _vit_outputs),
+    CGDHead: (detection.cgd_arguments, detection.cgd_outputs, detection.cgd_init),
 }

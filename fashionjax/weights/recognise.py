@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 
 from fashionjax import tasks
 from fashionjax.errors import UserError
-from fashionjax.models import backbones
+from fashionjax.models import backbones, cgd
 from fashionjax.models.backbones import resnet, vgg
 from fashionjax.models.backbones.resnet import ResNet
 from fashionjax.models.backbones.vgg import VGG
 from fashionjax.models.backbones.vit import ViT
+from fashionjax.models.detection import recognise as detectors
+from fashionjax.models.detection.torch_keys import torch_keys as detector_keys
 from fashionjax.models.torch_keys import Rules
 from fashionjax.task import Weights
 
@@ -93,6 +95,11 @@ def model_of(shapes: Shapes) -> tuple[Any, Rules] | None:
 
     KeyError, IndexError or ValueError where parts of a known model are missing or have impossible shapes.
     """
+    if detectors.is_detector(shapes):
+        detector = detectors.model_of(shapes)
+        return detector, detector_keys(detector)
+    if cgd.is_cgd_head(shapes):
+        return cgd.head_of(shapes), cgd.TORCH_KEYS
     known = canonical(shapes)
     task = task_of(known)
     plain = not any(key.startswith(BACKBONE) for key in known)

@@ -37,9 +37,7 @@ def test_a_ground_truth_that_nothing_overlaps_makes_no_foreground():
 
 @pytest.mark.parametrize("g", [0, 3])
 def test_without_ground_truth_everything_is_background(g):
-    got = matching.match(
-        jnp.full((4, g), 0.9), jnp.zeros(g, bool), high=0.5, low=0.5, low_quality=0.0
-    )
+    got = matching.match(jnp.full((4, g), 0.9), jnp.zeros(g, bool), high=0.5, low=0.5, low_quality=0.0)
     assert got.label.tolist() == [0] * 4
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from fashionjax.models import layers
@@ -38,11 +39,13 @@ class BasicBlock(nn.Module):
     stride_in_1x1: bool = False  # has no 1x1 on the main path; here so that both blocks are built alike
 
     @nn.compact
-    def __call__(self, x):
-        y = nn.relu(self.norm(name="bn1")(self.conv(self.width, 3, self.stride, name="conv1")(x)))
-        y = self.norm(name="bn2")(self.conv(self.width, 3, name="conv2")(y))
+    def __call__(self, x, cells=None):
+        x, after = layers.cut_to_image(x, cells), _strided(cells, self.stride)
+        norm = partial(layers.normalise, self.norm, cells=after)
+        y = nn.relu(norm("bn1", self.conv(self.width, 3, self.stride, name="conv1")(x)))
+        y = norm("bn2", self.conv(self.width, 3, name="conv2")(layers.cut_to_image(y, after)))
         if self.stride != 1 or x.shape[-1] != self.width:
-            x = self.norm(name="downsample_1")(self.conv(self.width, 1, self.stride, name="downsample_0")(x))
+            x = norm("downsample_1", self.conv(self.width, 1, self.stride, name="downsample_0")(x))
         return nn.relu(x + y)
 
 
@@ -56,25 +59,35 @@ class Bottleneck(nn.Module):
     stride_in_1x1: bool = False
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, cells=None):
         first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
-        y = nn.relu(self.norm(name="bn1")(self.conv(self.width, 1, first, name="conv1")(x)))
-        y = nn.relu(self.norm(name="bn2")(self.conv(self.width, 3, second, name="conv2")(y)))
-        y = self.norm(name="bn3")(self.conv(4 * self.width, 1, name="conv3")(y))
+        inner, after = _strided(cells, first), _strided(cells, self.stride)
+        norm = partial(layers.normalise, self.norm)
+        y = nn.relu(norm("bn1", self.conv(self.width, 1, first, name="conv1")(x), inner))
+        y = layers.cut_to_image(y, inner)
+        y = nn.relu(norm("bn2", self.conv(self.width, 3, second, name="conv2")(y), after))
+        y = norm("bn3", self.conv(4 * self.width, 1, name="conv3")(y), after)
         if self.stride != 1 or x.shape[-1] != 4 * self.width:
-            x = self.norm(name="downsample_1")(
-                self.conv(4 * self.width, 1, self.stride, name="downsample_0")(x)
-            )
+            shortcut = self.conv(4 * self.width, 1, self.stride, name="downsample_0")(x)
+            x = norm("downsample_1", shortcut, after)
         return nn.relu(x + y)
+
+
+def _strided(cells, stride: int):
+    return None if cells is None else -(-cells // stride)
 
 
 class ResNet(nn.Module):
     """image [b h w 3] float -> pyramid of layer1..layer4, strides 4, 8, 16, 32, fine to coarse.
 
-    `width` is the channel count of the stem (64 as published). `stage_strides` gives the first stride of each
-    stage; fewer than four entries stop the network early. With `num_classes`, `method='logits'` gives the
-    classifier's output [b num_classes] float32. Intermediates sown: `stem` (after bn1 and ReLU) and
-    `maxpool`.
+    `width` is the channel count of the stem (64 as published). `stage_strides` gives the first stride of
+    each stage; fewer than four entries stop the network early. With `num_classes`, `method='logits'`
+    gives the classifier's output [b num_classes] float32. `norm` is 'batch' or 'group'. No gradient
+    reaches the stem and the first `frozen_stages` stages when that is not None (0: the stem alone).
+    Intermediates sown: `stem` (after bn1 and ReLU) and `maxpool`.
+
+    With `cells` [b 2] int, rows and columns of each image that are not padding at the bottom and right,
+    the features of an image are those that it has without the padding.
     """
 
     depth: int = 50
@@ -84,31 +97,31 @@ class ResNet(nn.Module):
     stride_in_1x1: bool = False
     frozen_bn: bool = False
     bn_axis_name: str | None = None
+    norm: str = "batch"
+    frozen_stages: int | None = None
     dtype: Any = jnp.float32
     pointwise: str = "auto"
 
     @nn.compact
-    def _run(self, image, train: bool, classify: bool):
+    def _run(self, image, train: bool, classify: bool, cells=None):
         conv = partial(layers.Conv, dtype=self.dtype, pointwise=self.pointwise)
-        norm = layers.batch_norm(
-            train=train, frozen=self.frozen_bn, axis_name=self.bn_axis_name, dtype=self.dtype
-        )
+        norm = self._norm(train)
         block = Bottleneck if self.depth in BOTTLENECK_DEPTHS else BasicBlock
-        x = nn.relu(norm(name="bn1")(conv(self.width, 7, 2, name="conv1")(image)))
+        image, cells = layers.cut_to_image(image, cells), _strided(cells, 2)
+        x = nn.relu(layers.normalise(norm, "bn1", conv(self.width, 7, 2, name="conv1")(image), cells))
         self.sow("intermediates", "stem", x)
-        x = layers.max_pool(x, 3, 2, padding=1)
+        # No value is negative: the zeros of the padding never exceed a window's own cells.
+        x, cells = layers.max_pool(layers.cut_to_image(x, cells), 3, 2, padding=1), _strided(cells, 2)
         self.sow("intermediates", "maxpool", x)
+        x = self._stopped(x, 0)
         pyramid = []
         for stage, (count, stride) in enumerate(zip(BLOCKS[self.depth], self.stage_strides, strict=False)):
             for i in range(count):
-                x = block(
-                    self.width * 2**stage,
-                    stride if i == 0 else 1,
-                    conv,
-                    norm,
-                    self.stride_in_1x1,
-                    name=f"layer{stage + 1}_{i}",
-                )(x)
+                width, stride = self.width * 2**stage, stride if i == 0 else 1
+                name = f"layer{stage + 1}_{i}"
+                x = block(width, stride, conv, norm, self.stride_in_1x1, name=name)(x, cells)
+                cells = _strided(cells, stride)
+            x = self._stopped(x, stage + 1)
             pyramid.append(x)
         logits = None
         if self.num_classes is not None and (classify or self.is_initializing()):
@@ -116,8 +129,20 @@ class ResNet(nn.Module):
             logits = layers.linear(self.num_classes, "fc")(pooled)
         return tuple(pyramid), logits
 
-    def __call__(self, image, train: bool = False) -> tuple:
-        return self._run(image, train, classify=False)[0]
+    def _norm(self, train: bool):
+        if self.norm == "group":
+            return layers.group_norm(dtype=self.dtype, channels_per_group=max(self.width // 4, 1))
+        if self.norm != "batch":
+            raise ValueError(f"norm must be 'batch' or 'group', not {self.norm!r}")
+        return layers.batch_norm(
+            train=train, frozen=self.frozen_bn, axis_name=self.bn_axis_name, dtype=self.dtype
+        )
+
+    def _stopped(self, x, stage: int):
+        return jax.lax.stop_gradient(x) if self.frozen_stages == stage else x
+
+    def __call__(self, image, train: bool = False, cells=None) -> tuple:
+        return self._run(image, train, classify=False, cells=cells)[0]
 
     def logits(self, image, train: bool = False):
         """image [b h w 3] float -> [b num_classes] float32."""
