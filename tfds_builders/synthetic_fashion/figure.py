@@ -47,27 +47,32 @@ def warp(figure: Figure, points) -> np.ndarray:
     """points [n 2] of the upright front view → [n 2] on the posed torso (and on a skirt below it)."""
     points = np.asarray(points, np.float64)
     x, y = points[..., 0], points[..., 1]
-    depth = np.clip(y / 3.0, 0, 1)
+    depth = np.minimum(np.maximum(y / 3.0, 0), 1)
     smooth = depth * depth * (3 - 2 * depth)
-    turned = x + 0.3 * figure.turn * np.clip(1 - x * x, 0, 1)
-    new_x = turned * figure.width * (1 - 0.22 * abs(figure.turn)) + figure.sway * smooth
-    new_y = y + x * (figure.tilt[0] * (1 - depth) + figure.tilt[1] * depth)
-    return np.stack([new_x, new_y], -1)
+    turned = x + 0.3 * figure.turn * np.minimum(np.maximum(1 - x * x, 0), 1)
+    moved = np.empty(points.shape)
+    moved[..., 0] = turned * figure.width * (1 - 0.22 * abs(figure.turn)) + figure.sway * smooth
+    moved[..., 1] = y + x * (figure.tilt[0] * (1 - depth) + figure.tilt[1] * depth)
+    return moved
 
 
 def along(path: np.ndarray, fractions) -> np.ndarray:
     """Points at arc-length fractions of path [n 2] → [m 2]."""
     steps = np.hypot(*np.diff(path, axis=0).T)
-    length = np.concatenate([[0.0], np.cumsum(steps)])
+    length = np.zeros(len(path))
+    np.cumsum(steps, out=length[1:])
     at = np.asarray(fractions) * length[-1]
-    return np.stack([np.interp(at, length, path[:, 0]), np.interp(at, length, path[:, 1])], -1)
+    points = np.empty((*at.shape, 2))
+    for axis in (0, 1):
+        points[..., axis] = np.interp(at, length, path[:, axis])
+    return points
 
 
 def normals(path: np.ndarray) -> np.ndarray:
     """Unit normals [n 2] of path [n 2], to the right-hand side of its direction in the picture (y down)."""
     direction = np.gradient(path, axis=0)
     direction /= np.maximum(np.hypot(direction[:, 0], direction[:, 1]), 1e-9)[:, None]
-    return np.stack([-direction[:, 1], direction[:, 0]], -1)
+    return direction[:, ::-1] * (-1, 1)
 
 
 def tube(path: np.ndarray, stops, widths, reach: float = 1.0, count: int = 9) -> np.ndarray:
