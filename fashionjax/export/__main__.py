@@ -3,7 +3,7 @@
     fashionjax export --checkpoint=runs/imported --format=safetensors --out=weights.safetensors
 
 Every value that the model uses is in the file, and `fashionjax import` reads it back bit for bit. What an
-import leaves out is not in it, and is named: the step counters num_batches_tracked, which PyTorch fills in
+import leaves out is missing and reported: the step counters num_batches_tracked, which PyTorch fills in
 itself, and embed_extractor.bn.*, which MMFashion's retrievers store and never apply; loading an exported
 retriever there needs `load_state_dict(…, strict=False)`.
 """
@@ -66,8 +66,8 @@ def main(argv: list[str]) -> int:
     tensors = export(args.checkpoint, args.out, args.step)
     left_out = _left_out(args.checkpoint, args.step)
     if left_out:
-        told = f"{len(left_out)} tensors of the imported file are not in it, for nothing applies them"
-        print(f"{told}: {', '.join(left_out)}", file=sys.stderr)
+        missing = f"{len(left_out)} tensors of the imported file are not exported (no model applies them)"
+        print(f"note: {missing}: {', '.join(left_out)}", file=sys.stderr)
     numbers = sum(int(array.size) for array in tensors.values())
     print(json.dumps({"out": args.out, "tensors": len(tensors), "numbers": numbers}))
     return 0

@@ -1,8 +1,8 @@
 """`python -m fashionjax.parity DIR…`: recorded numbers of the original PyTorch code against this code.
 
 A folder holds a manifest (which weights and inputs to draw, which outputs exist) and `outputs.npz`. Its model
-is told from the state dict's keys and shapes, the weights are drawn and go through the importer as if they
-came from a checkpoint, and every output named by the manifest is compared: one line each, `folder output
+is recognised by the keys and shapes of its state dict, the weights are drawn and imported as if they came
+from a checkpoint, and every output named by the manifest is compared: one line each, `folder output
 rel_l2=… ok|FAIL`. An output that is not computed fails. A folder without a manifest holds metric and loss
 goldens (`metrics`). A folder that cannot be read counts as one failure, and the others are still
 compared. The last line counts; the exit status is 0 when something was compared and nothing failed, 1 when
@@ -70,14 +70,14 @@ def read_manifest(folder: Path) -> dict:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(manifest, dict):
-        raise UserError(f"{path}: holds no object")
+        raise UserError(f"{path}: expected a JSON object")
     missing = [part for part in PARTS if part not in manifest]
     if missing:
-        raise UserError(f"{path}: has no {', '.join(missing)}")
+        raise UserError(f"{path}: lacks {', '.join(missing)}")
     for part, is_entry in PARTS.items():
         entries = manifest[part]
         if not isinstance(entries, list) or not all(map(is_entry, entries)):
-            raise UserError(f"{path}: {part} is no list of entries as a parity folder has them")
+            raise UserError(f"{path}: {part} is not a list of entries of a parity folder")
     for part, kind in (("model_args", dict | None), ("salt", str | None)):
         if not isinstance(manifest.get(part), kind):
             raise UserError(f"{path}: {part} is a {type(manifest[part]).__name__}")
@@ -116,7 +116,7 @@ def check(folder: Path) -> list[Result]:
 def main(argv: list[str]) -> int:
     """Folders as arguments -> exit status."""
     if len(argv) < 2:
-        raise UserError("which folders? usage: python -m fashionjax.parity DIR…")
+        raise UserError("expected at least one folder: python -m fashionjax.parity DIR…")
     passed = failed = 0
     unknown = False
     for argument in argv[1:]:

@@ -1,1 +1,1 @@
-"""Weight files of strangers: their bytes, whose model they hold, and every key into a tree and back."""
+"""Untrusted weight files: their bytes, which model they hold, and every key into a tree and back."""

@@ -1,4 +1,4 @@
-"""Bytes of a stranger's file → numbers: nothing is allocated or unpacked that the file does not hold."""
+"""Bytes of an untrusted file → numbers: nothing is allocated or unpacked beyond what the file holds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BFLOAT16 = "bfloat16"  # numpy has none: read as uint16, returned as float32
 
 
 class Refused(ValueError):
-    """Why a file is not read, without its name."""
+    """Why a file is refused; the reader adds its name."""
 
 
 def itemsize(kind: str) -> int:
@@ -71,7 +71,7 @@ class Archive(NamedTuple):
         """An entry's bytes [n] uint8."""
         entry = self.entries[name]
         if limit is not None and entry.file_size > limit:
-            raise Refused(f"{name[:80]!r} has {entry.file_size:,} bytes, at most {limit:,} are taken")
+            raise Refused(f"{name[:80]!r} has {entry.file_size:,} bytes, expected at most {limit:,}")
         try:
             with self.zip.open(entry) as stream:
                 raw = read_exactly(stream, entry.file_size)
@@ -100,7 +100,7 @@ def open_zip(file: io.BufferedReader, size: int) -> Archive:
             raise Refused(f"the archive is encrypted ({name[:80]!r})")
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise Refused(
-                f"{name[:80]!r} is compressed by method {entry.compress_type}; stored and deflated are read"
+                f"{name[:80]!r} uses compression method {entry.compress_type}, expected stored or deflated"
             )
         if entry.header_offset < end:
             raise Refused(f"the entries of the archive overlap ({name[:80]!r})")

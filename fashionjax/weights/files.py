@@ -81,7 +81,8 @@ def _reading(path: str | Path, reader: Callable[[io.BufferedReader, int], Any]) 
         with path.open("rb") as file:
             return reader(file, path.stat().st_size)
     except PickleRefused as error:
-        raise WeightFileError(f"{path}: its pickle is refused: {error}") from error
+        advice = "tensors are read without running code: save model.state_dict(), not the model"
+        raise WeightFileError(f"{path}: its pickle is refused: {error} ({advice})") from error
     except Refused as error:
         raise WeightFileError(f"{path}: {error}") from error
     except MemoryError as error:
@@ -197,7 +198,7 @@ def _safetensors_entry(name: str, entry: Any) -> tuple[int, int, str, tuple[int,
     )
     if kind is None:
         raise Refused(
-            f"tensor {name[:80]!r} has a dtype that is not read ({', '.join(SAFETENSORS_DTYPES)} are)"
+            f"tensor {name[:80]!r} has an unsupported dtype, expected one of {', '.join(SAFETENSORS_DTYPES)}"
         )
     shape, offsets = entry.get("shape"), entry.get("data_offsets")
     for numbers in (shape, offsets):
@@ -211,5 +212,5 @@ def _safetensors_entry(name: str, entry: Any) -> tuple[int, int, str, tuple[int,
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     pairs = list(pairs)
     if len({key for key, _ in pairs}) != len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("a name occurs twice")
     return dict(pairs)

@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.traverse_util
 import jax
@@ -22,7 +22,7 @@ from fashionjax.errors import UserError
 from fashionjax.models import backbones
 from fashionjax.models.backbones import vit
 from fashionjax.models.torch_keys import Rules, prefixed
-from fashionjax.runtime import checkpoint, optim
+from fashionjax.runtime import checkpoint, checkpoint_files, optim
 from fashionjax.runtime.state import TrainState, initial_key, run_key
 from fashionjax.task import Batch, Task
 from fashionjax.weights import files, labels, recognise, vit_positions
@@ -213,24 +213,30 @@ def write_checkpoint(config: ConfigDict, variables: Mapping[str, Any], workdir: 
     manager.close()
 
 
-def import_file(
+class Loaded(NamedTuple):
+    """A weight file as variables of a config's model."""
+
+    config: ConfigDict  # with the labels, widths and grid that the file decides, and where it came from
+    variables: dict  # {'params', 'batch_stats'}
+    accounting: Accounting
+
+
+def load_file(
     file: str | Path,
     config: ConfigDict,
-    workdir: str | Path,
     *,
     backbone_only: bool = False,
     type_spaces: str | None = None,
     entry: str | None = None,
     prefix: str | None = None,
     note: Callable[[str], None] = lambda line: None,
-) -> Accounting:
-    """`file` → a checkpoint of the config's model in `workdir`; what was chosen or left out goes to `note`.
+) -> Loaded:
+    """`file` → variables of the config's model; what was chosen or left out goes to `note`.
 
     `backbone_only` fills the backbone and leaves the rest at its initial values. `entry` and `prefix` choose
     among the file's tensors (see `files.read`), `type_spaces` is a `typespaces.p` for compatibility models.
-    Raises UserError, KeyMismatch where tensors and model do not fit; then no checkpoint is written.
+    Raises UserError, KeyMismatch where tensors and model do not fit.
     """
-    _refuse_used(workdir)
     tensors, remarks = files.read(file, entry, prefix)
     if not backbone_only and prefix is None and (outer := recognise.wrapper(tensors)):
         tensors = {key.removeprefix(outer): tensor for key, tensor in tensors.items()}
@@ -239,7 +245,8 @@ def import_file(
     shapes = {} if backbone_only else {key: array.shape for key, array in tensors.items()}
     fitted = labels.fit_config(config, shapes, type_spaces)
     tensors, resized = vit_positions.fit(config, tensors)
-    for line in (*remarks, *fitted, *resized):
+    remarks = (*remarks, *fitted, *resized)
+    for line in remarks:
         note(line)
     if backbone_only:
         variables, accounting, dropped = import_backbone(config, tasks.make(config), tensors)
@@ -247,19 +254,21 @@ def import_file(
             note(f"dropped {len(dropped)} tensors: {', '.join(dropped)}")
     else:
         variables, accounting = import_model(config, tasks.make(config), tensors)
-    del tensors  # as large as the model, and saving needs memory of its own
     unused = _left_out(accounting.ignored, note)
     with config.unlocked():
         config.imported = ConfigDict({"file": Path(file).name, "sha256": _sha256(file)})
         config.imported.update({"backbone_only": backbone_only, "left_out": unused, "notes": list(remarks)})
-    write_checkpoint(config, variables, workdir)
-    return accounting
+    return Loaded(config, variables, accounting)
 
 
-def _refuse_used(workdir: str | Path) -> None:
-    folder = Path(workdir) / checkpoint.FOLDER
+def import_file(file: str | Path, config: ConfigDict, workdir: str | Path, **options: Any) -> Accounting:
+    """`file` → a checkpoint in `workdir`; `options` as for `load_file`. Nothing is written on an error."""
+    folder = Path(workdir) / checkpoint_files.FOLDER
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{workdir}: already holds a checkpoint; import into another --workdir")
+    loaded = load_file(file, config, **options)
+    write_checkpoint(loaded.config, loaded.variables, workdir)
+    return loaded.accounting
 
 
 def _left_out(ignored: list[str], note: Callable[[str], None]) -> list[str]:
@@ -268,8 +277,7 @@ def _left_out(ignored: list[str], note: Callable[[str], None]) -> list[str]:
     if len(ignored) > len(unused):
         note(f"left out {len(ignored) - len(unused)} step counters ({COUNTER}), which no model reads")
     if unused:
-        told = f"left out {len(unused)} tensors that the original stores and never applies"
-        note(f"{told}: {', '.join(unused)}")
+        note(f"left out {len(unused)} tensors that the original never applies: {', '.join(unused)}")
     return unused
 
 

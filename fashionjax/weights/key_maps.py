@@ -39,7 +39,7 @@ class Accounting(NamedTuple):
 
 
 class KeyMismatch(UserError):
-    """Tensors and model do not fit; `accounting` holds every name."""
+    """Tensors do not fit the model; `accounting` holds every name, `hint` what would help."""
 
     def __init__(self, accounting: Accounting, hint: str = ""):
         self.accounting, self.hint = accounting, hint

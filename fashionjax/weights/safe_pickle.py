@@ -1,4 +1,4 @@
-"""Pickles from strangers, read as data.
+"""Untrusted pickles, read as data.
 
 Python's own unpickler runs whatever a file asks for. This is a small machine over the opcode parser of the
 standard library (`pickletools.genops`, which only parses): it builds numbers, text, tuples, lists, sets and
@@ -78,15 +78,15 @@ class _Machine:
         """The container on top of the stack, itself and not a copy."""
         value = self.stack[-1]
         if type(value) is not kind:
-            raise PickleRefused(f"items are put into a {type(value).__name__}, a {kind.__name__} is expected")
+            raise PickleRefused(f"expected a {kind.__name__} to add items to, got {type(value).__name__}")
         return value
 
     def find(self, module: Any, name: Any) -> Global:
         if not (isinstance(module, str) and isinstance(name, str)):
-            raise PickleRefused("a global is not named by text")
+            raise PickleRefused("the name of a global is not text")
         full = f"{module}.{name}"
         if full not in self.allowed:
-            raise PickleRefused(f"it names {full[:100]!r}, which is not needed to hold data")
+            raise PickleRefused(f"it names {full[:100]!r}, which tensors do not need")
         return self.allowed[full]
 
     def call(self, maker: Any, args: Any) -> Any:
@@ -175,11 +175,11 @@ class _Machine:
                 raise PickleRefused("it refers to objects outside of the pickle")
             stack.append(self.persistent(self.pop() if name == "BINPERSID" else arg))
         elif name not in ("PROTO", "FRAME", "STOP"):
-            raise PickleRefused(f"it uses the opcode {name}, which data does not need")
+            raise PickleRefused(f"it uses the opcode {name}, which tensors do not need")
 
     def _memoize(self, index: int) -> None:
         if not self.stack or self.stack[-1] is _MARK:
-            raise PickleRefused("nothing to remember")
+            raise PickleRefused("it memoizes an empty stack")
         self.memo[index] = self.stack[-1]
 
     def _set_items(self, items: list[Any]) -> None:
@@ -221,7 +221,7 @@ def load(
     except PickleRefused:
         raise
     except KeyError as error:
-        raise PickleRefused(f"it recalls {error}, which was never stored") from error
+        raise PickleRefused(f"it reads memo entry {error}, which was never stored") from error
     except (ValueError, IndexError, OverflowError, MemoryError) as error:
         raise PickleRefused(
             f"it is damaged ({' '.join(str(error).split())[:120] or 'stack empty'})"

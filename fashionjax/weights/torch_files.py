@@ -140,7 +140,7 @@ _NAMED = (
     *("builtins.str", "__builtin__.unicode", "builtins.tuple", "__builtin__.tuple", "numpy.ndarray"),
 )
 
-# the whole of what a checkpoint's pickle may name
+# everything that a checkpoint's pickle may name
 ALLOWED: dict[str, Global] = {
     "collections.OrderedDict": Global("collections.OrderedDict", _ordered_dict),
     "collections.defaultdict": Global("collections.defaultdict", _default_dict),
@@ -246,9 +246,9 @@ def read_zip(archive: Archive, root: str, wanted: str | None = None) -> Entry:
         name, item = f"{root}data/{ref.key}", itemsize(ref.kind)
         if name not in archive.entries:
             raise Refused(f"the archive lacks storage {ref.key[:40]!r}")
-        there = archive.entries[name].file_size // item
-        if there != ref.count:
-            raise Refused(f"storage {ref.key[:40]!r} declares {ref.count:,} numbers, {there:,} are there")
+        held = archive.entries[name].file_size // item
+        if held != ref.count:
+            raise Refused(f"storage {ref.key[:40]!r} declares {ref.count:,} numbers and holds {held:,}")
         return decode(archive.read(name)[: ref.count * item], ref.kind, order)
 
     return entry._replace(tensors=_materialise(entry.tensors, storage_of))
@@ -262,13 +262,13 @@ def read_legacy(file: io.BufferedReader, size: int, wanted: str | None = None) -
     safe_pickle.load(head, {})
     protocol = safe_pickle.load(head, {})
     if protocol != LEGACY_PROTOCOL or type(protocol) is not int:
-        raise Refused(f"a PyTorch file of an unknown protocol ({LEGACY_PROTOCOL} is read)")
+        raise Refused(f"an unknown protocol of torch.save, expected {LEGACY_PROTOCOL}")
     safe_pickle.load(head, {})
     entry = choose_entry(safe_pickle.load(head, ALLOWED, storages.refer), _tensors, wanted)
     keys = safe_pickle.load(head, {})
     named = type(keys) is list and all(isinstance(key, str) for key in keys)
     if not named or len(keys) != len(storages.refs) or set(keys) != set(storages.refs):
-        raise Refused("its list of storages does not match the storages that its tensors use")
+        raise Refused("its list of storages does not match those that its tensors use")
     starts, position = {}, head.tell()
     for key in keys:
         ref = storages.refs[key]

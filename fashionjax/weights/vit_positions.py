@@ -52,8 +52,8 @@ def fit(config: ConfigDict, tensors: Mapping[str, np.ndarray]) -> tuple[Mapping[
     if set(grids.values()) == {chosen}:
         return tensors, []
     resized = {key: _resized(x, chosen) for key, x in found.items()}
-    told = f"resized position embeddings from {side} x {side} to the {chosen} x {chosen} grid of {FIELD}"
-    return {**tensors, **resized}, [f"{told} (bicubic)"]
+    grids = f"from {side} x {side} to the {chosen} x {chosen} grid of {FIELD}"
+    return {**tensors, **resized}, [f"resized position embeddings {grids} (bicubic)"]
 
 
 def _resized(positions: np.ndarray, side: int) -> np.ndarray:

@@ -58,12 +58,12 @@ def test_a_model_trained_here_goes_out_and_comes_back(tmp_path):
 
 def test_what_is_left_out_is_named(tmp_path, capsys):
     """A retriever's file with everything that PyTorch stores: what nothing reads does not come back."""
-    config = inshop.get_config("backbone=resnet50,loss=id,tiny=true")
+    config = inshop.get_config("backbone=vgg16,loss=id,tiny=true")
     config.data_dir, config.labels = str(tmp_path), {"item_id": ["a", "b"]}
     shapes = importer.template(config, tasks.make(config))
     read = drawn(torch_shapes(shapes, importer.key_rules(config)))
     norm = {f"embed_extractor.bn.{name}": np.ones(4, np.float32) for name in ("weight", "running_mean")}
-    counters = {"backbone.bn1.num_batches_tracked": np.zeros((), np.int64)}
+    counters = {"embed_extractor.bn.num_batches_tracked": np.zeros((), np.int64)}
     import_weights.run(str(save_zip(tmp_path / "w.pth", read | norm | counters)), config, tmp_path / "run")
     err = capsys.readouterr().err
     assert "left out 1 step counters (num_batches_tracked)" in err and ", ".join(norm) in err

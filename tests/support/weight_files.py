@@ -134,6 +134,15 @@ def tiny_config(backbone="resnet18", **model) -> ConfigDict:
     return config
 
 
+def backbone_config(name: str) -> ConfigDict:
+    """An attribute model of two labels around a tiny backbone."""
+    config = tiny_config(name, labels_predicted=("attribute",))
+    config.labels = ConfigDict({"attribute": ["a", "b"]})
+    fields = {"width": 16, "depth": 2, "heads": 2, "grid": 2} if name.startswith("vit") else {"width": 8}
+    config.model.backbone_fields = ConfigDict(fields)
+    return config
+
+
 def file_for(config: ConfigDict, widths: dict[str, int], seed=0) -> dict[str, np.ndarray]:
     """An honest state dict for a config, with head widths of the test's choice."""
     config = config.copy_and_resolve_references()

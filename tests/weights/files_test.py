@@ -376,7 +376,7 @@ HOSTILE = {
     "calling a factory": (running("builtins.list", "x"), "calls builtins.list"),
     "setting items of an inert object": (
         with_value(call("collections.Counter") + text("x") + b"Ns"),
-        "a dict is expected",
+        "expected a dict",
     ),
     "calling a storage type": (with_value(call("torch.FloatStorage")), "calls torch.FloatStorage"),
     "argument flood": (with_value(call("torch.Size", *[b"N"] * 50)), "arguments of torch.Size"),

@@ -32,6 +32,7 @@ def test_an_imported_checkpoint_predicts_on_a_bare_photo(tmp_path):
         *(file, "--config=experiments/attributes.py:backbone=vgg16,pool=global"),
         *(f"--workdir={tmp_path / 'imported'}", f"--config.data_dir={tmp_path}"),
         *("--config.model.hidden=48", "--config.model.features=64"),  # the fixture's narrow head
+        *("--config.image_size=64", "--config.canvas_size=64"),
     )
     assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout.splitlines()[-1])
@@ -56,7 +57,7 @@ def test_imported_models_that_pool_at_landmarks_answer_with_a_detector(tmp_path)
     runs = {"landmark": str(save(tmp_path / "landmark", "detector"))}
     for name, config in sources.items():
         config.model.hidden, config.model.features = 48, 64  # the fixtures' narrow heads, as is the embedding
-        config.data_dir = str(tmp_path)
+        config.data_dir, config.image_size, config.canvas_size = str(tmp_path), 64, 64
         runs[name.split("_")[1]] = str(tmp_path / name)
         import_weights.run(weight_file(name, tmp_path), config, str(tmp_path / name))
     rng = np.random.default_rng(0)

@@ -155,24 +155,27 @@ def test_a_wrong_space_is_named_exactly(change, kind, key):
     assert caught.value.accounting.problems() == {kind: [f"type_specific_net.{key}"]}
 
 
-@pytest.mark.parametrize("name", ["zoo masks", "zoo layers", "origin layers", "set"])
-def test_mutated_state_dicts_give_typed_errors_that_name_the_key(name):
-    """150 of each, one to three mutations; half of them at the parts that only these models have."""
+SWEEPS = [("zoo layers", 40), *(pytest.param(name, 150, marks=pytest.mark.full) for name in MODELS)]
+
+
+@pytest.mark.parametrize("name, trials", SWEEPS)
+def test_mutated_state_dicts_give_typed_errors_that_name_the_key(name, trials):
+    """One to three mutations, half of them at the parts that only these models have."""
     rules, shapes = family(name)
     honest = drawn(torch_shapes(shapes, rules))
     rng = np.random.default_rng(len(name))
     heads = sorted(key for key in honest if "backbone" not in key and "layer" not in key)
-    for trial in range(150):
-        tensors, told = dict(honest), []
+    for trial in range(trials):
+        tensors, changed = dict(honest), []
         keys = heads if trial % 2 else sorted(honest)
         for key in rng.choice(keys, 1 + trial % 3, replace=False):
-            told.append(MUTATIONS[rng.integers(len(MUTATIONS))](rng, tensors, str(key)))
+            changed.append(MUTATIONS[rng.integers(len(MUTATIONS))](rng, tensors, str(key)))
         with pytest.raises(KeyMismatch) as caught:
             fill(shapes, tensors, rules)
         problems = caught.value.accounting.problems()
-        for kind, key in told:
+        for kind, key in changed:
             assert any(named.split(": ")[0] == key for named in problems[kind]), (kind, key, problems)
-        assert sum(map(len, problems.values())) <= 2 * len(told)
+        assert sum(map(len, problems.values())) <= 2 * len(changed)
 
 
 # --- recognition ---
@@ -211,13 +214,13 @@ def test_models_are_recognised_by_their_keys(name, backbone, pooling, parts):
     ],
 )
 def test_the_fitting_config_is_one_that_fits(argument):
-    """What is told of a file builds the same family."""
-    told = recognise.fitting_config(recognise.describe(file_shapes(tiny_outfits(argument))))
+    """The reported config builds the same model."""
+    fits = recognise.fitting_config(recognise.describe(file_shapes(tiny_outfits(argument))))
     if argument == "recipe=set":
         expected = "task=compatibility model.kind=set_transformer model.pool=average model.text=none"
-        assert told == expected
+        assert fits == expected
         return
-    again = tiny_outfits(told.removeprefix("experiments/compatibility.py:"))
+    again = tiny_outfits(fits.removeprefix("experiments/compatibility.py:"))
     assert file_shapes(again) == file_shapes(tiny_outfits(argument))
 
 
@@ -291,7 +294,7 @@ def test_a_set_transformer_goes_out_and_comes_back(tmp_path):
     assert_same(export.state_dict(tmp_path / "run"), tensors)
 
 
-def test_spaces_of_unknown_order_are_numbered_and_told(tmp_path, capsys):
+def test_spaces_of_unknown_order_are_numbered_and_reported(tmp_path, capsys):
     config = tiny_outfits("projection=fc,types=false", tmp_path)
     file, _ = written(tmp_path, config)
     import_weights.run(str(file), config, str(tmp_path / "run"))
@@ -370,7 +373,7 @@ def test_a_space_too_few_or_many_without_names(tmp_path, change, kind):
         ("recipe=set", "experiments/compatibility.py:recipe=zoo,projection=mask"),
     ],
 )
-def test_another_model_is_told_with_the_config_that_fits(tmp_path, argument, hint):
+def test_another_model_is_reported_with_the_config_that_fits(tmp_path, argument, hint):
     file, _ = written(tmp_path, tiny_outfits("projection=mask,types=false"))
     with pytest.raises(KeyMismatch, match=re.escape(hint)):
         import_weights.run(str(file), tiny_outfits(argument, tmp_path), str(tmp_path / "run"))
@@ -387,7 +390,7 @@ def test_another_model_is_told_with_the_config_that_fits(tmp_path, argument, hin
         {"type_specific_net.masks.weight": (0, 6), "type_head.weight": (1 << 33, 0)},
     ],
 )
-def test_absurd_sizes_are_told_by_their_keys(tmp_path, shapes):
+def test_absurd_sizes_are_reported_by_their_keys(tmp_path, shapes):
     """Nothing is built from what a file merely claims."""
     config = tiny_outfits("projection=mask,types=false", tmp_path)
     _, tensors = written(tmp_path, config)
@@ -397,8 +400,8 @@ def test_absurd_sizes_are_told_by_their_keys(tmp_path, shapes):
         sizes = {key: tensor.shape for key, tensor in tensors.items()}
         labels.fit_config(fitted, sizes)
         importer.import_model(fitted, tasks.make(fitted), tensors)
-    told = json.dumps(caught.value.accounting.problems())
-    assert all(key in told for key in shapes)
+    reported = json.dumps(caught.value.accounting.problems())
+    assert all(key in reported for key in shapes)
 
 
 @pytest.mark.parametrize(

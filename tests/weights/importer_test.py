@@ -16,6 +16,7 @@ from weight_files import (
     HEAD_KEYS,
     MUTATIONS,
     assert_same,
+    backbone_config,
     config_file,
     drawn,
     file_for,
@@ -169,45 +170,41 @@ def test_contradicting_rules_are_a_mistake_of_ours():
         fill(shapes, {"a": np.zeros(1, np.float32)}, (rule, rule))
 
 
-# --- 600 mutated state dicts ---
+# --- mutated state dicts ---
 
 MUTATED = ("fine vgg16 roi", "in-shop resnet50 roi", "landmark resnet50")
+SWEEPS = [(MUTATED[0], 60), *(pytest.param(name, 200, marks=pytest.mark.full) for name in MUTATED)]
 
 
-@pytest.fixture(scope="module")
-def mutable():
-    made = {}
-    for name in MUTATED:
-        rules, shapes = family(name)
-        made[name] = (rules, shapes, drawn(torch_shapes(shapes, rules)))
-    return made
+def mutable(name: str) -> tuple[tuple, dict, dict]:
+    """→ (key rules, shapes, a state dict) of one of MODELS."""
+    rules, shapes = family(name)
+    return rules, shapes, drawn(torch_shapes(shapes, rules))
 
 
-@pytest.mark.parametrize("name", MUTATED)
-def test_mutated_state_dicts_give_typed_errors_that_name_the_key(mutable, name):
-    """200 of each of three families: one to three mutations, every one of them named."""
-    rules, shapes, honest = mutable[name]
+@pytest.mark.parametrize("name, trials", SWEEPS)
+def test_mutated_state_dicts_give_typed_errors_that_name_the_key(name, trials):
+    """One to three mutations, every one of them named."""
+    rules, shapes, honest = mutable(name)
     rng = np.random.default_rng(len(name))
     keys = sorted(honest)
-    for trial in range(200):
-        tensors, told = dict(honest), []
+    for trial in range(trials):
+        tensors, changed = dict(honest), []
         for key in rng.choice(keys, 1 + trial % 3, replace=False):
-            told.append(MUTATIONS[rng.integers(len(MUTATIONS))](rng, tensors, str(key)))
+            changed.append(MUTATIONS[rng.integers(len(MUTATIONS))](rng, tensors, str(key)))
         with pytest.raises(UserError) as caught:
             fill(shapes, tensors, rules)
         assert isinstance(caught.value, KeyMismatch)
         problems = caught.value.accounting.problems()
-        for kind, key in told:
+        for kind, key in changed:
             assert any(named.split(": ")[0] == key for named in problems[kind]), (kind, key, problems)
         count = sum(map(len, problems.values()))
-        assert count <= 2 * len(
-            told
-        )  # a renamed key is unread and its leaf unfilled; nothing else is accused
+        assert count <= 2 * len(changed)  # a renamed key is unread and its leaf unfilled; no other is named
 
 
-def test_a_square_transpose_cannot_be_seen_and_is_not_claimed(mutable):
+def test_a_square_transpose_cannot_be_seen_and_is_not_claimed():
     """Shapes cannot tell it; the numbers differ, so nothing may call the result equal."""
-    rules, shapes, honest = mutable["in-shop resnet50 roi"]
+    rules, shapes, honest = mutable("in-shop resnet50 roi")
     key = next(k for k, v in honest.items() if v.ndim == 4 and v.shape[0] == v.shape[1] and v.shape[0] > 1)
     mutated = honest | {key: honest[key].transpose(1, 0, 2, 3)}
     variables, _ = fill(shapes, mutated, rules)
@@ -333,7 +330,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "wrong", [{"pooling": "roi"}, {"labels_predicted": ("attribute",)}, {"backbone": "vgg11"}]
 )
-def test_another_family_is_told_with_the_config_that_fits(tmp_path, wrong):
+def test_another_model_is_reported_with_the_config_that_fits(tmp_path, wrong):
     """A ResNet-18 file with category and attribute heads, and configs that build something else."""
     tensors = file_for(tiny_config(), {"attribute": 10, "category": 3})
     with pytest.raises(KeyMismatch) as caught:
@@ -353,7 +350,7 @@ def test_another_family_is_told_with_the_config_that_fits(tmp_path, wrong):
         ("full", "embedding head + id head", "loss=id or loss=triplet (config.loss has no attribute)"),
     ],
 )
-def test_a_retriever_of_another_loss_is_told_by_its_attribute_head(tmp_path, loss, held, fits):
+def test_a_retriever_of_another_loss_is_recognised_by_its_attribute_head(tmp_path, loss, held, fits):
     """The row's config and the file differ in nothing else."""
 
     def config(loss: str) -> ConfigDict:
@@ -371,21 +368,13 @@ def test_a_retriever_of_another_loss_is_told_by_its_attribute_head(tmp_path, los
     assert caught.value.hint.endswith(f"model.pooling=global {fits} fits")
 
 
-def test_an_imagenet_file_is_told_to_need_backbone_only(tmp_path):
+def test_an_imagenet_file_needs_backbone_only(tmp_path):
     file = save_zip(tmp_path / "r.pth", imagenet_file("resnet18"))
     with pytest.raises(KeyMismatch, match="The file is a plain resnet18: --backbone_only"):
         import_weights.run(str(file), tiny_config(), str(tmp_path / "run"))
 
 
 # --- backbones from ImageNet files ---
-
-
-def backbone_config(name: str) -> ConfigDict:
-    config = tiny_config(name, labels_predicted=("attribute",))
-    config.labels = ConfigDict({"attribute": ["a", "b"]})
-    fields = {"width": 16, "depth": 2, "heads": 2, "grid": 2} if name.startswith("vit") else {"width": 8}
-    config.model.backbone_fields = ConfigDict(fields)
-    return config
 
 
 @pytest.mark.parametrize("name", ["vgg11", "vit_b16"])
