@@ -122,12 +122,9 @@ def _load(location: Location, *, upright: bool) -> Picture:
 
 
 def _eight_bit_rgb(image: Image.Image) -> Image.Image:
-    """The rules of `read_photo`: CMYK by Adobe's marker, transparency on white, deep grayscale scaled."""
+    """The rules of `read_photo`: CMYK JPEGs as in browsers, transparency on white, deep grayscale scaled."""
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_gray_levels(image)).convert("RGB")
-    if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
-        # Pillow inverts every CMYK JPEG, which is right for files with Adobe's marker alone
-        image = Image.eval(image, lambda level: 255 - level)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layer = image.convert("RGBA")
         ground = Image.new("RGB", layer.size, "white")
