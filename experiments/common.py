@@ -175,3 +175,94 @@ def retrieval(config: ConfigDict, backbone: str) -> None:
     config.model.update({"embedding": 256, "normalise": False, "id_head": "linear"})
     config.retrieval = ConfigDict({"sampler": "shuffle", "per_item": 4, "alternate_views": False})
     config.retrieval.update({"margin": 0.0, "temperature": 0.07, "alpha": 32.0, "delta": 0.1})
+
+
+# ------------------------------------------------------------------------------ detection
+def detection(config: ConfigDict, backbone: str) -> None:
+    """What the detectors share: detectron2's conventions and numbers (models/detection/settings.py describes
+    each field)."""
+    config.task = "detection"
+    config.synthetic.config = "instances"
+    for unused in (
+        "image_size",
+        "canvas_size",
+        "crop_box",
+        "box_margin",
+        "box_clip",
+        "shrink_first",
+        "augment",
+    ):
+        del config[unused]
+    # sides in pixels; buckets (height, width) in multiples of 32: the shapes that batches are padded to
+    config.resize = ConfigDict({"short_train": (800,), "short_test": 800, "longest": 1333, "flip": 0.5})
+    config.resize.buckets = ((800, 1344), (1344, 800), (1344, 1344))
+    # what training keeps: objects per image, rings per object, points per ring; then where boxes and masks
+    # come from (data/instances.py)
+    config.truth = ConfigDict({"objects": 64, "rings": 4, "points": 128})
+    config.truth.update({"first_polygon": False, "box_from_mask": False, "drop_origin": False})
+    config.truth.half_pixel = False
+    config.sampler = ConfigDict({"repeat_threshold": 0.0, "shop_only": False, "empty_images": False})
+    config.sampler.by_orientation = True
+    config.best = "standard/mask_ap"
+
+    spec = config.model = ConfigDict({"backbone": backbone, "sync_bn": False, "classes": 0})
+    spec.backbone_fields = {"width": config_dict.placeholder(int)}
+    spec.update({"stride_in_1x1": False, "frozen_bn": False, "norm": "batch"})
+    spec.frozen_stages = config_dict.placeholder(int)
+    spec.fpn_norm = config_dict.placeholder(str)
+    spec.update({"channels": 256, "box_width": 1024, "mask_convolutions": 4})
+    spec.mask_form = "polygon"  # polygon, bitmap (also for run-length encodings), none: boxes alone
+    spec.update({"bgr": True, "pixel_mean": (103.530, 116.280, 123.675), "pixel_std": (1.0, 1.0, 1.0)})
+    spec.geometry = {"inclusive_boxes": False, "rounded_anchors": False, "aligned_rois": True}
+    spec.geometry.update({"roi_samples": 0, "inclusive_rois": False, "background_first": False})
+    spec.geometry.update({"last_claim_wins": False, "anchors_inside": False})
+    spec.geometry.roi_sample_limit = config_dict.placeholder(int)
+    spec.settings = {"strides": (4, 8, 16, 32, 64), "anchor_scale": 8, "ratios": (0.5, 1.0, 2.0)}
+    spec.settings.update({"anchor_foreground": 0.7, "anchor_background": 0.3, "anchor_low_quality": 0.0})
+    spec.settings.update({"anchors_sampled": 256, "anchor_foreground_share": 0.5, "anchor_beta": 0.0})
+    spec.settings.update({"candidates_train": 2000, "candidates_test": 1000})
+    spec.settings.update({"proposals_train": 1000, "proposals_test": 1000, "proposal_nms": 0.7})
+    spec.settings.update({"roi_strides": (4, 8, 16, 32), "rois_sampled": 512, "roi_foreground_share": 0.25})
+    spec.settings.update({"stage_iou": (0.5,), "stage_weights": ((10.0, 10.0, 5.0, 5.0),)})
+    spec.settings.update({"class_agnostic": False, "roi_beta": 0.0, "box_pool": 7, "mask_pool": 14})
+    spec.settings.update({"score_threshold": 0.05, "detection_nms": 0.5, "detections": 100})
+
+
+def small_detector(config: ConfigDict) -> None:
+    """The system at a size that two cores can train, from scratch, on synthetic instances. Ours."""
+    config.dataset, config.eval_split, config.test_split = "synthetic", "val", "test"
+    config.synthetic.set = "train=4000,val=200,test=500,size=192"
+    config.init_skip = ()
+    config.truth.update({"objects": 24, "first_polygon": False, "box_from_mask": False})
+    config.truth.update({"drop_origin": False, "half_pixel": False})
+    config.sampler.update({"repeat_threshold": 0.0, "shop_only": False})
+    config.resize.update({"short_train": (128,), "short_test": 128, "longest": 192})
+    config.resize.buckets = ((128, 128), (192, 192))
+    spec = config.model
+    spec.update({"backbone": "resnet18", "classes": 0, "stride_in_1x1": False, "frozen_bn": False})
+    spec.update({"norm": "group", "fpn_norm": "group", "channels": 64, "box_width": 256})
+    spec.update({"mask_convolutions": 2, "mask_form": "bitmap"})
+    spec.frozen_stages = None
+    spec.backbone_fields.width = 32
+    spec.settings.update({"anchor_scale": 4, "candidates_train": 300, "candidates_test": 300})
+    spec.settings.update({"proposals_train": 150, "proposals_test": 100, "rois_sampled": 64})
+    spec.settings.update({"anchors_sampled": 128, "roi_foreground_share": 0.5, "detections": 50})
+    config.batch_size, config.epochs, config.steps = 8, 0, 6000
+    config.optim.update({"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "schedule": "cosine"})
+    config.optim.update({"warmup_steps": 200, "warmup_ratio": 0.0, "clip_norm": 1.0, "boundaries": ()})
+    config.optim.update({"boundary_steps": (), "decay_biases": False, "frozen": ()})
+    config.log_every, config.eval_every, config.save_every, config.seed = 50, 1000, 500, 0
+
+
+def tiny_detector(config: ConfigDict) -> None:
+    """`small_detector` at a few steps, for a look on a laptop and for tests."""
+    config.synthetic.set = "train=24,val=8,test=8,size=64"
+    config.resize.update({"short_train": (64,), "short_test": 64, "longest": 64, "buckets": ((64, 64),)})
+    config.truth.objects = 12
+    config.model.update({"channels": 16, "box_width": 32})
+    config.model.backbone_fields.width = 8
+    config.model.settings.update({"candidates_train": 50, "candidates_test": 50, "proposals_train": 30})
+    config.model.settings.update({"proposals_test": 20, "rois_sampled": 16, "anchors_sampled": 32})
+    config.model.settings.update({"detections": 10, "mask_pool": 7})
+    config.batch_size, config.steps = 4, 4
+    config.log_every, config.eval_every, config.save_every = 1, 0, 0

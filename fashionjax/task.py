@@ -53,6 +53,7 @@ class Context(NamedTuple):
     labels: Mapping[str, Sequence] = {}  # the split's names
     column: Callable[[str], np.ndarray] = None  # as data.source.Split.column
     image: Callable[[int], np.ndarray] = None  # record → uint8 [h w 3] as the model sees it, read again
+    record: Callable[[int], dict] = None  # as data.source.Split, the image still encoded
     # → the model before it was trained: batch of this host → predictions
     untrained: Callable[[], Callable[[Batch], dict]] = None
     # at most n preprocessed examples of the training split, evenly spread; UserError where it is not prepared
@@ -79,6 +80,8 @@ class Task(NamedTuple):
     sampler: column reader (feature name → array of the whole split) → data.samplers.Sampler: the positions of
         an epoch and (seed, position) → record index, a pure function, for tasks whose batches have an order
         of their own (triplets, identity-balanced, typed); None for a fresh shuffle each epoch.
+    collate: examples → one batch [b …], for examples of different shapes; each shape of batch is compiled
+        once. None: examples are stacked.
     """
 
     preprocess: Callable[[dict, np.random.Generator | None], dict]
@@ -87,6 +90,7 @@ class Task(NamedTuple):
     predict: Callable[[Tree, Tree, Batch], dict]
     metrics: Callable[[Context], Accumulator]
     sampler: Callable[[Callable[[str], np.ndarray]], Any] | None = None
+    collate: Callable[[Sequence[dict]], dict] | None = None
 
 
 class Weights(NamedTuple):

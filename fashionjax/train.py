@@ -47,7 +47,9 @@ def train(config: ConfigDict, workdir: str | Path, terminate: Terminate | None =
         datasets.attach_labels(config, split)
         task = tasks.make(config)
         hosts = parallel.this_process()
-        sample = next(pipeline.train_batches(split, task.preprocess, batch_size=1, seed=0))
+        sample = next(
+            pipeline.train_batches(split, task.preprocess, batch_size=1, seed=0, collate=task.collate)
+        )
         shapes = jax.eval_shape(task.init, jax.random.PRNGKey(0), sample)
         _check_best(config, jax.eval_shape(task.predict, *shapes, sample))
         cli.make_folder(workdir, "--workdir")
@@ -86,6 +88,7 @@ def train(config: ConfigDict, workdir: str | Path, terminate: Terminate | None =
             workers=config.workers,
             process=hosts,
             order=order and order.at,
+            collate=task.collate,
         )
         feed = parallel.prefetch(batches, lambda b: parallel.put_batch(b, config.parallel, mesh))
         log = ending.enter_context(ScalarLog(workdir, start, steps, config.batch_size))

@@ -11,7 +11,7 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -25,6 +25,7 @@ PADDING = -1  # `index` of an example that only fills up the last batch
 ENDLESS = 2**40  # positions of the training stream; Grain's lengths overflow on a true infinity
 Example = dict[str, Any]
 Preprocess = Callable[[Example, np.random.Generator | None], Example]
+Collate = Callable[[Sequence[Example]], Example]
 
 
 def train_batches(
@@ -37,12 +38,14 @@ def train_batches(
     workers: int = 0,
     process: tuple[int, int] = (0, 1),
     order: Callable[[int, int], int | tuple[int, dict]] | None = None,
+    collate: Collate | None = None,
 ) -> Iterator[Example]:
     """Endless batches from `start_step` on: this host's share, {name: array [b …]}.
 
     `process` is (index, count) of the host; `batch_size` is global, and each host has consecutive positions
     of it. `order(seed, position)` → record index, or (record index, labels that replace the record's); None
-    for a fresh shuffle each epoch. Every batch has `index` [b] i32 (the record)
+    for a fresh shuffle each epoch. `collate` makes a batch of examples of different shapes; None: they are
+    stacked. Every batch has `index` [b] i32 (the record)
     and `example_valid` [b] bool; a record that cannot be read is zeros with example_valid False.
     """
     blank = _blank(split, preprocess, np.random.default_rng(seed))
@@ -57,7 +60,7 @@ def train_batches(
         return _load(split, preprocess, int(index), rng, blank) | labels
 
     share, count = process
-    dataset = indices.map_with_index(load).batch(batch_size // count)[share::count]
+    dataset = indices.map_with_index(load).batch(batch_size // count, batch_fn=collate)[share::count]
     return iter(_iterate(dataset[start_step:], workers))
 
 
@@ -68,6 +71,7 @@ def eval_batches(
     batch_size: int,
     workers: int = 0,
     process: tuple[int, int] = (0, 1),
+    collate: Collate | None = None,
 ) -> Iterator[Example]:
     """Every record once, in order, in batches of one size: the last is padded with example_valid False
     and `index` PADDING. A `batch_size` that does not divide over the hosts is rounded up."""
@@ -81,7 +85,7 @@ def eval_batches(
             return blank
         return _load(split, preprocess, int(index), None, blank)
 
-    dataset = grain.MapDataset.range(padded).map(load).batch(per_host)[share::count]
+    dataset = grain.MapDataset.range(padded).map(load).batch(per_host, batch_fn=collate)[share::count]
     return iter(_iterate(dataset, workers))
 
 

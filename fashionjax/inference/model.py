@@ -86,6 +86,7 @@ def context(
         len(split),
         split.labels,
         split.column,
+        record=split.__getitem__,
         image=lambda record: pipeline.read(split, model.task.preprocess, record)["image"],
         untrained=lambda: _untrained(model),
         training=lambda count: _training(model, count),
@@ -131,7 +132,12 @@ def predictions(
     """
     config, process = model.config, parallel.this_process()
     batches = pipeline.eval_batches(
-        split, model.task.preprocess, batch_size=config.batch_size, workers=config.workers, process=process
+        split,
+        model.task.preprocess,
+        batch_size=config.batch_size,
+        workers=config.workers,
+        process=process,
+        collate=model.task.collate,
     )
     # the devices' shares are equal, and whole groups under switch S3: the same numbers on any device count
     share = len(model.mesh.local_devices) * (quirks.on(config, "s3_roi_scramble_group") or 1)

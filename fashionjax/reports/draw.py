@@ -74,13 +74,18 @@ def landmarks(
     return _composite(image, layer)
 
 
-def boxes(image: np.ndarray, box: np.ndarray, labels: Sequence[str] | None = None) -> np.ndarray:
+def boxes(
+    image: np.ndarray,
+    box: np.ndarray,
+    labels: Sequence[str] | None = None,
+    colours: Sequence[tuple[int, int, int]] = PALETTE,
+) -> np.ndarray:
     """image uint8 [h w 3], box float [n 4] xyxy in its pixels, a label each → [h w 3] with them."""
     height, width = image.shape[:2]
     thickness = max(2, round(0.006 * max(height, width)))
     layer, pen = _layer(width, height)
     for index, corners in enumerate(np.asarray(box, np.float64)):
-        colour = PALETTE[index % len(PALETTE)]
+        colour = colours[index % len(colours)]
         x1, y1, x2, y2 = np.clip(corners, 0, [width, height, width, height])
         if x2 <= x1 or y2 <= y1:
             continue

@@ -165,7 +165,7 @@ def initialise_from(state: TrainState, path: str, skip: tuple[str, ...] = ()) ->
     """
     restored = restore_for_inference(path)
     pattern = re.compile("|".join(f"(?:{p})" for p in skip)) if skip else None
-    filled, problems = {}, []
+    filled, problems, fresh = {}, [], []
     for name in ("params", "model_state"):
         have = _flat(getattr(restored, name))
         want = _flat(getattr(state, name))
@@ -176,11 +176,14 @@ def initialise_from(state: TrainState, path: str, skip: tuple[str, ...] = ()) ->
             if want[key].shape != have[key].shape:
                 problems.append(f"{key} is {have[key].shape} there, {want[key].shape} here")
         taken = {key: have[key] for key in want if key not in left_out and key in have}
+        fresh += sorted(key for key in want if key in left_out)
         filled[name] = flax.traverse_util.unflatten_dict(want | taken, sep="/")
     if problems:
         raise UserError(
             f"config.init_from={path}: {_listed(problems)}; config.init_skip names paths to leave fresh"
         )
+    if skip:
+        print(f"config.init_from={path}: fresh are {', '.join(fresh) or 'none'}", file=sys.stderr)
     return state.replace(**filled)
 
 

@@ -86,6 +86,12 @@ class ScalarLog:
             self._board.close()
 
 
+def _terms(scalars: dict[str, float]) -> list[str]:
+    """What of a step's loss is not finite: its terms, or the loss itself where it has none that is not."""
+    named = [name for name, value in scalars.items() if name.startswith("loss_") and not math.isfinite(value)]
+    return named or [name for name in ("loss",) if not math.isfinite(scalars[name])]
+
+
 class Window:
     """Scalars of the steps since the last line of the log: means over the steps that were finite.
 
@@ -132,19 +138,21 @@ class Window:
 
     def _read(self) -> None:
         waiting, self._waiting = self._waiting, []
-        bad = []
+        bad, terms = [], {}
         for (step, _), scalars in zip(waiting, jax.device_get([s for _, s in waiting]), strict=True):
             self._steps, self._step = self._steps + 1, step
             self._last = {name: float(value) for name, value in scalars.items()}
             if scalars["nonfinite"]:
                 bad.append(step)
+                terms |= dict.fromkeys(_terms(self._last))
                 continue
             for name, value in self._last.items():
                 self._totals[name] = self._totals.get(name, 0.0) + value
         if not bad:
             return
         self._bad += len(bad)
-        named = f"step{'s' if len(bad) > 1 else ''} {', '.join(map(str, bad))}: loss or gradient not finite"
+        steps = f"step{'s' if len(bad) > 1 else ''} {', '.join(map(str, bad))}"
+        named = f"{steps}: {', '.join(terms) or 'gradient'} not finite"
         if self._stop:
             stopped = "stopped (config.nonfinite=stop), the last checkpoint is intact"
             self._failure = UserError(f"{named}; {stopped}")

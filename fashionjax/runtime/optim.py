@@ -27,14 +27,16 @@ def total_steps(config: ConfigDict, examples: int) -> tuple[int, int]:
 def make_schedule(config: ConfigDict, steps: int, per_epoch: int) -> Callable[[Any], Any]:
     """step (0-based) → learning rate.
 
-    `config.schedule`: constant; step (× `gamma` at each epoch of `boundaries`, 0-based); cosine to zero.
+    `config.schedule`: constant; step (× `gamma` at each epoch of `boundaries`
+    and each step of `boundary_steps`, 0-based); cosine to zero.
     `warmup_steps` W and `warmup_ratio` r: for t < W the rate is multiplied by r + (1 − r)·t/W, the linear
     warm-up of mmcv 0.5.1.
     """
     if config.schedule not in SCHEDULES:
         raise UserError(f"config.optim.schedule={config.schedule!r}: use one of {', '.join(SCHEDULES)}")
     if config.schedule == "step":
-        drops = {int(epoch * per_epoch): config.gamma for epoch in config.boundaries}
+        places = [int(epoch * per_epoch) for epoch in config.boundaries]
+        drops = dict.fromkeys([*places, *config.get("boundary_steps", ())], config.gamma)
         base = optax.piecewise_constant_schedule(config.lr, drops)
     elif config.schedule == "cosine":
         base = optax.cosine_decay_schedule(config.lr, max(steps, 1))
@@ -56,7 +58,8 @@ def make_optimizer(config: ConfigDict, params: Any, schedule: Callable) -> optax
 
     Paths are flax paths joined by "/", matched from their start by regular expressions:
     `frozen` (patterns) get no update and no optimizer memory; `groups` ((pattern, factor), …) multiply
-    the rate, first match wins; weight decay applies to leaves of two or more dimensions.
+    the rate, first match wins; weight decay applies to leaves of two or more
+    dimensions, with `decay_biases` to all.
     """
     if config.optimizer not in OPTIMIZERS:
         raise UserError(f"config.optim.optimizer={config.optimizer!r}: use one of {', '.join(OPTIMIZERS)}")
@@ -64,7 +67,9 @@ def make_optimizer(config: ConfigDict, params: Any, schedule: Callable) -> optax
     chain = []
     if config.get("clip_norm", 0.0):
         chain.append(optax.clip_by_global_norm(config.clip_norm))
-    decay = optax.add_decayed_weights(config.get("weight_decay", 0.0), mask=_matrices)
+    decay = optax.add_decayed_weights(
+        config.get("weight_decay", 0.0), mask=None if config.get("decay_biases") else _matrices
+    )
     if config.optimizer == "sgd":  # torch's order: decay is part of the gradient; v ← μv + g; p ← p − lr·v
         chain += [decay, optax.trace(config.momentum, nesterov=config.get("nesterov", False))]
     elif config.optimizer == "adam":

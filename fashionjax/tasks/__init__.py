@@ -9,13 +9,14 @@ from ml_collections import ConfigDict
 
 from fashionjax.errors import UserError
 from fashionjax.task import Task, TaskEntry
-from fashionjax.tasks import attributes, compatibility, landmarks, retrieval
+from fashionjax.tasks import attributes, compatibility, detection, landmarks, retrieval
 
 TASKS: dict[str, TaskEntry] = {
     "attributes": attributes.ENTRY,
     "landmarks": landmarks.ENTRY,
     "retrieval": retrieval.ENTRY,
     "compatibility": compatibility.ENTRY,
+    "detection": detection.ENTRY,
 }
 
 

@@ -1,0 +1,94 @@
+"""The report of a detector: images with their objects drawn, precision over recall, AP per category."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fashionjax.reports import draw_instances
+from fashionjax.reports.panels import Bars, Curve, Panel, Table, Tiles
+
+SHOWN, SIDE = 12, 360  # images that are drawn, their longer side in pixels
+SCORE = 0.3  # detections that are drawn
+THRESHOLDS = (0.5, 0.75, 0.9)  # IoU of the curves
+KINDS = {"box": "boxes", "mask": "masks"}
+
+
+class DetectionReport:
+    """`metrics` is the DetectionMetrics of the same stream; it keeps what was found in the sampled images."""
+
+    def __init__(self, context, metrics):
+        self.context, self.metrics = context, metrics
+        step = max(context.size // SHOWN, 1)
+        metrics.sampled = dict.fromkeys(range(0, context.size, step)[:SHOWN])
+
+    def update(self, prediction: dict, batch: dict) -> None:
+        """Nothing beyond what the metrics keep."""
+
+    def panels(self) -> list[Panel]:
+        evaluator = self.metrics.evaluator
+        kinds = tuple(evaluator.streams)
+        result: list[Panel] = [self._images()]
+        for kind in kinds:
+            result.append(precision_recall(kind, evaluator.curves(kind)))
+        rows = evaluator.per_category()
+        for kind in kinds:
+            result.append(
+                Bars(
+                    f"AP per category: {KINDS[kind]}",
+                    [row["category"] for row in rows],
+                    [np.nan if row[f"{kind}_ap"] is None else row[f"{kind}_ap"] for row in rows],
+                    caption="Mean over IoU 0.50:0.05:0.95; empty where no image has the category.",
+                    maximum=1.0,
+                )
+            )
+        columns = ["category", "objects", *(f"{kind} AP (%)" for kind in kinds)]
+        result.append(Table("AP per category", columns, [_row(row, kinds) for row in rows]))
+        return result
+
+    def artifacts(self) -> list[Path]:
+        """detections.json, which the metrics have written as the images passed."""
+        results = self.metrics.evaluator.results
+        return [results.path] if results else []
+
+    def _images(self) -> Tiles:
+        names, tiles = self.metrics.evaluator.categories, []
+        for record, sample in self.metrics.sampled.items():
+            if sample is None:  # unreadable, or seen by another host
+                continue
+            found, truth = sample
+            image = self.context.image(record)
+            scale = np.tile([image.shape[1] / truth.width, image.shape[0] / truth.height], 2)
+            left = draw_instances.instances(
+                image, truth.box * scale, truth.category, names, truth.rle, side=SIDE
+            )
+            best = found.score >= SCORE
+            rle = None if found.rle is None else [mask for mask, kept in zip(found.rle, best) if kept]
+            boxes, category, score = (found.box * scale)[best], found.category[best], found.score[best]
+            right = draw_instances.instances(image, boxes, category, names, rle, score, SIDE)
+            tiles.append((np.concatenate([left, right], axis=1), truth.image_id))
+        return Tiles(
+            "Instances",
+            f"Left the annotation, right what was found with a score of {SCORE} or more. Evenly spread over "
+            "the split, not chosen.",
+            tiles,
+        )
+
+
+def _row(row: dict, kinds: Sequence[str]) -> list:
+    values = [row[f"{kind}_ap"] for kind in kinds]
+    return [row["category"], row["objects"], *(None if v is None else 100 * v for v in values)]
+
+
+def precision_recall(kind: str, curves) -> Curve:
+    """Precision over recall at a few IoU thresholds, mean over the categories that have objects."""
+    series = {}
+    for threshold in THRESHOLDS:
+        place = int(np.argmin(np.abs(curves.threshold - threshold)))
+        precision = curves.precision[place]
+        known = ~np.isnan(precision).all(axis=0)
+        mean = precision[:, known].mean(axis=1)
+        series[f"IoU {threshold:.2f}"] = (curves.recall.tolist(), mean.tolist())
+    return Curve(f"Precision and recall: {KINDS[kind]}", "recall", "precision", series)
