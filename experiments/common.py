@@ -231,13 +231,13 @@ def detection(config: ConfigDict, backbone: str) -> None:
 def small_detector(config: ConfigDict) -> None:
     """The system at a size that two cores can train, from scratch, on synthetic instances. Ours."""
     config.dataset, config.eval_split, config.test_split = "synthetic", "val", "test"
-    config.synthetic.set = "train=4000,val=200,test=500,size=192"
+    config.synthetic.set = "train=3000,val=200,test=500,size=128"
     config.init_skip = ()
     config.truth.update({"objects": 24, "first_polygon": False, "box_from_mask": False})
     config.truth.update({"drop_origin": False, "half_pixel": False})
     config.sampler.update({"repeat_threshold": 0.0, "shop_only": False})
-    config.resize.update({"short_train": (128,), "short_test": 128, "longest": 192})
-    config.resize.buckets = ((128, 128), (192, 192))
+    config.resize.update({"short_train": (128,), "short_test": 128, "longest": 128})
+    config.resize.buckets = ((128, 128),)
     spec = config.model
     spec.update({"backbone": "resnet18", "classes": 0, "stride_in_1x1": False, "frozen_bn": False})
     spec.update({"norm": "group", "fpn_norm": "group", "channels": 64, "box_width": 256})

@@ -9,7 +9,7 @@
 | argument | row of the zoo document | published box AP, mask AP |
 |---|---|---|
 | (none) | fashion parsing, Mask R-CNN ResNet-50 | 0.599, 0.584 |
-| `small=true` | none: ResNet-18, half width, 192 px, from scratch, on synthetic instances | |
+| `small=true` | none: ResNet-18, half width, 128 px, from scratch, on synthetic instances | |
 | `tiny=true` | none: the same, a few steps on tiny images | |
 
 Constants: configs/fashion_parsing_segmentation/mask_rcnn_r50_fpn_1x.py of open-mmlab/mmfashion and

@@ -20,6 +20,7 @@ COMMANDS = {
     "prepare": ("fashionjax.prepare", "build a dataset with its TFDS builder"),
     "train": ("fashionjax.train", "train an experiment, or resume it"),
     "evaluate": ("fashionjax.evaluate", "metrics and report of a checkpoint on a split"),
+    "segment": ("fashionjax.segment", "photos to instances: COCO results, pictures, cut-outs, a database"),
     "predict": ("fashionjax.predict", "photos to JSON lines and annotated pictures"),
     "search": (
         "fashionjax.search.__main__",

@@ -38,3 +38,19 @@ def found_in(prediction: Mapping[str, np.ndarray], size, original_size, *, legac
     box = np.clip(box, 0, [width, height, width, height])
     score, category = (np.asarray(prediction[name])[valid] for name in ("score", "category"))
     return Found(box, score.astype(np.float64), category.astype(np.int64), rle)
+
+
+def cutout(image: np.ndarray, rle: Mapping) -> np.ndarray | None:
+    """image u8 [h w 3], a mask of it → u8 [h' w' 4], the smallest crop that holds the mask with the mask as
+    alpha; None for an empty mask."""
+    mask = masks.decode(dict(rle))
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return None
+    region = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    return np.concatenate([image[region], np.where(mask[region], 255, 0).astype(np.uint8)[..., None]], axis=2)
+
+
+def on_white(cut: np.ndarray) -> np.ndarray:
+    """A cut-out u8 [h w 4] → u8 [h w 3] with white around the mask."""
+    return np.where(cut[..., 3:] > 0, cut[..., :3], np.uint8(255))

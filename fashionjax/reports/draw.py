@@ -90,9 +90,8 @@ def boxes(
         if x2 <= x1 or y2 <= y1:
             continue
         pen.rectangle(_scaled((x1, y1, x2, y2)), outline=(*PAPER, 255), width=SMOOTH * (thickness + 2))
-        pen.rectangle(
-            _scaled((x1 + 1, y1 + 1, x2 - 1, y2 - 1)), outline=(*colour, 255), width=SMOOTH * thickness
-        )
+        inner = (x1 + 1, y1 + 1, max(x2 - 1, x1 + 1), max(y2 - 1, y1 + 1))  # of a box thinner than the line
+        pen.rectangle(_scaled(inner), outline=(*colour, 255), width=SMOOTH * thickness)
         if labels:
             _tag(pen, labels[index], (x1, y1), colour, size=max(11, round(0.04 * max(height, width))))
     return _composite(image, layer)
