@@ -183,7 +183,7 @@ def small(config, stage: str) -> None:
 
 def tiny(config) -> None:
     """A few steps of `small` for tests."""
-    config.synthetic.set = "train=24,val=6,test=8,size=64"
+    config.synthetic.set = "train=24,val=12,test=12,size=64"
     config.model.backbone_fields.width = 8
     config.model.update({"embedding": 16, "width": 16, "heads": 2})
     config.batch_size = 24  # eight triplets or four outfits

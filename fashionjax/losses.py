@@ -95,9 +95,9 @@ def cosine_pairs(anchor, positive, negative, margin: float = 0.0):
 def l2_triplet(anchor, positive, negative, margin: float = 0.2):
     """anchor, positive, negative [b d] -> [b]: max(0, |a - p|^2 - |a - n|^2 + margin)."""
     anchor, positive, negative = (x.astype(jnp.float32) for x in (anchor, positive, negative))
-    near = jnp.sum(jnp.square(anchor - positive), axis=-1)
-    far = jnp.sum(jnp.square(anchor - negative), axis=-1)
-    return jax.nn.relu(near - far + margin)
+    # |a - p|^2 - |a - n|^2 without the difference of two large sums, which would lose digits of a small one
+    difference = jnp.sum((negative - positive) * ((anchor - positive) + (anchor - negative)), axis=-1)
+    return jax.nn.relu(difference + margin)
 
 
 def margin_ranking(larger, smaller, margin: float = 0.3):

@@ -7,6 +7,7 @@ pixels, landmarks in [0, 1]; after `place` both refer to the frame.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,7 @@ def place_at_random(
     *,
     move: bool,
     shrink: bool = True,
+    flip_order: Callable[[int], np.ndarray] | None = None,
 ) -> Example:
     """MMFashion's chain for every picture, in training as in evaluation (switch S1): crop the frame (black
     outside the picture), shrink it to fit `size` (Lanczos, aspect kept, never enlarged), random resized crop
@@ -123,7 +125,8 @@ def place_at_random(
 
     → image, frame, landmark and visibility as `place`; with `move` False (switch S2) the landmarks stay in
     the frame as if it had been stretched to the picture; with `shrink` False (outfits) the crop is taken from
-    the frame as it is. Source: mmfashion/datasets/attr_dataset.py.
+    the frame as it is. `flip_order` (number of slots → slot that each takes its value from) exchanges left
+    and right landmarks; None: neighbours. Source: mmfashion/datasets/attr_dataset.py.
     """
     picture = Image.fromarray(image).crop(tuple(int(side) for side in frame))
     if shrink:
@@ -140,12 +143,12 @@ def place_at_random(
         landmark = np.maximum(landmarks_in_frame(record["landmark"], image, frame), 0.0)
         visibility = (np.asarray(record["visibility"]) == VISIBLE).astype(np.float32)
         if move:
-            landmark, visibility = _move_points(landmark, visibility, whole, crop, flip)
+            landmark, visibility = _move_points(landmark, visibility, whole, crop, flip, flip_order)
         example |= {"landmark": landmark, "visibility": visibility}
     return example
 
 
-def _move_points(landmark, visibility, whole, crop, flip: bool):
+def _move_points(landmark, visibility, whole, crop, flip: bool, flip_order=None):
     """Points in [0, 1] of the shrunk frame → of the crop; pairs exchange on a flip, outside is invisible."""
     left, top, width, height = crop
     used = np.any(landmark != 0, axis=-1, keepdims=True)
@@ -154,7 +157,9 @@ def _move_points(landmark, visibility, whole, crop, flip: bool):
         moved[:, 0] = 1 - moved[:, 0]
     seen = visibility * np.all((moved >= 0) & (moved <= 1), axis=-1)
     moved = np.where(used, moved, 0.0)
-    order = np.arange(len(moved)) ^ 1 if flip else slice(None)
+    slots = len(moved)
+    exchanged = np.arange(slots) ^ 1 if flip_order is None else flip_order(slots)
+    order = exchanged if flip else slice(None)
     return np.maximum(moved[order], 0.0).astype(np.float32), seen[order].astype(np.float32)
 
 

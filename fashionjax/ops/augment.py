@@ -4,7 +4,7 @@ A crop, a flip and a resize are separable, so an image is moved by one weight ma
 (landmarks, boxes, masks) by the same crop. Images come in as uint8 and leave as normalised floats.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -32,6 +32,7 @@ class AugmentSettings(NamedTuple):
     erase_scale: tuple[float, float] = (0.02, 0.33)
     erase_ratio: tuple[float, float] = (0.3, 3.3)
     move_landmark: bool = True  # False: landmarks stay where they were before crop and flip (switch S2)
+    landmark_flip: tuple[tuple[int, int], ...] | None = None  # (left, right) slots, as for `flip_order`
     dtype: str = "float32"  # of the image that leaves
 
 
@@ -159,9 +160,18 @@ def crop_flip_boxes(box, crop, flip, out_hw):
     return moved, valid
 
 
-def flip_landmark(value, flip):
-    """Exchange the left/right slots (0,1), (2,3), ... of value [k ...] (k even) where flip is true."""
-    return jnp.where(flip, value[jnp.arange(value.shape[0]) ^ 1], value)
+def flip_order(slots: int, pairs: Sequence[Sequence[int]] | None = None) -> np.ndarray:
+    """[slots] i32: which slot each takes its value from in a mirrored picture. `pairs` are the (left, right)
+    slots that a flip exchanges; None: neighbours, (0, 1), (2, 3), …, of the DeepFashion releases."""
+    order = np.arange(slots, dtype=np.int32)
+    for left, right in zip(order[::2], order[1::2]) if pairs is None else pairs:
+        order[left], order[right] = right, left
+    return order
+
+
+def flip_landmark(value, flip, pairs: Sequence[Sequence[int]] | None = None):
+    """Exchange the left and right slots of value [k ...] where flip is true (`flip_order`)."""
+    return jnp.where(flip, value[flip_order(value.shape[0], pairs)], value)
 
 
 def _grey(image):
@@ -239,15 +249,19 @@ def prepare_eval(example: Mapping, dtype="float32") -> dict:
     return {**example, "image": normalise(example["image"], dtype)}
 
 
-def _move_landmarks(example, crop, flip, image_hw):
+def _move_landmarks(example, crop, flip, image_hw, pairs):
     """The example's landmark (and visibility), moved; slots that the garment does not use stay at (0, 0)."""
     landmark = example["landmark"]
     used = jnp.any(landmark != 0, axis=1)
     moved, inside = crop_flip_points(landmark, crop, flip, image_hw)
-    result = {"landmark": flip_landmark(jnp.where(used[:, None], moved, 0).astype(landmark.dtype), flip)}
+    result = {
+        "landmark": flip_landmark(jnp.where(used[:, None], moved, 0).astype(landmark.dtype), flip, pairs)
+    }
     if "visibility" in example:
         visibility = example["visibility"]
-        result["visibility"] = flip_landmark(jnp.where(inside, visibility, jnp.zeros_like(visibility)), flip)
+        result["visibility"] = flip_landmark(
+            jnp.where(inside, visibility, jnp.zeros_like(visibility)), flip, pairs
+        )
     return result
 
 
@@ -278,7 +292,7 @@ def augment(rng, example: Mapping, settings: AugmentSettings | Mapping = Augment
     result = {**example, "image": moved.astype(settings.dtype)}
 
     if "landmark" in example and settings.move_landmark:
-        result |= _move_landmarks(example, crop, flip, image_hw)
+        result |= _move_landmarks(example, crop, flip, image_hw, settings.landmark_flip)
     if "box" in example:
         result["box"], valid = crop_flip_boxes(example["box"], crop, flip, out_hw)
         result["box_valid"] = valid & example.get("box_valid", True)

@@ -14,6 +14,7 @@ from fashionjax.errors import UserError
 
 SCHEDULES = ("constant", "step", "cosine")
 OPTIMIZERS = ("sgd", "adam", "adamw")
+DECAYED = ("kernel", "proxies")  # names of leaves
 
 
 def total_steps(config: ConfigDict, examples: int) -> tuple[int, int]:
@@ -58,8 +59,7 @@ def make_optimizer(config: ConfigDict, params: Any, schedule: Callable) -> optax
 
     Paths are flax paths joined by "/", matched from their start by regular expressions:
     `frozen` (patterns) get no update and no optimizer memory; `groups` ((pattern, factor), …) multiply
-    the rate, first match wins; weight decay applies to leaves of two or more
-    dimensions, with `decay_biases` to all.
+    the rate, first match wins; weight decay applies to the leaves of `decayed`, with `decay_biases` to all.
     """
     if config.optimizer not in OPTIMIZERS:
         raise UserError(f"config.optim.optimizer={config.optimizer!r}: use one of {', '.join(OPTIMIZERS)}")
@@ -68,7 +68,7 @@ def make_optimizer(config: ConfigDict, params: Any, schedule: Callable) -> optax
     if config.get("clip_norm", 0.0):
         chain.append(optax.clip_by_global_norm(config.clip_norm))
     decay = optax.add_decayed_weights(
-        config.get("weight_decay", 0.0), mask=None if config.get("decay_biases") else _matrices
+        config.get("weight_decay", 0.0), mask=None if config.get("decay_biases") else decayed
     )
     if config.optimizer == "sgd":  # torch's order: decay is part of the gradient; v ← μv + g; p ← p − lr·v
         chain += [decay, optax.trace(config.momentum, nesterov=config.get("nesterov", False))]
@@ -112,8 +112,12 @@ def _scale_by_rate(schedule: Callable) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(scale.init, update)
 
 
-def _matrices(params: Any) -> Any:
-    return jax.tree.map(lambda p: p.ndim > 1, params)
+def decayed(params: Any) -> Any:
+    """Which leaves weight decay acts on, by name: a position or class embedding, the biases and masks of type
+    spaces and word vectors have two axes or more and are no weights of a product."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf.ndim > 1 and path_name(path).split("/")[-1] in DECAYED, params
+    )
 
 
 def _scale_groups(groups: tuple) -> optax.GradientTransformation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 
@@ -87,6 +88,8 @@ def make_preprocess(config: ConfigDict) -> Callable:
         quirks.on(config, name) for name in quirks.SWITCHES if name.split("_")[0] in PREPROCESSED
     )
 
+    order = functools.partial(augment.flip_order, pairs=landmark_flip(config))
+
     def run(record: dict, rng: np.random.Generator | None) -> dict:
         image = preprocess.picture(record)
         if s6 and "landmark" in record:
@@ -99,7 +102,7 @@ def make_preprocess(config: ConfigDict) -> Callable:
                 frame = preprocess.zoo_frame(image, record["box"], config.box_margin, clip=config.box_clip)
             shrink = config.get("shrink_first", True)
             example = preprocess.place_at_random(
-                record, frame, image, config.image_size, rng, move=not s2, shrink=shrink
+                record, frame, image, config.image_size, rng, move=not s2, shrink=shrink, flip_order=order
             )
         else:
             frame = preprocess.whole_frame(image)
@@ -130,6 +133,7 @@ def make_augment(config: ConfigDict) -> Callable[[Batch, jax.Array], Batch]:
         out_hw=(config.image_size, config.image_size),
         dtype=config.dtype,
         move_landmark=not quirks.on(config, "s2_landmark_not_moved"),
+        landmark_flip=landmark_flip(config),
         **{name: _plain(value) for name, value in config.augment.items()},
     )
 
@@ -139,6 +143,12 @@ def make_augment(config: ConfigDict) -> Callable[[Batch, jax.Array], Batch]:
         return batch | jax.vmap(lambda key, example: augment.augment(key, example, settings))(keys, moved)
 
     return run
+
+
+def landmark_flip(config: ConfigDict) -> tuple[tuple[int, int], ...] | None:
+    """The (left, right) landmark slots of the config's dataset; None for one that does not name them."""
+    pairs = config.get("labels", {}).get("landmark_flip")
+    return None if pairs is None else tuple((int(left), int(right)) for left, right in pairs)
 
 
 def torch_initial(rng: jax.Array, params: dict) -> dict:

@@ -230,3 +230,11 @@ def test_full_crop_without_flip_is_a_plain_resize():
     ours = jax.jit(lambda key: ops.augment(key, {"image": image}, settings))(jax.random.key(0))["image"]
     resized = np.asarray(Image.fromarray(image).resize((24, 24), Image.Resampling.BILINEAR))
     assert np.abs(np.asarray(ours) - np.asarray(ops.normalise(resized))).max() <= 1.01 / 255 / 0.224
+
+
+def test_the_dataset_names_the_slots_that_a_flip_exchanges():
+    assert ops.flip_order(6).tolist() == [1, 0, 3, 2, 5, 4]
+    assert ops.flip_order(5, [(0, 4), (1, 2)]).tolist() == [4, 2, 1, 3, 0]
+    value = jnp.arange(5.0)
+    assert ops.flip_landmark(value, True, ((0, 4),)).tolist() == [4, 1, 2, 3, 0]
+    assert ops.flip_landmark(value, False, ((0, 4),)).tolist() == [0, 1, 2, 3, 4]

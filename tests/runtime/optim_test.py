@@ -1,12 +1,14 @@
 """Schedules and parameter groups by hand-written values."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import common
+from experiments import common, compatibility, retrieval
+from fashionjax import tasks
 from fashionjax.errors import UserError
 from fashionjax.runtime import optim
 
@@ -89,3 +91,28 @@ def test_unknown_names_list_the_known(field):
     fields = config(**{field: "magic"})
     with pytest.raises(UserError, match="magic"):
         optim.make_optimizer(fields, PARAMS, optim.make_schedule(fields, 10, 10))
+
+
+def test_what_weight_decay_acts_on():
+    """Products and proxies; never positions, class tokens, embeddings, masks and biases of type spaces."""
+    acted, left = set(), set()
+    for experiment, argument, batch in (
+        (retrieval, "backbone=vit_s16,tiny=true", {}),
+        (compatibility, "tiny=true", {"text": np.zeros((1, 6000), np.float32)}),
+        (compatibility, "tiny=true,projection=fc,text=words", {"text": np.zeros((1, 16), np.int32)}),
+        (compatibility, "tiny=true,recipe=set", {}),
+    ):
+        fields = experiment.get_config(argument)
+        types = ["tops", "shoes", "bags"]
+        spaces = [[a, b] for i, a in enumerate(types) for b in types[i:]]
+        fields.labels = {"item_id": ["a", "b"], "category": types, "type_space": spaces}
+        batch |= {"image": np.zeros((1, 64, 64, 3), np.uint8)}
+        params, _ = jax.eval_shape(tasks.make(fields).init, jax.random.PRNGKey(0), batch)
+        acts = jax.tree_util.tree_leaves_with_path(optim.decayed(params))
+        for (path, act), leaf in zip(acts, jax.tree.leaves(params), strict=True):
+            name = optim.path_name(path).split("/")[-1]
+            (acted if act else left).add((name, leaf.ndim > 1))
+    assert acted == {("kernel", True), ("proxies", True)}
+    apart = {name for name, matrix in left if matrix}
+    assert apart == {"pos_embed", "cls_token", "mask", "bias", "embedding"}
+    assert {name for name, matrix in left if not matrix} >= {"bias", "scale"}
