@@ -1,7 +1,7 @@
 """Cascade Mask R-CNN with a ResNet-101 pyramid on DeepFashion2, then on K-Fashion.
 
     fashionjax prepare deepfashion2 --data_dir=data --manual_dir=DIR
-    fashionjax train --config=experiments/cascade.py --workdir=runs/df2 --config.init_from=runs/coco
+    fashionjax train --config=experiments/cascade.py --workdir=runs/df2
     fashionjax train --config=experiments/cascade.py:stage=kfashion --workdir=runs/kf \
         --config.init_from=runs/df2
     fashionjax evaluate --checkpoint=runs/kf --split=test --out=runs/kf/test

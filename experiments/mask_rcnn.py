@@ -1,9 +1,7 @@
 """Mask R-CNN with a ResNet-50 pyramid: garments as instances.
 
     fashionjax prepare deepfashion_parsing --data_dir=data --manual_dir=DIR
-    fashionjax import resnet50-19c8e357.pth --backbone_only --config=experiments/mask_rcnn.py \
-        --workdir=runs/resnet50
-    fashionjax train --config=experiments/mask_rcnn.py --workdir=runs/parsing --config.init_from=runs/resnet50
+    fashionjax train --config=experiments/mask_rcnn.py --workdir=runs/parsing
     fashionjax evaluate --checkpoint=runs/parsing --split=gallery --out=runs/parsing/gallery
 
 | argument | row of the zoo document | published box AP, mask AP |

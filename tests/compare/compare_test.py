@@ -223,7 +223,7 @@ def test_rows_that_cannot_be_filled_say_why():
     shared = entry(result, "category_attributes-resnet50-global")["missing"]["reproduced-forward"]
     assert [step["command"] for step in shared] == [None]
     assert "category_attributes-resnet50-landmark" in shared[0]["what"]
-    assert entry(result, "segmentation-resnet50")["missing"]["why"] == "this system is not built yet"
+    assert entry(result, "deepfashion2-baseline")["missing"]["why"] == "this system is not built yet"
 
 
 def test_a_row_tested_on_another_dataset_needs_both(monkeypatch):

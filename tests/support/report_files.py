@@ -40,7 +40,7 @@ def experiment(config: str) -> dict:
 
 def report_of(row: dict, *, faithful: bool = True, label: str = "reproduced-forward", **changes) -> dict:
     """A report that belongs to `row`; its metrics are the published ones plus 1."""
-    config = experiment(row["config"] + (",faithful=zoo" if faithful else ""))
+    config = experiment(row["config"] + (",faithful=zoo" if faithful and row["faithful"] else ""))
     return {
         "label": label,
         "dataset": f"{row['dataset']}/1.0.0",

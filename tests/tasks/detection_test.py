@@ -1,0 +1,162 @@
+"""The detection task on a tiny model: padding and devices change nothing, a run from training to cut-outs."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import cascade, mask_rcnn
+from fashionjax import evaluate, segment, tasks, train
+from fashionjax.data import builders, detection, source
+from fashionjax.errors import UserError
+from fashionjax.inference import segmenter
+from fashionjax.models.detection import rcnn
+from fashionjax.task import AXIS
+from fashionjax.tasks.detection import make_model, make_settings
+
+SIZES = {"train": "16", "val": "8", "test": "8", "size": "64"}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("instances")
+    builders.prepare("synthetic_fashion/instances", data_dir=folder, overrides=SIZES, progress=False)
+    return folder
+
+
+def tiny(data_dir, system=mask_rcnn, arguments="tiny=true"):
+    config = system.get_config(arguments)
+    config.dataset, config.data_dir = "synthetic_fashion/instances", str(data_dir)
+    config.model.backbone_fields.width, config.model.channels, config.model.box_width = 4, 8, 16
+    config.model.mask_convolutions = 1
+    config.batch_size, config.steps = 8, 2
+    config.labels = source.open_split(config.dataset, "train", data_dir).labels
+    return config
+
+
+def batch_of(task, split, records, config):
+    rng = [np.random.default_rng(r) for r in records]
+    return [task.preprocess(split[r], g) for r, g in zip(records, rng, strict=True)]
+
+
+def losses(task, params, examples, buckets, devices=1):
+    """Terms of the loss, averaged over `devices` as the step does."""
+    batch = detection.collate(examples, buckets)
+    n = len(examples)
+    batch |= {"slot": np.arange(n, dtype=np.int32), "example_weight": np.ones(n, np.float32)}
+    batch |= {"example_valid": np.ones(n, bool)}
+    split = jax.tree.map(lambda x: x.reshape(devices, n // devices, *x.shape[1:]), batch)
+    run = jax.vmap(
+        lambda b: jax.lax.pmean(task.loss(params, {}, b, jax.random.PRNGKey(3))[1][1], AXIS), axis_name=AXIS
+    )
+    return jax.tree.map(lambda x: np.asarray(x)[0], jax.jit(run)(split))
+
+
+def test_padding_and_devices_do_not_change_the_loss(data_dir):
+    """Float32, a few thousand terms a loss; sums in another order differ by far less than 1e-4."""
+    config = tiny(data_dir)
+    split = source.open_split(config.dataset, "train", data_dir)
+    task = tasks.make(config)
+    examples = batch_of(task, split, [0, 1], config)
+    params, _ = jax.jit(task.init)(jax.random.PRNGKey(0), {})
+    small = losses(task, params, examples, ((64, 64),))
+    assert all(np.isfinite(value) and value > 0 for value in small.values())
+    with config.unlocked():
+        config.truth.objects = 20
+    wider = tasks.make(config)
+    padded = losses(wider, params, batch_of(wider, split, [0, 1], config), ((96, 128),), devices=2)
+    for name in small:
+        np.testing.assert_allclose(padded[name], small[name], rtol=1e-4, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def run(data_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return train.train(tiny(data_dir), folder), folder
+
+
+def test_training_logs_every_term_and_evaluates(run):
+    state, folder = run
+    assert int(state.step) == 2
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    terms = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"}
+    assert terms <= set(lines[0]) and all(line["nonfinite"] == 0 for line in lines)
+    measured = json.loads((folder / "evaluations.jsonl").read_text().splitlines()[-1])
+    assert {"standard/box_ap", "standard/mask_ap", "standard/mask_ap50"} <= set(measured)
+
+
+def test_evaluation_writes_page_and_results(run, tmp_path):
+    result = evaluate.evaluate(run[1], "", tmp_path)
+    assert result["n"] == 8 and result["label"] == "synthetic"
+    page = json.loads((tmp_path / "report.json").read_text())
+    assert {"AP per category", "Precision and recall: boxes", "Precision and recall: masks"} <= set(
+        page["tables"]
+    )
+    assert isinstance(json.loads((tmp_path / "detections.json").read_text()), list)
+
+
+def test_photos_are_segmented_and_a_second_run_goes_on(run, data_dir, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    split = source.open_split("synthetic_fashion/instances", "test", data_dir)
+    (folder / "a.jpg").write_bytes(split[0]["image"])
+    noise = np.random.default_rng(0).integers(0, 256, (1, 5000, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "thin.png")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    paths = sorted(map(str, folder.iterdir()))
+    model = segmenter.load(str(run[1]))
+    labels = segment.labels_of(model)
+    out = tmp_path / "out"
+    out.mkdir()
+    written = []
+
+    def write(item, name):
+        written.append(name)
+        return segment.write_results(item, name, out, labels, 0.0)
+
+    def go(paths):
+        options = {"batch_size": 8, "score": 0.0, "settings": {"score": 0.0}}
+        return list(segment.segment(paths, model, out, write, **options))
+
+    errors = [error for _, error in go(paths[:2]) if error]
+    assert len(errors) == 1 and "broken.jpg" in str(errors[0])
+    with (out / segment.INDEX).open("a") as index:
+        index.write('{"image": "cut o')  # as a kill leaves it
+    go(paths)
+    assert written == ["a", "thin"]
+    results = json.loads(segment.write_coco(out, paths, labels).read_text())
+    assert results and {r["image_id"] for r in results} <= {1, 2}
+    assert all(r["segmentation"]["size"] in ([64, 64], [1, 5000]) for r in results)
+    assert (out / "a.jpg").is_file() and (out / "thin.jpg").is_file()
+    cuts = [np.asarray(Image.open(path)) for path in (out / "cutouts").iterdir()]
+    assert cuts and all(cut.shape[2] == 4 and cut[..., 3].any() for cut in cuts)
+    with pytest.raises(UserError, match="another score"):
+        list(segment.segment(paths, model, out, write, batch_size=8, score=0.5, settings={"score": 0.5}))
+
+
+def test_a_cascade_has_three_stages_and_starts_from_a_detector(data_dir, run, tmp_path, capsys):
+    config = tiny(data_dir, cascade, "stage=kfashion,tiny=true")
+    assert make_settings(config).stage_iou == (0.5, 0.6, 0.7)
+    assert config.model.settings.class_agnostic and make_model(config).settings.proposals_train == 30
+
+
+@pytest.mark.parametrize("system", [mask_rcnn, cascade])
+def test_frozen_paths_of_the_recipes(system):
+    config = system.get_config()
+    config.labels = {"category": [f"c{i}" for i in range(13)]}
+    frozen = set(config.optim.frozen)
+    model = make_model(config)
+    if system is cascade:
+        assert frozen == set(rcnn.frozen_parameters(model))
+    else:  # the scales of later stages train
+        assert frozen == {r"backbone/(conv1|bn1)/", r"backbone/layer1_"}
+
+
+def test_settings_name_fields_that_are_missing(data_dir):
+    config = tiny(data_dir)
+    with config.unlocked():
+        del config.model.settings.anchor_beta
+    with pytest.raises(UserError, match="settings: anchor_beta"):
+        make_settings(config)
