@@ -69,13 +69,15 @@ def get_config(arg: str | None = None):
     common.zoo(config, lr=1e-3, drops=(10, 20), epochs=epochs, batch=per_gpu * gpus)
     if common.choose("recipe", args["recipe"], RECIPES) == "modern":
         modern(config)
+        if config.eval_split == config.test_split:  # in-shop has no validation images
+            config.eval_split, config.validation.items = "validation", 0.1
     if common.choose("faithful", args["faithful"], common.SWITCHED):
         config.box_clip = False
         roi = config.model.pooling == "roi"
         common.switch_on(config, "s1", "s2", "s12", *(["s5"] if roi else []), group=per_gpu if roi else None)
     if args["tiny"]:
         common.tiny(config, "train=200,val=40,test=40,size=64")
-        config.eval_split, config.test_split = "val", "test"
+        config.eval_split, config.test_split, config.validation.items = "val", "test", 0.0
     return config
 
 

@@ -74,6 +74,8 @@ def base() -> ConfigDict:
     config.train_split = "train"
     config.eval_split = "val"
     config.test_split = "test"
+    # share of the training items held out as the split "validation", where a benchmark has none; 0: none
+    config.validation = ConfigDict({"items": 0.0, "seed": 0})
     config.item_labels = False  # whether the dataset's items are labels
     config.faithful = ConfigDict(dict.fromkeys(FAITHFUL, False))
     del config.faithful.s3_roi_scramble_group

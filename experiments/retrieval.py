@@ -72,6 +72,8 @@ def get_config(arg: str | None = None):
     config.eval_every, config.best = 2000, "standard/recall@1"
     if args["benchmark"] == "consumer2shop":
         config.eval_split = "val"
+    else:  # no validation items in the release: a tenth of the training items choose the checkpoint
+        config.eval_split, config.validation.items = "validation", 0.1
     if args["tiny"]:
         tiny(config, records)
     return config

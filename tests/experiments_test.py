@@ -328,3 +328,11 @@ def check_matches(matches, result):
     for k in (1, 5):
         share = np.mean([any(row[:k]) for row in right])
         assert result["metrics"][f"standard/recall@{k}"] == pytest.approx(share)
+
+
+def test_no_experiment_chooses_on_the_split_that_it_reports():
+    for name in SYSTEMS:
+        for argument in combinations(name):
+            config = system(name).get_config(argument)
+            tested = set(config.test_split.split("+"))
+            assert not config.best or not tested & set(config.eval_split.split("+")), (name, argument)

@@ -8,7 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from fashionjax import quirks
-from fashionjax.data import builders, source
+from fashionjax.data import builders, parts, source
 from fashionjax.errors import UserError
 from fashionjax.runtime import parallel
 
@@ -34,10 +34,19 @@ def tested_name(config: ConfigDict) -> str:
 
 
 def open_split(config: ConfigDict, split: str) -> source.Split:
-    """A split of the config's dataset. Synthetic data is rendered first where it is missing."""
+    """A split of the config's dataset. Synthetic data is rendered first where it is missing.
+
+    With `config.validation.items` above 0 that share of the training items is the split "validation", and
+    the training split is the rest.
+    """
     name = dataset_name(config)
     if config.dataset == SYNTHETIC:
         _render_missing(config, name)
+    share = config.get("validation", {}).get("items", 0.0)
+    if share and split in (config.train_split, parts.VALIDATION):
+        whole = source.open_split(name, config.train_split, config.data_dir)
+        trained, held = parts.hold_out(whole, share, config.validation.seed)
+        return held if split == parts.VALIDATION else trained
     return source.open_split(name, split, config.data_dir)
 
 
