@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
+from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
@@ -39,15 +41,16 @@ def open_split(config: ConfigDict, split: str) -> source.Split:
     With `config.validation.items` above 0 that share of the training items is the split "validation", and
     the training split is the rest.
     """
-    name = dataset_name(config)
+    name, data_dir = dataset_name(config), config.data_dir
     if config.dataset == SYNTHETIC:
-        _render_missing(config, name)
+        data_dir = synthetic_dir(config)
+        _render_missing(config, name, data_dir)
     share = config.get("validation", {}).get("items", 0.0)
     if share and split in (config.train_split, parts.VALIDATION):
-        whole = source.open_split(name, config.train_split, config.data_dir)
+        whole = source.open_split(name, config.train_split, data_dir)
         trained, held = parts.hold_out(whole, share, config.validation.seed)
         return held if split == parts.VALIDATION else trained
-    return source.open_split(name, split, config.data_dir)
+    return source.open_split(name, split, data_dir)
 
 
 def open_tested(config: ConfigDict, split: str) -> source.Split:
@@ -80,18 +83,30 @@ def labels_of(config: ConfigDict, split: source.Split) -> dict[str, list]:
     return labels
 
 
-def _render_missing(config: ConfigDict, name: str) -> None:
-    """One process renders, the others wait; prepare itself refuses when other sizes are prepared there."""
+def _render_missing(config: ConfigDict, name: str, data_dir: str) -> None:
+    """One process renders, the others wait."""
     failed = None
     if jax.process_index() == 0:
         try:
             builders.prepare(
-                name, data_dir=config.data_dir, overrides=overrides(config), progress=sys.stderr.isatty()
+                name, data_dir=data_dir, overrides=overrides(config), progress=sys.stderr.isatty()
             )
         except UserError as error:
             failed = error
     if parallel.any_host(failed is not None):
         raise failed or UserError("the first process could not render the synthetic dataset")
+
+
+def synthetic_dir(config: ConfigDict) -> str:
+    """Where the synthetic dataset with the config's settings is or will be: `data_dir`, or a folder of its
+    own in it where the same dataset was rendered there with other settings."""
+    name, chosen = dataset_name(config), overrides(config)
+    try:
+        builders.prepared_folder(name, data_dir=config.data_dir, overrides=chosen)
+    except UserError:
+        digest = hashlib.sha256(repr(sorted(chosen.items())).encode()).hexdigest()[:8]
+        return str(Path(config.data_dir) / f"{config.synthetic.config}-{digest}")
+    return config.data_dir
 
 
 def overrides(config: ConfigDict) -> dict[str, str]:
