@@ -16,6 +16,7 @@ from fashionjax import cli, quirks, tasks
 from fashionjax.data.source import Split
 from fashionjax.errors import UserError
 from fashionjax.inference import model as inference
+from fashionjax.inference import photos
 from fashionjax.metrics import collect
 from fashionjax.reports import baselines, panels, report
 from fashionjax.runtime import checkpoint, datasets, metric_log, parallel
@@ -131,24 +132,27 @@ def _check_labels(config: ConfigDict, split: Split) -> None:
 def add_flags() -> None:
     flags.DEFINE_string("checkpoint", None, "workdir of a run, or one checkpoint folder in it")
     flags.DEFINE_string("split", "", "split, or several joined by + (default: the config's test_split)")
-    flags.DEFINE_string("out", None, "folder for report.json and report.html")
+    flags.DEFINE_string(
+        "out", None, "folder for report.json and report.html (default: CHECKPOINT/evaluation[/SPLIT])"
+    )
     flags.DEFINE_string("step", "best", "best, last or a step number")
     flags.DEFINE_string("dataset", "", "NAME[/CONFIG], where it is not the config's")
     flags.DEFINE_string("data_dir", "", "folder of prepared datasets, where it is not the config's")
     flags.DEFINE_bool("allow_missing", False, "evaluate although records cannot be read")
     flags.DEFINE_bool("baselines", True, "also evaluate the simple baselines")
     parallel.add_flags()
-    flags.mark_flags_as_required(["checkpoint", "out"])
+    flags.mark_flag_as_required("checkpoint")
 
 
 def main(argv: list[str]) -> int:
     cli.no_arguments(argv)
     args = flags.FLAGS
     parallel.start()
+    out = photos.out_folder(args.out, args.checkpoint, f"evaluation/{args.split}".rstrip("/"))
     result = evaluate(
         args.checkpoint,
         args.split,
-        args.out,
+        out,
         which=args.step,
         overrides={"dataset": args.dataset, "data_dir": args.data_dir},
         allow_missing=args.allow_missing,
@@ -159,7 +163,7 @@ def main(argv: list[str]) -> int:
     for name, value in headline.items():
         print(f"{name:<40} {value:.4f}")
     print(f"{result['n']} of {result['n_total']} records, label {result['label']}")
-    print(f"report: {Path(args.out) / 'report.html'}")
+    print(f"report: {out / 'report.html'}")
     return 0
 
 
