@@ -157,6 +157,7 @@ def _one_line(error: Exception) -> str:
     """The error in one line that says what to do; of a config file's, which come as a formatted traceback,
     the last message."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    text = text.replace("\\'", "'").replace('\\"', '"')  # of messages that quote a message
     missing = re.match(r"flag --(\w+)=None: Flag --\w+ must have a value other than None", text)
     if missing:
         return f"--{missing[1]} is missing: {' '.join((flags.FLAGS[missing[1]].help or '').split())}"
@@ -175,13 +176,11 @@ def _one_line(error: Exception) -> str:
         return _config_file(text)
     if "Traceback (most recent call last)" in text:
         flag = re.match(r"flag (--\S+): ", text)
-        text = (flag[1] + ": " if flag else "") + re.split(r"^[\w.]*(?:Error|Exception): ", text, flags=re.M)[
-            -1
-        ]
+        last = re.split(r"^[\w.]*(?:Error|Exception): ", text, flags=re.M)[-1]
+        text = f"{flag[1]}: {last}" if flag else last
     text = re.sub(r"^flag (--[\w.]+)=(\S*): ", r"\1=\2: ", text)
     text = re.sub(r"invalid literal for int\(\) with base 10: ", "expected an integer, got ", text)
     text = re.sub(r"could not convert string to float: ", "expected a number, got ", text)
-    text = text.replace("\\'", "'").replace('\\"', '"')
     return " ".join(text.split())
 
 

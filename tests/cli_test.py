@@ -94,7 +94,7 @@ def test_every_subcommand_has_help_with_an_example(name):
     module = importlib.import_module(cli.COMMANDS[name][0])
     text = module.__doc__
     assert f"fashionjax {name} " in text or f"fashionjax.{name} " in text
-    assert callable(module.add_flags) and callable(module.main)
+    assert callable(module.main)
 
 
 def test_the_traceback_behind_an_error(tmp_path):

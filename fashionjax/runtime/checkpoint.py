@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -228,18 +229,39 @@ def _fields(tree: Any, prefix: str = "") -> dict:
     }
 
 
+def _of_orbax(trace: TracebackType | None) -> bool:
+    """Whether an exception passed through Orbax."""
+    while trace is not None:
+        if "orbax" in trace.tb_frame.f_code.co_filename:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _not_orbax(record: logging.LogRecord) -> bool:
+    """A logging filter that drops what Orbax logs below ERROR, and its background tasks' exceptions."""
+    if record.name == "asyncio":
+        return not (record.exc_info and _of_orbax(record.exc_info[2]))
+    return record.levelno >= logging.ERROR or "orbax" not in record.pathname
+
+
 class _quiet:
-    """Orbax warns of a file that only checkpoints written outside a manager have. Of damaged files its
-    threads print tracebacks, also later: after an error they stay silent."""
+    """Drops Orbax's own messages, and nobody else's: it warns of a file that only checkpoints written outside
+    a manager have, and its threads print the exceptions of damaged files, some of them later: after an error
+    the filter stays."""
 
     def __enter__(self):
-        self.levels = {name: logging.getLogger(name).level for name in ("absl", "asyncio")}
-        self.hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-        logging.getLogger("absl").setLevel(logging.ERROR)
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        self.hook = sys.unraisablehook
+        sys.unraisablehook = self._unraisable
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(_not_orbax)  # adding it again has no effect
 
     def __exit__(self, kind, *_):
-        logging.getLogger("absl").setLevel(self.levels["absl"])
         if kind is None:
-            logging.getLogger("asyncio").setLevel(self.levels["asyncio"])
             sys.unraisablehook = self.hook
+            for name in ("absl", "asyncio"):
+                logging.getLogger(name).removeFilter(_not_orbax)
+
+    def _unraisable(self, unraisable):
+        if not _of_orbax(unraisable.exc_traceback):
+            self.hook(unraisable)

@@ -1,5 +1,7 @@
 """Saving and restoring small states: last and best kept, inference, initialisation from another run."""
 
+import logging
+import sys
 from pathlib import Path
 
 import jax
@@ -194,3 +196,19 @@ def test_a_checkpoint_without_its_config_is_told(tmp_path, config, damage):
         pytest.raises(UserError, match="config/metadata: not a readable checkpoint"),
     ):
         checkpoint.tell_changes(manager, config)
+
+
+def test_only_messages_of_orbax_are_dropped():
+    def record(path, level, name="absl", exc_info=None):
+        return logging.LogRecord(name, level, path, 1, "text", (), exc_info)
+
+    inside = "/site-packages/orbax/checkpoint/x.py"
+    assert not checkpoint._not_orbax(record(inside, logging.WARNING))
+    assert checkpoint._not_orbax(record(inside, logging.ERROR))
+    assert checkpoint._not_orbax(record("/home/user/train.py", logging.INFO))
+    assert checkpoint._not_orbax(record(inside, logging.ERROR, "asyncio"))
+    before = logging.getLogger("absl").level, sys.unraisablehook
+    with checkpoint._quiet():
+        assert logging.getLogger("absl").level == before[0]
+    assert (logging.getLogger("absl").level, sys.unraisablehook) == before
+    assert checkpoint._not_orbax not in logging.getLogger("absl").filters
