@@ -234,7 +234,6 @@ def small_detector(config: ConfigDict) -> None:
     """The system at a size that two cores can train, from scratch, on synthetic instances. Ours."""
     config.dataset, config.eval_split, config.test_split = "synthetic", "val", "test"
     config.synthetic.set = "train=3000,val=200,test=500,size=128"
-    config.init_skip = ()
     config.truth.update({"objects": 24, "first_polygon": False, "box_from_mask": False})
     config.truth.update({"drop_origin": False, "half_pixel": False})
     config.sampler.update({"repeat_threshold": 0.0, "shop_only": False})

@@ -48,6 +48,17 @@ def test_whether_a_step_was_evaluated(tmp_path):
         assert not log.lacks(3, METRICS_FILE)
 
 
+def test_the_terms_that_are_not_finite_are_named(tmp_path, capsys):
+    window = Window(ScalarLog(tmp_path, 0, 100, 8), lambda step: 0.1, every=0, stop=False)
+    scalars = {"loss": np.nan, "loss_mask": np.nan, "loss_cls": 1.0, "nonfinite": 1.0}
+    window.add(1, {name: np.float32(value) for name, value in scalars.items()})
+    window.flush()
+    window.add(2, {name: np.float32(1) for name in scalars})  # where the loss is finite its gradient is not
+    window.flush()
+    told = capsys.readouterr().err
+    assert "step 1: loss_mask not finite" in told and "step 2: gradient not finite" in told
+
+
 def fill(window: Window, *losses) -> Window:
     for step, loss in enumerate(losses, 1):
         window.add(step, {"loss": np.float32(loss), "nonfinite": np.float32(not np.isfinite(loss))})

@@ -4,6 +4,7 @@ import json
 
 import jax
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
@@ -13,6 +14,7 @@ from fashionjax.data import builders, detection, source
 from fashionjax.errors import UserError
 from fashionjax.inference import segmenter
 from fashionjax.models.detection import rcnn
+from fashionjax.runtime import checkpoint, state
 from fashionjax.task import AXIS
 from fashionjax.tasks.detection import make_model, make_settings
 
@@ -136,10 +138,46 @@ def test_photos_are_segmented_and_a_second_run_goes_on(run, data_dir, tmp_path):
         list(segment.segment(paths, model, out, write, batch_size=8, score=0.5, settings={"score": 0.5}))
 
 
-def test_a_cascade_has_three_stages_and_starts_from_a_detector(data_dir, run, tmp_path, capsys):
-    config = tiny(data_dir, cascade, "stage=kfashion,tiny=true")
-    assert make_settings(config).stage_iou == (0.5, 0.6, 0.7)
-    assert config.model.settings.class_agnostic and make_model(config).settings.proposals_train == 30
+def test_a_cascade_starts_from_a_plain_detector_and_names_what_is_fresh(data_dir, run, capsys):
+    config = tiny(data_dir, cascade, "tiny=true")
+    config.labels["category"] = list(config.labels["category"])[:5]
+    assert make_settings(config).stage_iou == (0.5, 0.6, 0.7) and config.model.settings.class_agnostic
+    fresh = state.create_state(tasks.make(config), optax.sgd(0.1), 0, {})
+    started = checkpoint.initialise_from(fresh, str(run[1]), config.init_skip)
+    told = capsys.readouterr().err
+    for stage in range(3):
+        assert f"box_predictor_{stage}/cls_score/kernel" in told and f"box_head_{stage}/fc1/kernel" in told
+    assert "mask_head/predictor/kernel" in told and "rpn_head" not in told and "mask_fcn1" not in told
+    kernel = started.params["backbone"]["conv1"]["kernel"]
+    np.testing.assert_array_equal(kernel, jax.device_get(run[0].params["backbone"]["conv1"]["kernel"]))
+
+
+def test_eight_devices_take_the_step_of_one(data_dir):
+    """Gradients of 8 images, one of them without objects and one unreadable, on 8 devices and on 1. Float32:
+    the two sum a few thousand products in different orders."""
+    config = tiny(data_dir)
+    split = source.open_split(config.dataset, "train", data_dir)
+    task = tasks.make(config)
+    examples = batch_of(task, split, range(8), config)
+    examples[3]["truth_valid"][:] = False
+    examples[5] = {name: np.zeros_like(value) for name, value in examples[5].items()}
+    params, _ = jax.jit(task.init)(jax.random.PRNGKey(0), {})
+    batch = detection.collate(examples, ((64, 64),))
+    batch |= {"slot": np.arange(8, dtype=np.int32), "example_valid": np.arange(8) != 5}
+
+    def gradient(devices):
+        shares = jax.tree.map(lambda x: x.reshape(devices, 8 // devices, *x.shape[1:]), batch)
+
+        def of_device(share):
+            return jax.grad(lambda p: task.loss(p, {}, share, jax.random.PRNGKey(3))[0])(params)
+
+        run = jax.jit(lambda shares: jax.vmap(of_device, axis_name=AXIS)(shares))
+        leaves = jax.tree.leaves(run(shares))
+        return np.concatenate([np.asarray(leaf, np.float64).mean(axis=0).ravel() for leaf in leaves])
+
+    whole, parts = gradient(1), gradient(8)
+    assert np.linalg.norm(whole) > 0
+    assert np.linalg.norm(parts - whole) <= 1e-5 * np.linalg.norm(whole)
 
 
 @pytest.mark.parametrize("system", [mask_rcnn, cascade])
@@ -152,6 +190,35 @@ def test_frozen_paths_of_the_recipes(system):
         assert frozen == set(rcnn.frozen_parameters(model))
     else:  # the scales of later stages train
         assert frozen == {r"backbone/(conv1|bn1)/", r"backbone/layer1_"}
+
+
+def detections(outputs, row) -> np.ndarray:
+    """Rows x1 y1 x2 y2 score category of an image's detections, in an order that ties do not decide."""
+    valid = outputs["detection_valid"][row]
+    rows = np.column_stack([outputs[name][row][valid] for name in ("box", "score", "category")])
+    return rows[np.lexsort(np.round(rows, 2).T)]
+
+
+def test_detections_depend_on_neither_bucket_nor_neighbours_and_a_bucket_is_one_trace(data_dir):
+    config = tiny(data_dir)
+    split = source.open_split(config.dataset, "test", data_dir)
+    task = tasks.make(config)
+    params, _ = jax.jit(task.init)(jax.random.PRNGKey(0), {})
+    predictor = params["box_predictor_0"]["cls_score"]
+    predictor["kernel"] = 100 * predictor["kernel"]  # scores far apart
+    whole = task.preprocess(split[0], None)
+    low = task.preprocess({"image": whole["image"][:40]}, None)  # 40 x 64
+    predict = jax.jit(lambda batch: task.predict(params, {}, batch))
+    buckets = ((64, 64), (96, 128))
+    first = jax.device_get(predict(detection.collate([whole, low], buckets)))
+    swapped = jax.device_get(predict(detection.collate([low, whole], buckets)))
+    larger = jax.device_get(predict(detection.collate([whole, low], buckets[1:])))
+    assert predict._cache_size() == 2
+    for row in (0, 1):
+        expected = detections(first, row)
+        assert len(expected)
+        np.testing.assert_allclose(detections(swapped, 1 - row), expected, atol=2e-3)
+        np.testing.assert_allclose(detections(larger, row), expected, atol=2e-3)
 
 
 def test_settings_name_fields_that_are_missing(data_dir):

@@ -270,6 +270,7 @@ def losses(
     rng,
     mask_target: Callable,
     *,
+    weight: jax.Array | None = None,
     axis_name: str | None = None,
     train: bool = True,
 ) -> tuple[dict, dict]:
@@ -281,7 +282,8 @@ def losses(
     anchors per image, box losses by the sampled RoIs of the batch, the mask loss by its foreground RoIs;
     with `axis_name` these counts are averaged over the devices, so that the mean of the devices'
     gradients is the gradient of the whole batch. Keys should be drawn per example (folded with its
-    number), so that a draw does not depend on where an image lies in a batch.
+    number), so that a draw does not depend on where an image lies in a batch. An image whose `weight` [b]
+    is 0 is in neither sums nor counts.
 
     mask_target (mask of one image, instance [n] int, box [n 4]) -> [n m m] in 0..1, m = 2 *
     settings.mask_pool, e.g. `functools.partial(ops.masks.bitmap_targets, size=28)`. Pixels of padding,
@@ -294,7 +296,10 @@ def losses(
     sums, state = result if names else (result, {})
     total = {}
     for name, (value, count) in sums.items():
-        count, devices = jnp.sum(count.astype(jnp.float32)), 1
+        count, devices = count.astype(jnp.float32), 1
+        if weight is not None:
+            value, count = jnp.where(weight > 0, value, 0.0), jnp.where(weight > 0, count, 0.0)
+        count = jnp.sum(count)
         if axis_name is not None:
             count, devices = jax.lax.psum((count, 1), axis_name)
         # At least one: a batch without any foreground has no mask loss.

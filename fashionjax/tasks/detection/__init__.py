@@ -55,6 +55,7 @@ def make(config: ConfigDict) -> Task:
             truth_of(batch),
             keys,
             target,
+            weight=batch["example_valid"],
             axis_name=AXIS,
         )
         scalars = {f"loss_{name}": value for name, value in terms.items()}
@@ -239,6 +240,7 @@ def metrics(config: ConfigDict, context: Context) -> DetectionMetrics:
         masks=config.model.mask_form != "none",
         legacy=config.model.geometry.inclusive_boxes,
         truth=truth_fields(config),
+        shop_only=config.sampler.shop_only,
         several_hosts=jax.process_count() > 1,
     )
 

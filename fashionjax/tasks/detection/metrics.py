@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -43,7 +42,8 @@ class DetectionMetrics:
     """The accumulator of detectors. Ground truth is read from the records as the batches pass; an image is
     matched when it is seen, and OUT/detections.json grows with it where the evaluation writes files.
 
-    ids: category ids of result files. `truth`: arguments of `instances.instances`. On several hosts the
+    ids: category ids of result files. `truth`: arguments of `instances.instances`. shop_only: images of users
+    do not count. On several hosts the
     detections wait, masks as RLE, until all of them are gathered.
     """
 
@@ -56,9 +56,11 @@ class DetectionMetrics:
         masks: bool = True,
         legacy: bool = False,
         truth: Mapping[str, bool],
+        shop_only: bool = False,
         several_hosts: bool = False,
     ):
         self.context, self.legacy, self.truth = context, legacy, dict(truth)
+        self.shop_only = shop_only
         file = None if context.out is None else context.out / RESULTS_FILE
         kinds = ("box", "mask") if masks else ("box",)
         self.evaluator = CocoEvaluator(categories, kinds=kinds, ids=ids, results_file=file)
@@ -67,24 +69,28 @@ class DetectionMetrics:
         self.sampled: dict[int, tuple[Found, Annotated] | None] = {}  # the records whose entry a report shows
 
     def update(self, prediction: dict, batch: dict) -> None:
-        rows = np.flatnonzero(np.asarray(batch["example_valid"], bool))
-        entries = []
-        for b in rows:
+        entries, rows = [], []
+        for b in np.flatnonzero(np.asarray(batch["example_valid"], bool)).tolist():
+            index = int(batch["index"][b])
+            record = self.context.record(index)
+            if self.shop_only and int(record["source"]) != instances.SHOP:
+                continue
+            rows.append(b)
             found = found_in(
                 {name: value[b] for name, value in prediction.items()},
                 batch["size"][b],
                 batch["original_size"][b],
                 legacy=self.legacy,
             )
-            index = int(batch["index"][b])
-            entries.append((index, found, annotated(self.context.record(index), **self.truth)))
+            entries.append((index, found, annotated(record, **self.truth)))
         if self.waiting is None:
             for entry in entries:
                 self._add(*entry)
             return
-        packed = np.empty(len(batch["index"]), object)
-        packed[rows] = [pickle.dumps(entry) for entry in entries]
-        self.waiting.add(batch, {"entry": packed})
+        waiting = np.empty(len(batch["index"]), object)  # None: not counted
+        for b, entry in zip(rows, entries, strict=True):
+            waiting[b] = entry
+        self.waiting.add(batch, {"entry": waiting})
 
     def _add(self, index: int, found: Found, truth: Annotated) -> None:
         if index in self.sampled:
@@ -103,7 +109,8 @@ class DetectionMetrics:
         if self.measured is None:
             if self.waiting is not None:
                 for entry in self.waiting.whole()["entry"]:
-                    self._add(*pickle.loads(entry))
+                    if entry is not None:
+                        self._add(*entry)
             self.measured = self.evaluator.result()
             self.evaluator.close()
         return self.measured

@@ -1,0 +1,82 @@
+"""The accumulator of detectors on made-up outputs: places in the stored image, hosts, filters."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fashionjax.data.detections import cutout, found_in, on_white
+from fashionjax.task import Context
+from fashionjax.tasks.detection.metrics import RESULTS_FILE, DetectionMetrics
+
+TRUTH = dict.fromkeys(("first_polygon", "box_from_mask", "drop_origin", "half_pixel"), False)
+BOXES = ([(2, 4, 20, 24), (8, 8, 16, 30)], [(1, 1, 9, 9)], [])
+
+
+def record(index: int) -> dict:
+    boxes = BOXES[index]
+    rings = [json.dumps([[x1, y1, x2, y1, x2, y2, x1, y2]]) for x1, y1, x2, y2 in boxes]
+    areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes]
+    instance = {"category": np.arange(len(boxes)), "box": np.asarray(boxes, np.float32).reshape(-1, 4)}
+    instance |= {"segmentation": rings, "area": np.float32(areas), "iscrowd": np.zeros(len(boxes), np.uint8)}
+    identity = {"image_id": f"{index}.jpg", "coco_id": 10 + index, "height": 32, "width": 24}
+    return identity | {"instance": instance, "source": index % 2}
+
+
+def outputs(boxes, slots: int = 3, scale: float = 2.0, top: float = 0.9) -> dict:
+    """Perfect detections in an image that the model sees at `scale` times its stored size."""
+    box, category = np.zeros((slots, 4), np.float32), np.zeros(slots, np.int32)
+    box[: len(boxes)] = scale * np.asarray(boxes, np.float32).reshape(-1, 4)
+    category[: len(boxes)] = np.arange(len(boxes))
+    score = np.linspace(top, 0.5, slots, dtype=np.float32)
+    logits = np.full((slots, 4, 4), 20.0, np.float32)
+    valid = np.arange(slots) < len(boxes)
+    return {"box": box, "score": score, "category": category, "detection_valid": valid, "mask_logits": logits}
+
+
+def measured(tmp_path, shown=BOXES, last=0.9, **options):
+    context = Context(record=record, size=3, out=tmp_path)
+    metrics = DetectionMetrics(["a", "b"], context, truth=TRUTH, **options)
+    found = [outputs(boxes) for boxes in shown[:2]] + [outputs(shown[2], top=last)]
+    found += [outputs([(0, 0, 5, 5)])]  # the last row is padding
+    batch = {"index": np.array([0, 1, 2, -1]), "example_valid": np.array([True, True, True, False])}
+    batch |= {"size": np.full((4, 2), (64, 48)), "original_size": np.full((4, 2), (32, 24))}
+    metrics.update({name: np.stack([each[name] for each in found]) for name in found[0]}, batch)
+    return metrics.result()
+
+
+@pytest.mark.parametrize("several_hosts", [False, True])
+def test_perfect_detections_have_an_ap_of_one(tmp_path, several_hosts):
+    result = measured(tmp_path, several_hosts=several_hosts)
+    assert result["standard/box_ap"] == pytest.approx(1) and result["standard/mask_ap50"] == pytest.approx(1)
+    written = json.loads((tmp_path / RESULTS_FILE).read_text())
+    assert [row["image_id"] for row in written] == [10, 10, 11]
+    assert written[0]["bbox"] == [2, 4, 18, 20] and written[0]["segmentation"]["size"] == [32, 24]
+
+
+def test_detections_in_images_without_objects_count_against(tmp_path):
+    result = measured(tmp_path, shown=(*BOXES[:2], [(1, 1, 9, 9)]), last=0.99)
+    assert result["standard/box_ap"] < 1
+
+
+def test_images_of_users_do_not_count_under_shop_only(tmp_path):
+    nothing = (BOXES[0], [(20, 20, 22, 22)], [])  # wrong in image 1 alone, a user's
+    assert measured(tmp_path, shown=nothing, shop_only=True)["standard/box_ap"] == pytest.approx(1)
+    assert measured(tmp_path, shown=nothing)["standard/box_ap"] < 1
+
+
+def test_legacy_boxes_end_behind_their_last_pixel():
+    found = found_in(outputs([(2, 4, 19, 23)], scale=1.0), (32, 24), (32, 24), legacy=True)
+    np.testing.assert_array_equal(found.box, [[2, 4, 20, 24]])
+
+
+def test_cutouts_hold_the_mask_as_alpha():
+    found = found_in(outputs(BOXES[1], scale=1.0), (32, 24), (32, 24))
+    image = np.random.default_rng(0).integers(0, 200, (32, 24, 3), dtype=np.uint8)
+    cut = cutout(image, found.rle[0])
+    rows, columns = slice(1, 9), slice(1, 9)
+    inside = cut[..., 3] == 255
+    assert cut.shape == (8, 8, 4) and inside.sum() >= 40
+    np.testing.assert_array_equal(cut[..., :3], image[rows, columns])
+    assert (on_white(cut)[~inside] == 255).all() and (on_white(cut)[inside] == cut[inside][:, :3]).all()
+    assert cutout(image, {"size": [32, 24], "counts": [32 * 24]}) is None
