@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fashionjax.errors import UserError
-from fashionjax.weights import torch_files
+from fashionjax.weights import pickle_files, torch_files
 from fashionjax.weights.checked_bytes import (
     BFLOAT16,
     Archive,
@@ -100,6 +100,8 @@ def _by_content(file: io.BufferedReader, size: int, wanted: str | None) -> Entry
         return torch_files.read_legacy(file, size, wanted)
     if len(head) > 8 and head[8:9] == b"{":
         return _whole(_read_safetensors(file, size), wanted)
+    if head.startswith(pickle_files.STARTS):
+        return pickle_files.read(file, size, wanted)
     if head[257:262] == b"ustar":
         raise Refused(
             "a tar archive, PyTorch's format before 0.1.7: load it once in PyTorch and save it again"
@@ -108,7 +110,7 @@ def _by_content(file: io.BufferedReader, size: int, wanted: str | None) -> Entry
         raise Refused("an HDF5 file, not a PyTorch, safetensors or npz file")
     if not head:
         raise Refused("an empty file")
-    raise Refused("not a PyTorch, safetensors or npz file (unknown first bytes)")
+    raise Refused("not a PyTorch, safetensors, npz or pickle file (unknown first bytes)")
 
 
 def _whole(tensors: dict[str, np.ndarray], wanted: str | None) -> Entry:

@@ -527,7 +527,7 @@ HOSTILE = {
     ),
     # not weights
     "empty": (as_bytes(b""), "empty file"),
-    "plain pickle": (as_bytes(pickle.dumps({"a": 1})), "unknown first bytes"),
+    "plain pickle": (as_bytes(pickle.dumps({"a": 1})), "holds no tensors"),
     "HDF5": (as_bytes(b"\x89HDF\r\n\x1a\n" + b"\x00" * 64), "HDF5"),
     "a photo": (as_bytes(b"\xff\xd8\xff\xe0" + b"\x00" * 600), "unknown first bytes"),
     "no tensors": (lambda path, canary: zip_file(path, mapping({"epoch": number(3)}), {}), "no tensors"),
