@@ -7,6 +7,7 @@ import pytest
 
 import experiments
 from fashionjax import cli, tasks
+from fashionjax.weights import recognise
 
 NAMES = [module.name for module in pkgutil.iter_modules(experiments.__path__)]
 CONFIGS = [name for name in NAMES if hasattr(importlib.import_module(f"experiments.{name}"), "get_config")]
@@ -37,6 +38,17 @@ def test_entries_are_complete(name):
     assert entry.definitions and all(entry.definitions.values())
     lines = [line for table in entry.definitions.values() for line in table.values()]
     assert all(isinstance(line, str) and line for line in lines)
+
+
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_weight_files_of_a_task_are_known_by_its_parts(name):
+    """A file with nothing but a defining part of a task is that task's."""
+    spec = tasks.entry(name).weights
+    assert spec is not None and set(spec.defining) <= set(spec.parts)
+    for part in spec.defining:
+        keys = {spec.parts[part]} | {spec.parts[other] for other in spec.parts if other == spec.defining[0]}
+        assert recognise.task_of(dict.fromkeys(keys, (1, 1))) == name
+        assert name in spec.fitting_config("resnet18", "global", (part,))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
