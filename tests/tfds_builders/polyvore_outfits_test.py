@@ -26,6 +26,7 @@ from tfds_builders.synthetic_fashion import outfit_release, release, wardrobe
 
 IMAGES, SEED = 150, 2
 SPLITS = ("train", "val", "test")
+FULL = pytest.mark.full  # a representative case of each sweep runs everywhere
 FEATURES = "train_hglmm_pca6000.txt"
 
 
@@ -91,7 +92,7 @@ def edit_line(path: Path, line: int, change: Callable[[str], str]) -> None:
 
 
 # ------------------------------------------------------------------------------ the truth
-@pytest.mark.parametrize("config", ["disjoint", "nondisjoint"])
+@pytest.mark.parametrize("config", ["disjoint", pytest.param("nondisjoint", marks=FULL)])
 def test_equals_the_world(tree: Path, world: outfit_release.World, config: str, capsys) -> None:
     result = build(tree, config)
     check_equals_the_world(tree, world, config)
@@ -205,7 +206,9 @@ def same_records(one: Path, other: Path, split: str) -> None:
         assert first == second
 
 
-@pytest.mark.parametrize("variant", ["parquet", "zip", "all zipped"])
+@pytest.mark.parametrize(
+    "variant", [pytest.param("parquet", marks=FULL), pytest.param("zip", marks=FULL), "all zipped"]
+)
 def test_pictures_elsewhere(prepared: Path, tmp_path: Path, variant: str) -> None:
     other = tmp_path / "other" / "release"
     form = variant if variant in outfit_release.FORMS else "folder"
@@ -275,7 +278,7 @@ def test_text_features_are_refused_where_there_are_none(hub: Path) -> None:
             assert example["text"].shape == (6000,) and not example["text"].any() and not example["has_text"]
 
 
-@pytest.mark.parametrize("config", ["disjoint", "nondisjoint"])
+@pytest.mark.parametrize("config", [pytest.param("disjoint", marks=FULL), "nondisjoint"])
 def test_each_version_reads_its_own_files(
     tmp_path: Path, world: outfit_release.World, written: Path, config: str
 ) -> None:
@@ -361,17 +364,19 @@ def test_parquet_of_picture_records_with_repeated_rows(prepared: Path, tmp_path:
             lambda t: {"item_id": t["item_id"] + t["item_id"][:1], "image": t["image"] + t["image"][1:2]},
             r"test-00000-of-00001.parquet: row \d+: another picture of item \d+ than .*parquet row 0",
         ),
-        (
+        pytest.param(
             lambda t: {"item_id": t["item_id"], "image": [None, *t["image"][1:]]},
             r"test-00000-of-00001.parquet: row 0: holds no picture",
+            marks=FULL,
         ),
         (
             lambda t: {"item_id": t["item_id"][1:], "image": t["image"][1:]},
             r"disjoint/test.json: record 1: picture images/\d+.jpg is missing",
         ),
-        (
+        pytest.param(
             lambda t: {"item_id": t["item_id"], "image": [t["image"][0][:-80], *t["image"][1:]]},
             r"test-00000-of-00001.parquet row 0: damaged picture",
+            marks=FULL,
         ),
     ],
 )
@@ -520,7 +525,13 @@ def refused(tree: Path, message: str) -> None:
     assert not trees.all_files(tree.parent / "out")
 
 
-@pytest.mark.parametrize("case", BROKEN_JSON)
+EVERYWHERE = ("item unknown", "index text", "set twice", "type unknown", "no right answer", "item with a path",
+              "titles no objects", "blank")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "case", [case if case in EVERYWHERE else pytest.param(case, marks=FULL) for case in BROKEN_JSON]
+)
 def test_broken_json(tree: Path, case: str) -> None:
     file, change, message = BROKEN_JSON[case]
     edit_json(tree / file, change)
@@ -591,7 +602,10 @@ def test_missing_file(tree: Path, file: str) -> None:
     refused(tree, f"{file}: not found below {tree}")
 
 
-@pytest.mark.parametrize("file", [D + "test.json", FEATURES, COMPAT, D + "typespaces.p"])
+@pytest.mark.parametrize(
+    "file",
+    [D + "test.json", *(pytest.param(file, marks=FULL) for file in (FEATURES, COMPAT, D + "typespaces.p"))],
+)
 def test_damaged_archive(tree: Path, file: str) -> None:
     """Bytes of a member that its checksum contradicts."""
     with zipfile.ZipFile(tree / "part.zip", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -791,7 +805,7 @@ def test_the_canary_would_have_died(tmp_path: Path) -> None:
     assert (tmp_path / "canary").exists()
 
 
-@pytest.mark.parametrize("protocol", range(5))
+@pytest.mark.parametrize("protocol", [2, *(pytest.param(protocol, marks=FULL) for protocol in (0, 1, 3, 4))])
 def test_damaged_type_spaces(tmp_path: Path, protocol: int) -> None:
     """Cut and flipped copies: an error is always the release's, never anything else."""
     honest = pickle.dumps(SPACES, protocol)

@@ -183,3 +183,27 @@ def test_encrypted_archive(tmp_path: Path) -> None:
             progress=False,
             skip_damaged=True,
         )
+
+
+def test_companion_files_are_passed_over(tmp_path: Path, capsys) -> None:
+    """What desktops leave beside every file, and in archives: none of it is a table, archive or picture."""
+    tree = trees.in_shop(tmp_path / "release")
+    junk = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(120)
+    folders = [tree, tree / "Anno", tree / "Eval", tree / "Img", tree / "Img/img"]
+    for folder in folders:
+        for path in list(folder.iterdir()):
+            path.with_name(f"._{path.name}").write_bytes(junk)
+        for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._Img.zip"):
+            (folder / name).write_bytes(junk)
+    (tree / "Img/img_highres").mkdir()
+    (tree / "Img/img_highres/.DS_Store").write_bytes(junk)
+    options = {"manual_dir": tree, "progress": False}
+    result = builders.prepare("deepfashion_inshop", data_dir=tmp_path / "out", **options)
+    assert result["splits"] == {"train": 12, "query": 2, "gallery": 4} and result["skipped"] == []
+    extra = [("img/._x.jpg", junk), ("img/Thumbs.db", junk), ("._list_bbox_inshop.txt", junk)]
+    trees.pack(tree / "Img/img", tree / "Img/img.zip", prefix="img/", extra=extra)
+    again = builders.prepare("deepfashion_inshop", data_dir=tmp_path / "zipped", **options)
+    assert again == result
+    names = release.open_release(tree)
+    assert all("/._" not in text.label for text in names.texts)
+    assert all("/._" not in name for name in names.archived)

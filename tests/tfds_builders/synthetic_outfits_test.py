@@ -36,6 +36,7 @@ def kinds(part: outfits.Outfits) -> list[str]:
 
 
 # ------------------------------------------------------------------------------ bytes and identities
+@pytest.mark.full
 def test_pictures_do_not_depend_on_processes() -> None:
     pieces = builder.draw_outfits(dataclasses.replace(CONFIG, train=80))["train"].pieces[:260]
     items = [piece.item for piece in pieces]
