@@ -21,10 +21,10 @@ def add_flags() -> None:
     """The command's flags."""
     flags.DEFINE_string("manual_dir", None, "folder with the benchmark's own files")
     flags.DEFINE_string("data_dir", None, "folder that prepared datasets are written to")
-    flags.DEFINE_bool("skip_damaged", False, "leave damaged pictures out and list them, instead of refusing")
+    flags.DEFINE_bool("skip_damaged", False, "leave damaged images out and list them, instead of refusing")
     flags.DEFINE_multi_string("set", [], "FIELD=VALUE of the builder config; may be repeated")
     flags.DEFINE_integer(
-        "processes", None, "processes that read pictures (default: as many as pay)", lower_bound=1
+        "processes", None, "processes that read images (default: as many as pay)", lower_bound=1
     )
     flags.DEFINE_bool("overwrite", False, "replace a dataset that is already prepared")
 

@@ -1,7 +1,7 @@
 """DeepFashion's annotation tables: partitions, boxes, landmarks.
 
 Every reader consumes its whole table, raises ReleaseError with file and line at the first contradiction,
-and returns arrays whose rows follow the picture list it was given.
+and returns arrays whose rows follow the image list it was given.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def landmark_metadata(*, paired: bool = True) -> dict[str, list]:
 
 
 class Partition(NamedTuple):
-    """Pictures in file order with their split."""
+    """Images in file order with their split."""
 
     text: TextFile
     image: list[str]
@@ -106,7 +106,7 @@ class Landmarks(NamedTuple):
     variation: np.ndarray | None
 
 
-# ------------------------------------------------------------------------------ rows by picture
+# ------------------------------------------------------------------------------ rows by image
 def fields_of(text: TextFile, row: Row, number: int, what: str) -> list[str]:
     """The row's fields, which must be exactly `number` many."""
     if len(row.fields) != number:
@@ -117,17 +117,17 @@ def fields_of(text: TextFile, row: Row, number: int, what: str) -> list[str]:
 def picture_name(text: TextFile, row: Row, name: str) -> str:
     parts = name.split("/")
     if name.startswith("/") or ".." in parts or "\\" in name:
-        raise text.error(row.line, f"picture path {name!r} leaves the benchmark's folder")
+        raise text.error(row.line, f"image path {name!r} leaves the benchmark's folder")
     if "/" not in name:
-        raise text.error(row.line, f"{name!r} is not a picture path")
+        raise text.error(row.line, f"{name!r} is not an image path")
     return name
 
 
 class Placed:
-    """Which position of the picture list each row of a table belongs to; exactly one row per picture.
+    """Which position of the image list each row of a table belongs to; exactly one row per image.
 
     `merge`: identical repetitions are counted in `merged` instead of refused. `strangers`: so are rows of
-    pictures outside the list (in `strange`), as long as every picture of the list has its row.
+    images outside the list (in `strange`), as long as every image of the list has its row.
     """
 
     def __init__(self, text: TextFile, partition: Partition, *, merge: bool, strangers: bool = False):
@@ -143,7 +143,7 @@ class Placed:
         picture_name(self.text, row, name)
         position = self.index.get(name)
         if position is None:
-            error = self.text.error(row.line, f"picture {name} is not in {self.partition.text.label}")
+            error = self.text.error(row.line, f"image {name} is not in {self.partition.text.label}")
             if not self.strangers:
                 raise error
             self.stranger = self.stranger or error
@@ -153,9 +153,9 @@ class Placed:
         if self.line[position]:
             first = self.line[position]
             if not self.merge:
-                raise self.text.error(row.line, f"picture {name} is listed again (first on line {first})")
+                raise self.text.error(row.line, f"image {name} is listed again (first on line {first})")
             if self.seen[position] != key:
-                raise self.text.error(row.line, f"picture {name} has other values than on line {first}")
+                raise self.text.error(row.line, f"image {name} has other values than on line {first}")
             self.merged += 1
             return None
         self.line[position] = row.line
@@ -164,12 +164,12 @@ class Placed:
         return position
 
     def finish(self) -> np.ndarray:
-        """The line of every picture; ReleaseError when a picture has no row."""
+        """The line of every image; ReleaseError when an image has no row."""
         missing = np.flatnonzero(self.line == 0)
         if missing.size:
             i = int(missing[0])
             raise self.stranger or self.partition.text.error(
-                self.partition.line[i], f"picture {self.partition.image[i]} has no row in {self.text.label}"
+                self.partition.line[i], f"image {self.partition.image[i]} has no row in {self.text.label}"
             )
         return self.line
 
@@ -179,7 +179,7 @@ class Placed:
         if self.merged:
             notes.append(f"{self.text.label}: {self.merged} rows repeat earlier ones and were merged")
         if self.strange:
-            notes.append(f"{self.text.label}: {self.strange} rows of pictures that no split uses")
+            notes.append(f"{self.text.label}: {self.strange} rows of images that no split uses")
         return tuple(notes)
 
 
@@ -187,8 +187,8 @@ class Placed:
 def read_partition(
     text: TextFile, splits: Sequence[str], *, items: bool = False, merge: bool = False
 ) -> Partition:
-    """`Eval/list_eval_partition.txt`: picture, item id if `items`, split."""
-    number, what = (3, "picture, item id, split") if items else (2, "picture, split")
+    """`Eval/list_eval_partition.txt`: image, item id if `items`, split."""
+    number, what = (3, "image, item id, split") if items else (2, "image, split")
     image, split, lines, item = [], [], [], []
     first: dict[str, int] = {}
     merged = 0
@@ -203,7 +203,7 @@ def read_partition(
             same = (split[before], item[before]) == (fields[-1], identity)
             if not (merge and same):
                 kind = "is listed again" if same else "is listed again with another split or item"
-                raise text.error(row.line, f"picture {name} {kind} (first on line {lines[before]})")
+                raise text.error(row.line, f"image {name} {kind} (first on line {lines[before]})")
             merged += 1
             continue
         first[name] = len(image)
@@ -224,13 +224,13 @@ def check_splits(text: TextFile, found: Sequence[str], splits: Sequence[str]) ->
 
 
 def read_boxes(text: TextFile, placed: Placed, *, extra: int = 0) -> Boxes:
-    """`list_bbox*.txt`: picture, `extra` columns (clothes type; pose or source), x1 y1 x2 y2.
+    """`list_bbox*.txt`: image, `extra` columns (clothes type; pose or source), x1 y1 x2 y2.
 
-    Whether a box lies inside its picture is checked later, when the sizes are known.
+    Whether a box lies inside its image is checked later, when the sizes are known.
     """
     n = len(placed.partition.image)
     box, code, garment = np.zeros((n, 4), np.int32), np.zeros(n, np.int32), np.zeros(n, np.int32)
-    columns = ", ".join(["picture", *("clothes type", "code")[:extra], "x1, y1, x2, y2"])
+    columns = ", ".join(["image", *("clothes type", "code")[:extra], "x1, y1, x2, y2"])
     for row in read_table(text).rows():
         fields = fields_of(text, row, 5 + extra, columns)
         position = placed.place(row, fields[0])
@@ -246,13 +246,13 @@ def read_boxes(text: TextFile, placed: Placed, *, extra: int = 0) -> Boxes:
 
 
 def check_clothes_types(boxes: Boxes, marks: Landmarks, partition: Partition) -> None:
-    """The table of boxes and that of landmarks say the same of every picture."""
+    """The table of boxes and that of landmarks say the same of every image."""
     other = np.flatnonzero(boxes.garment_type != marks.garment_type)
     if other.size:
         i = int(other[np.argmin(boxes.lines.line[other])])
         raise boxes.lines.error(
             i,
-            f"clothes type {boxes.garment_type[i]} of picture {partition.image[i]}; it is "
+            f"clothes type {boxes.garment_type[i]} of image {partition.image[i]}; it is "
             f"{marks.garment_type[i]} in {marks.text.label}",
         )
 
@@ -272,7 +272,7 @@ def clothes_type(text: TextFile, row: Row, field: str) -> int:
 
 
 def read_landmarks(text: TextFile, placed: Placed) -> Landmarks:
-    """`list_landmarks*.txt`: picture, clothes type, variation type (where the header has it), visibility x
+    """`list_landmarks*.txt`: image, clothes type, variation type (where the header has it), visibility x
     y per point.
 
     6, 4 or 8 points by clothes type. Points that the clothes type has not may be given as zeros; the

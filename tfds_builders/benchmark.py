@@ -1,9 +1,9 @@
 """What the builders of released benchmarks share: config fields, the record features, and writing with the
-picture test.
+image test.
 
 A builder reads its tables into `Records` (everything validated), then `BenchmarkBuilder` looks at every
-picture's header, checks the boxes against the sizes, and only then writes: in list order, shard by shard,
-decoding each picture once, in several processes where there are many.
+image's header, checks the boxes against the sizes, and only then writes: in list order, shard by shard,
+decoding each image once, in several processes where there are many.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tfds_builders.release import (
     picture_location,
 )
 
-SHARD_BYTES = 64 << 20  # of pictures; one shard's records are held in memory while it is written
+SHARD_BYTES = 64 << 20  # of images; one shard's records are held in memory while it is written
 PICTURES = ("auto", "img", "img_highres")
 SMALL = 0.75  # boxes that all end within this part of their images were made on images of another size
 ENOUGH = 8  # boxes to tell that by
@@ -47,7 +47,7 @@ ENOUGH = 8  # boxes to tell that by
 class BenchmarkConfig(tfds.core.BuilderConfig):
     """One reading of a benchmark. The fields below `clip_boxes` say how to build, not what."""
 
-    clip_boxes: bool = False  # move box edges that lie outside the picture onto its edge instead of refusing
+    clip_boxes: bool = False  # move box edges that lie outside the image onto its edge instead of refusing
     manual_dir: str = ""
     skip_damaged: bool = False
     processes: int | None = None  # None: one per core for large benchmarks
@@ -87,11 +87,11 @@ class Records(NamedTuple):
     axis.
 
     `columns` holds final feature values except `landmark`, which is in pixels here and divided by the
-    picture's size when it is written. `box` is checked against that size.
+    image's size when it is written. `box` is checked against that size.
     """
 
-    lines: Lines  # where each picture is named
-    image: list[str]  # as the list spells them; several records may share a picture
+    lines: Lines  # where each image is named
+    image: list[str]  # as the list spells them; several records may share an image
     split: dict[str, np.ndarray]  # split name → rows, in order
     columns: dict[str, Any]
     boxes: Boxes | None = None
@@ -133,11 +133,11 @@ class BenchmarkBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     DESCRIPTION = ""
     PUBLISHED: ClassVar[dict[str, dict[str, int]]] = {}  # config → split → size in the literature
 
-    probe = staticmethod(pictures.probe)  # size of a picture
+    probe = staticmethod(pictures.probe)  # size of an image
     load = staticmethod(pictures.load_rgb)  # its bytes as they are stored
 
     def locate(self, records: Records) -> dict[str, Location]:
-        """Where every picture lies."""
+        """Where every image lies."""
         return locate(self.release, records)
 
     def vocabulary(self, release: Release) -> Vocabulary:
@@ -209,14 +209,14 @@ class BenchmarkBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         self.notes = list(records.notes)
         if find_text(self.release, SYNTHETIC, ()) is not None:
             self.info.metadata["synthetic"] = True
-            self.notes.append(f"{SYNTHETIC}: drawn pictures in the benchmark's layout, not the benchmark")
+            self.notes.append(f"{SYNTHETIC}: rendered images in the benchmark's layout, not the benchmark")
         bar = self._stack.enter_context(progress_bar(total, "writing", config.progress))
         write = functools.partial(self._write, records, located, probes, damaged, executor, bar)
         shards = {}
         for split, rows in records.split.items():
             good = [row for row in rows if records.image[row] not in damaged]
             if not good:
-                raise ReleaseError(f"every picture of split {split} is damaged ({records.image[rows[0]]}, …)")
+                raise ReleaseError(f"every image of split {split} is damaged ({records.image[rows[0]]}, …)")
             number = max(1, min(len(rows), _total_bytes(located, records, rows) // SHARD_BYTES + 1))
             shards[split] = [
                 functools.partial(write, part) for part in np.array_split(np.asarray(rows), number)
@@ -231,12 +231,12 @@ class BenchmarkBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             self._stack.close()
         empty = [name for name, split in self.info.splits.items() if not split.num_examples]
         if empty:
-            raise ReleaseError(f"every picture of split {empty[0]} is damaged")
+            raise ReleaseError(f"every image of split {empty[0]} is damaged")
 
     def _fit(
         self, records: Records, located: dict[str, Location], probes: dict[str, pictures.Probe]
     ) -> tuple[Records, dict[str, str]]:
-        """Boxes and landmarks in pixels of the stored picture, boxes checked; and the pictures without a
+        """Boxes and landmarks in pixels of the stored image, boxes checked; and the images without a
         size.
         """
         damaged = {name: probe.damage for name, probe in probes.items() if probe.damage is not None}
@@ -248,7 +248,7 @@ class BenchmarkBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _damaged(self, location: Location, name: str, reason: str) -> None:
         if not self.builder_config.skip_damaged:
             raise ReleaseError(
-                f"{location.label}: damaged picture ({reason}); replace it, or build with --skip_damaged"
+                f"{location.label}: damaged image ({reason}); replace it, or build with --skip_damaged"
             )
         self.skipped.append({"id": name, "reason": reason})
 
@@ -280,7 +280,7 @@ class BenchmarkBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
 
 def locate(release: Release, records: Records) -> dict[str, Location]:
-    """Where every picture of the lists lies; ReleaseError names the list's line of the first one that is
+    """Where every image of the lists lies; ReleaseError names the list's line of the first one that is
     missing.
     """
     located: dict[str, Location] = {}
@@ -299,12 +299,12 @@ def locate(release: Release, records: Records) -> dict[str, Location]:
 
 
 def _missing(release: Release, name: str) -> str:
-    """That a picture is missing, or that all pictures are."""
+    """That an image is missing, or that all images are."""
     folder = name.split("/")[0]
     if not release.picture_bases and not release.archived:
-        what = f"no folder or zip archive of pictures below {release.root}; Img/{folder}/… is missing"
-        return f"picture {name}: {what}{nested_archives(release)}"
-    return f"picture {name} is missing from {release.root} (Img/{name}){nested_archives(release)}"
+        what = f"no folder or zip archive of images below {release.root}; Img/{folder}/… is missing"
+        return f"image {name}: {what}{nested_archives(release)}"
+    return f"image {name} is missing from {release.root} (Img/{name}){nested_archives(release)}"
 
 
 def measure(
@@ -313,9 +313,9 @@ def measure(
     executor: ProcessPoolExecutor | None,
     progress: bool,
 ) -> dict[str, pictures.Probe]:
-    """The size of every picture, from its header."""
+    """The size of every image, from its header."""
     sizes = pictures.ordered_map(probe, located.values(), executor)
-    with progress_bar(len(located), "reading picture sizes", progress) as bar:
+    with progress_bar(len(located), "reading image sizes", progress) as bar:
         probes = {}
         for name, probe in zip(located, sizes):
             probes[name] = probe
@@ -326,7 +326,7 @@ def measure(
 def progress_bar(total: int, what: str, shown: bool) -> tqdm:
     """Rate and time left on stderr; in a log file, a line now and then."""
     interval = 0.2 if sys.stderr.isatty() else 30
-    return tqdm(total=total, unit=" pictures", desc=what, disable=not shown, mininterval=interval)
+    return tqdm(total=total, unit=" images", desc=what, disable=not shown, mininterval=interval)
 
 
 def fit_to_pictures(records: Records, size: np.ndarray, *, clip: bool) -> Records:
@@ -349,7 +349,7 @@ def fit_to_pictures(records: Records, size: np.ndarray, *, clip: bool) -> Record
         if empty.any():
             i = _first(records.boxes, empty)
             raise records.boxes.lines.error(
-                i, f"box {_corners(records, i)} lies outside its picture {records.image[i]}"
+                i, f"box {_corners(records, i)} lies outside its image {records.image[i]}"
             )
         notes += _size_notes(columns["box"][known], size[known])
     if "landmark" in columns:
@@ -361,7 +361,7 @@ def fit_to_pictures(records: Records, size: np.ndarray, *, clip: bool) -> Record
         beyond &= known[:, None] & (columns["visibility"] == VISIBLE)
         if beyond.any():
             first = records.image[int(np.flatnonzero(beyond.any(1))[0])]
-            notes += (f"{int(beyond.sum())} visible landmarks lie outside their pictures ({first}, …)",)
+            notes += (f"{int(beyond.sum())} visible landmarks lie outside their images ({first}, …)",)
     return records._replace(columns=columns, notes=notes)
 
 
@@ -402,7 +402,7 @@ def _leaving(records: Records, size: np.ndarray, outside: np.ndarray, known: np.
         other = f"; so do {many} of {known.sum()}: the boxes may refer to images of another size"
     return records.boxes.lines.error(
         i,
-        f"box {_corners(records, i)} leaves its picture {records.image[i]} of {where} "
+        f"box {_corners(records, i)} leaves its image {records.image[i]} of {where} "
         f"(--set=clip_boxes=true clips){other}",
     )
 
@@ -415,14 +415,14 @@ def _size_notes(box: np.ndarray, size: np.ndarray) -> tuple[str, ...]:
     if reach >= SMALL:
         return ()
     return (
-        f"all boxes end within {reach:.0%} of their pictures' width and height: they may refer to smaller "
+        f"all boxes end within {reach:.0%} of their images' width and height: they may refer to smaller "
         "images than these; look at some records (large images belong into img_highres where the benchmark "
         "has both sizes)",
     )
 
 
 def picture_folder(release: Release, choice: str) -> str:
-    """Which of the release's picture folders is read, for a `PicturesConfig`."""
+    """Which of the release's image folders is read, for a `PicturesConfig`."""
     if choice not in PICTURES:
         raise ReleaseError(f"pictures={choice}: must be one of {', '.join(PICTURES)}")
     if choice != "auto":
@@ -431,7 +431,7 @@ def picture_folder(release: Release, choice: str) -> str:
 
 
 def _has(release: Release, folder: str) -> bool:
-    """Whether there are pictures in `folder`, and not only the folder that holds the folders of pictures."""
+    """Whether there are images in `folder`, and not only the folder that holds the folders of images."""
     for base in release.picture_bases:
         path = os.path.join(base, folder)
         if os.path.isdir(path):
@@ -442,7 +442,7 @@ def _has(release: Release, folder: str) -> bool:
 
 
 def _total_bytes(located: dict[str, Location], records: Records, rows: np.ndarray) -> int:
-    """Bytes of a split's pictures, estimated from at most 1000 of them."""
+    """Bytes of a split's images, estimated from at most 1000 of them."""
     sample = rows[:: max(1, len(rows) // 1000)]
     places = [located[records.image[row]] for row in sample]
     sizes = [place.size if place.offset >= 0 else os.path.getsize(place.path) for place in places]

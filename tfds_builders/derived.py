@@ -45,7 +45,7 @@ def read_plain(text: TextFile) -> list[Row]:
 
 
 def aligned_with(text: TextFile, rows: Sequence[object], pictures: TextFile, count: int) -> None:
-    """Raise ReleaseError unless `text` has one row for each of the `count` rows of `pictures`."""
+    """Raise ReleaseError unless `text` has one row for each of the `count` rows of `images`."""
     if len(rows) != count:
         raise text.error(
             min(len(rows), count) + 1, f"{len(rows)} rows for the {count} rows of {pictures.label}"
@@ -53,15 +53,15 @@ def aligned_with(text: TextFile, rows: Sequence[object], pictures: TextFile, cou
 
 
 def read_pictures(text: TextFile, *, unique: bool = True) -> tuple[list[str], list[int]]:
-    """A file of one picture path per line → (paths, lines)."""
+    """A file of one image path per line → (paths, lines)."""
     names: list[str] = []
     first: dict[str, int] = {}
     rows = read_plain(text)
     for row in rows:
-        (name,) = fields_of(text, row, 1, "picture")
+        (name,) = fields_of(text, row, 1, "image")
         picture_name(text, row, name)
         if unique and name in first:
-            raise text.error(row.line, f"picture {name} is listed again (first on line {first[name]})")
+            raise text.error(row.line, f"image {name} is listed again (first on line {first[name]})")
         first.setdefault(name, row.line)
         names.append(name)
     return names, [row.line for row in rows]
@@ -141,8 +141,8 @@ def item_list(ids: Sequence[str], items: ItemNames | None) -> list[str] | None:
 
 
 def read_named(text: TextFile, placed: Placed, width: int, what: str) -> tuple[np.ndarray, list[Row]]:
-    """A file of a picture and `width` numbers per line, in any order → values [n width] and the row used
-    for each picture.
+    """A file of an image and `width` numbers per line, in any order → values [n width] and the row used
+    for each image.
 
     A count line and a line of column names are skipped where they are there.
     """
@@ -152,7 +152,7 @@ def read_named(text: TextFile, placed: Placed, width: int, what: str) -> tuple[n
     values = np.zeros((len(placed.partition.image), width), np.int32)
     used: list[Row | None] = [None] * len(values)
     for row in rows:
-        fields = fields_of(text, row, 1 + width, f"picture, {what}")
+        fields = fields_of(text, row, 1 + width, f"image, {what}")
         numbers = integers(text, row, fields[1:], what)
         position = placed.place(row, fields[0])
         if position is not None:
@@ -162,14 +162,14 @@ def read_named(text: TextFile, placed: Placed, width: int, what: str) -> tuple[n
 
 
 def read_named_boxes(text: TextFile, placed: Placed) -> Boxes:
-    """A file of a picture and four corners per line."""
+    """A file of an image and four corners per line."""
     _, rows = read_named(text, placed, 4, "x1, y1, x2, y2")
     box = [parse_box(text, row, row.fields[1:]) for row in rows]
     return Boxes(lines_of(text, placed.line), np.asarray(box, np.int32))
 
 
 def read_named_points(text: TextFile, placed: Placed) -> tuple[np.ndarray, np.ndarray]:
-    """A file of a picture and eight x y pairs per line → landmark and visibility as `points_of_pairs`."""
+    """A file of an image and eight x y pairs per line → landmark and visibility as `points_of_pairs`."""
     values, _ = read_named(text, placed, 16, "x and y of 8 landmarks")
     return points_of_pairs(values)
 
@@ -215,14 +215,14 @@ class Part(NamedTuple):
     """What the lists of one split hold."""
 
     split: str
-    lines: Lines  # of the picture names
+    lines: Lines  # of the image names
     image: list[str]
     boxes: Boxes
     columns: dict[str, Any]
 
 
 def merge_repeats(part: Part) -> Part:
-    """Drop identical repetitions of a picture; ReleaseError when its rows differ."""
+    """Drop identical repetitions of an image; ReleaseError when its rows differ."""
     first: dict[str, int] = {}
     keep = []
     for i, name in enumerate(part.image):
@@ -232,9 +232,7 @@ def merge_repeats(part: Part) -> Part:
             continue
         values = [part.boxes.box, *part.columns.values()]
         if any(not np.array_equal(column[i], column[before]) for column in values):
-            raise part.lines.error(
-                i, f"picture {name} has other values than on line {part.lines.line[before]}"
-            )
+            raise part.lines.error(i, f"image {name} has other values than on line {part.lines.line[before]}")
     return part._replace(
         lines=take_lines(part.lines, keep),
         image=[part.image[i] for i in keep],
@@ -252,7 +250,7 @@ def take_lines(lines: Lines, keep: Sequence[int]) -> Lines:
 
 
 def join(parts: Sequence[Part], *, unique: bool = True, **more: Any) -> Records:
-    """The splits' lists as one set of records; with `unique`, a picture in two splits is a ReleaseError."""
+    """The splits' lists as one set of records; with `unique`, an image in two splits is a ReleaseError."""
     image = [name for part in parts for name in part.image]
     lines = join_lines([part.lines for part in parts])
     if unique:
@@ -261,7 +259,7 @@ def join(parts: Sequence[Part], *, unique: bool = True, **more: Any) -> Records:
             if first.setdefault(name, i) != i:
                 where = lines.texts[lines.text[first[name]]].label
                 raise lines.error(
-                    i, f"picture {name} is listed again (first in {where}:{lines.line[first[name]]})"
+                    i, f"image {name} is listed again (first in {where}:{lines.line[first[name]]})"
                 )
     ends = np.cumsum([0] + [len(part.image) for part in parts])
     return Records(

@@ -120,11 +120,11 @@ def label_error(text: TextFile, number: int, fields: Sequence[bytes], width: int
 
 
 def read_categories(text: TextFile, partition: Partition, number: int) -> np.ndarray:
-    """`list_category_img.txt`: picture and 1-based category → [n] int32, 0-based."""
+    """`list_category_img.txt`: image and 1-based category → [n] int32, 0-based."""
     placed = Placed(text, partition, merge=False)
     category = np.zeros(len(partition.image), np.int32)
     for row in read_table(text).rows():
-        fields = fields_of(text, row, 2, "picture, category")
+        fields = fields_of(text, row, 2, "image, category")
         category[placed.place(row, fields[0])] = parse_category(text, row, fields[1], number)
     placed.finish()
     return category
@@ -149,13 +149,13 @@ def read_items(text: TextFile) -> dict[str, int]:
 
 
 def check_items(partition: Partition, items: dict[str, int], list_text: TextFile) -> None:
-    """Every picture's item is in the item list and agrees with its folder (img/…/id_00000001/01.jpg)."""
+    """Every image's item is in the item list and agrees with its folder (img/…/id_00000001/01.jpg)."""
     for name, item, line in zip(partition.image, partition.item, partition.line):
         if item not in items:
             raise partition.text.error(line, f"item {item} is not in {list_text.label}")
         folder = name.split("/")[-2]
         if folder.startswith("id_") and folder != item:
-            raise partition.text.error(line, f"picture {name} lies in the folder of {folder}, not of {item}")
+            raise partition.text.error(line, f"image {name} lies in the folder of {folder}, not of {item}")
 
 
 def read_item_labels(text: TextFile, items: dict[str, int], list_text: TextFile, width: int) -> np.ndarray:

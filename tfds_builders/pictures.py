@@ -1,4 +1,4 @@
-"""Pictures of a release: their sizes from the header, the decode test, and RGB bytes, in several processes.
+"""Images of a release: their sizes from the header, the decode test, and RGB bytes, in several processes.
 
 Free of TensorFlow Datasets, so that worker processes start quickly.
 """
@@ -35,8 +35,8 @@ UPRIGHT = {  # its value → how to turn the stored pixels
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-CHUNK = 32  # pictures per message to a worker
-PARALLEL_FROM = 2048  # below this many pictures, starting processes costs more than it saves
+CHUNK = 32  # images per message to a worker
+PARALLEL_FROM = 2048  # below this many images, starting processes costs more than it saves
 MAX_PROCESSES = 16
 
 In = TypeVar("In")
@@ -44,7 +44,7 @@ Out = TypeVar("Out")
 
 
 class Probe(NamedTuple):
-    """A picture's size in stored pixels (EXIF orientation not applied), or why it has none."""
+    """An image's size in stored pixels (EXIF orientation not applied), or why it has none."""
 
     width: int
     height: int
@@ -59,7 +59,7 @@ class Picture(NamedTuple):
 
 
 def probe(location: Location) -> Probe:
-    """Width and height from the picture's header, without decoding it."""
+    """Width and height from the image's header, without decoding it."""
     reason = ""
     for limit in (HEADER_BYTES, None):
         try:
@@ -84,10 +84,10 @@ def probe_upright(location: Location) -> Probe:
 
 
 def load_rgb(location: Location) -> Picture:
-    """Decode the picture to its end. RGB JPEG and PNG bytes come back unchanged, all else as an RGB PNG.
+    """Decode the image to its end. RGB JPEG and PNG bytes come back unchanged, all else as an RGB PNG.
 
     Colours are those that predict reads from the same file (`read_photo` of fashionjax/data/photo.py): a
-    model must meet the pictures that it was trained on. Stored pixels keep their orientation (EXIF rotation
+    model must meet the images that it was trained on. Stored pixels keep their orientation (EXIF rotation
     is not applied), because boxes and landmarks refer to them.
     """
     return _load(location, upright=False)
@@ -104,7 +104,7 @@ def _load(location: Location, *, upright: bool) -> Picture:
     try:
         data = read_picture(location)
         with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            warnings.simplefilter("ignore")  # large pictures and odd metadata are no damage
+            warnings.simplefilter("ignore")  # large images and odd metadata are no damage
             image.load()
             turn = UPRIGHT.get(image.getexif().get(ORIENTATION)) if upright else None
             if image.format in ("JPEG", "PNG") and image.mode == "RGB" and turn is None:
@@ -148,12 +148,12 @@ def _gray_levels(image: Image.Image) -> np.ndarray:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return "not a picture"
+        return "not an image"
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def worker_count(pictures: int, processes: int | None) -> int:
-    """How many processes handle so many pictures: as asked, or one per core once there are enough of them."""
+    """How many processes handle so many images: as asked, or one per core once there are enough of them."""
     if processes is not None:
         return max(1, processes)
     if pictures < PARALLEL_FROM:

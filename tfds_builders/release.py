@@ -1,4 +1,4 @@
-"""A benchmark's files as its users have them: unpacked folders or zip parts, text tables, pictures.
+"""A benchmark's files as its users have them: unpacked folders or zip parts, text tables, images.
 
 Nothing here writes to disk: zip members are read in place, so an archive can never put a file anywhere.
 Every complaint is a `ReleaseError` of one line that names the file and, for tables, the 1-based line.
@@ -33,7 +33,7 @@ class ReleaseError(ValueError):
 
 
 class Location(NamedTuple):
-    """Where a picture's bytes lie: a plain file, or a zip member by its offset (so that processes share no
+    """Where an image's bytes lie: a plain file, or a zip member by its offset (so that processes share no
     state).
     """
 
@@ -70,8 +70,8 @@ class Release(NamedTuple):
 
     root: str
     texts: tuple[TextFile, ...]
-    archived: dict[str, Location]  # picture name as lists spell it ('img/…') → zip member
-    picture_bases: tuple[str, ...]  # folders that lists' picture names are joined to
+    archived: dict[str, Location]  # image name as lists spell it ('img/…') → zip member
+    picture_bases: tuple[str, ...]  # folders that lists' image names are joined to
     nested: tuple[str, ...] = ()  # archives within archives, which are not read
 
 
@@ -85,11 +85,11 @@ def open_release(
     suffixes: tuple[str, ...] = PICTURE_SUFFIXES,
     last: str | None = None,
 ) -> Release:
-    """List the tables and zip members below `manual_dir`; pictures in plain folders are looked up by name
+    """List the tables and zip members below `manual_dir`; images in plain folders are looked up by name
     later.
 
-    `tables` are the suffixes of tables, `folders` what picture names begin with; such a folder is walked like
-    any other where `has_pictures` denies it. `suffixes` are those of the zip members in them. Of pictures
+    `tables` are the suffixes of tables, `folders` what image names begin with; such a folder is walked like
+    any other where `has_pictures` denies it. `suffixes` are those of the zip members in them. Of images
     that lie at several places, those in the folder or archive `last` are taken last. Companion files
     (`._x.jpg`, `.DS_Store`, `Thumbs.db`) are passed over. Raises ReleaseError when the folder is missing or
     an archive cannot be read.
@@ -160,7 +160,7 @@ def is_companion(name: str) -> bool:
 
 
 def _listed_name(archive: str, member: str, folders: Sequence[str], suffixes: tuple[str, ...]) -> str | None:
-    """What lists call a picture of an archive: its path from one of `folders` on (the last one of img/img/…),
+    """What lists call an image of an archive: its path from one of `folders` on (the last one of img/img/…),
     which may be the archive's own name; None for other files."""
     if not member.lower().endswith(suffixes):
         return None
@@ -241,7 +241,7 @@ def nested_archives(release: Release) -> str:
 
 
 def picture_location(release: Release, name: str) -> Location | None:
-    """Where the picture that a list calls `name` ('img/…') lies; None when it is missing or its path leaves
+    """Where the image that a list calls `name` ('img/…') lies; None when it is missing or its path leaves
     the release.
     """
     if not _is_inside(name):
@@ -266,7 +266,7 @@ def check_readable(location: Location) -> None:
 
 
 def read_picture(location: Location, limit: int | None = None) -> bytes:
-    """The picture's bytes, or about its first `limit` ones. Raises OSError or ValueError when they cannot
+    """The image's bytes, or about its first `limit` ones. Raises OSError or ValueError when they cannot
     be had.
     """
     with open(location.path, "rb") as file:
@@ -351,7 +351,7 @@ def read_table(text: TextFile, *, names: bool = True) -> Table:
     rows.
 
     Consuming `lines` raises ReleaseError when the count line disagrees with the rows. A file whose rows
-    repeat (some copies list a picture twice) may count either all rows or the different ones.
+    repeat (some copies list an image twice) may count either all rows or the different ones.
     """
     lines = read_lines(text)
     number, first = next(lines, (1, b""))

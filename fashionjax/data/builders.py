@@ -266,7 +266,7 @@ def _report(instance: Any, result: Mapping[str, Any]) -> None:
     for note in getattr(instance, "notes", []):
         print(f"note: {note}", file=sys.stderr)
     if result["skipped"]:
-        print(f"{len(result['skipped'])} damaged pictures were skipped; see {RECORD}", file=sys.stderr)
+        print(f"{len(result['skipped'])} damaged images were skipped; see {RECORD}", file=sys.stderr)
 
 
 # ------------------------------------------------------------------------------ atomic folders

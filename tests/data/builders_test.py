@@ -38,7 +38,7 @@ def finished(root: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A release of 4000 pictures, so that a build takes a moment."""
+    """A release of 4000 images, so that a build takes a moment."""
     return trees.landmarks(tmp_path_factory.mktemp("large") / "release", n=4000)
 
 
@@ -55,7 +55,7 @@ def test_command_prints_json_and_repeats_it(tmp_path: Path) -> None:
         "splits": {"train": 6, "val": 3, "test": 3},
         "skipped": [],
     }
-    assert "83033" in stderr and "pictures/s" in stderr
+    assert "83033" in stderr and "images/s" in stderr
     assert sorted(os.listdir(tmp_path / "out")) == [NAME]
     again = builders.prepare(NAME, data_dir=tmp_path / "out")  # needs no release any more
     assert again == result

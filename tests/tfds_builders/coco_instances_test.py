@@ -154,11 +154,11 @@ def test_ambiguous_files_are_refused(tree: Path) -> None:
 def test_clipped_boxes_and_damaged_images(tree: Path) -> None:
     instance_trees.change(tree / TRAIN, lambda c: c["annotations"][0].update(bbox=[-2, 6, 20, 60]))
     (tree / "images/train/005.jpg").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"images/train/005.jpg: damaged picture \(not a picture\)"):
+    with pytest.raises(UserError, match=r"images/train/005.jpg: damaged image \(not an image\)"):
         build(tree)
     result = build(tree, skip_damaged=True, overrides={"clip_boxes": "true"})
     assert result["splits"] == {"train": 5, "val": 3}
-    assert result["skipped"] == [{"id": "train/005.jpg", "reason": "not a picture"}]
+    assert result["skipped"] == [{"id": "train/005.jpg", "reason": "not an image"}]
     np.testing.assert_array_equal(read(tree)["train"][1]["instance"]["box"], [[0, 6, 18, 56]])
 
 

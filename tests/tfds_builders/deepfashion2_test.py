@@ -146,7 +146,7 @@ def test_images_and_annotations_belong_together(tree: Path) -> None:
 def test_damaged_image(tree: Path) -> None:
     path = tree / "train/image/000002.jpg"
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UserError, match=r"train/image/000002.jpg: damaged picture"):
+    with pytest.raises(UserError, match=r"train/image/000002.jpg: damaged image"):
         build(tree)
     result = build(tree, skip_damaged=True)
     assert result["splits"]["train"] == 2 and result["skipped"][0]["id"] == "train/image/000002.jpg"

@@ -104,7 +104,7 @@ COARSE = {
     "no type": ("attr_cloth", 5, lambda line: "cotton", "5: a name without its type"),
     "category twice": ("category_cloth", 4, lambda line: "Anorak 1", "4: the name 'Anorak' is listed again"),
     "landmarks": ("landmarks", 3, lambda line: line + " 0", "3: 6.33 landmarks instead of 6"),
-    "box": ("bbox", 3, lambda line: line.replace("  56", "  57"), "3: box 1 2 40 57 leaves its picture"),
+    "box": ("bbox", 3, lambda line: line.replace("  56", "  57"), "3: box 1 2 40 57 leaves its image"),
 }
 
 
@@ -126,7 +126,7 @@ FINE = {
         "test",
         2,
         lambda line: "img/train_Dress/img_00000001.jpg",
-        "2: picture img/train_Dress/img_0000",
+        "2: image img/train_Dress/img_0000",
     ),
 }
 
@@ -152,7 +152,7 @@ def test_labels_are_parsed_as_bytes() -> None:
 
 
 def test_wide_label_table(tmp_path: Path) -> None:
-    """1000 labels per picture, as in the coarse benchmark."""
+    """1000 labels per image, as in the coarse benchmark."""
     values = np.random.default_rng(1).integers(-1, 2, (300, 1000))
     path = trees.table(
         tmp_path / "list_attr_img.txt",

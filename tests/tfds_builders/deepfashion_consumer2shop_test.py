@@ -39,7 +39,7 @@ def pair_ids(records: dict[str, dict]) -> dict[str, list[int]]:
 
 
 def test_original_protocol(tree: Path) -> None:
-    """The gallery holds the shop pictures of the test pairs once each; pair_id is the row of the
+    """The gallery holds the shop images of the test pairs once each; pair_id is the row of the
     partition.
     """
     assert build(tree)["splits"] == {"train": 5, "val": 2, "query": 2, "gallery": 2}
@@ -78,7 +78,7 @@ def test_items_are_numbered_by_the_item_list(config: str, tmp_path: Path) -> Non
 
 
 def test_val_test_protocol(tree: Path) -> None:
-    """One record per pair of val and test, repeated pictures told apart by their pair."""
+    """One record per pair of val and test, repeated images told apart by their pair."""
     assert build(tree, "val_test")["splits"] == {"train": 5, "query": 4, "gallery": 4}
     gallery = read(tree, "gallery", "val_test")
     assert list(pair_ids(gallery).items()) == [
@@ -110,14 +110,14 @@ def test_spelling_of_the_item_list(tree: Path) -> None:
 
 
 def test_notes(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is odd but no contradiction is counted: unused pictures, the other source, repeated pairs."""
+    """What is odd but no contradiction is counted: unused images, the other source, repeated pairs."""
     trees.edit(tree / BOXES, 3, lambda line: " ".join([*line.split()[:2], "1", *line.split()[3:]]))
     lines = (tree / PARTITION).read_text().rstrip("\n").split("\n")
     (tree / PARTITION).write_text("\n".join([*lines, lines[3]]) + "\n")
     assert build(tree)["splits"]["train"] == 5
     shown = capsys.readouterr().err
-    assert f"note: {BOXES}: 1 rows of pictures that no split uses" in shown
-    assert f"note: {BOXES}: 1 pictures have the other source" in shown
+    assert f"note: {BOXES}: 1 rows of images that no split uses" in shown
+    assert f"note: {BOXES}: 1 images have the other source" in shown
     assert f"note: {PARTITION}: 1 rows repeat earlier ones" in shown
 
 
@@ -175,7 +175,7 @@ def test_bilingual_names_and_types(tree: Path, capsys: pytest.CaptureFixture[str
 
 
 def enlarge(tree: Path, size: tuple[int, int], folder: str) -> None:
-    """Large images of every picture in `folder`."""
+    """Large images of every image in `folder`."""
     for path in sorted((tree / "Img/img").rglob("*.jpg")):
         large = tree / "Img" / folder / path.relative_to(tree / "Img/img")
         trees.picture(large, 1, size)
@@ -202,7 +202,7 @@ def test_boxes_of_another_size_are_reported(tree: Path, capsys: pytest.CaptureFi
     assert "may refer to" not in capsys.readouterr().err
     enlarge(tree, (160, 224), "img")  # large images where the small ones belong
     build(tree, overwrite=True)
-    assert "note: all boxes end within 25% of their pictures' width and height" in capsys.readouterr().err
+    assert "note: all boxes end within 25% of their images' width and height" in capsys.readouterr().err
     enlarge(tree, (20, 28), "img")
     with pytest.raises(UserError, match=r"box 4 5 40 50 leaves .*; so do 11 of 11: the boxes may refer to"):
         build(tree, overwrite=True)
@@ -215,7 +215,7 @@ def test_a_box_that_no_split_uses_is_not_judged(tree: Path) -> None:
 
 
 BROKEN = {
-    "count of pictures": (
+    "count of images": (
         PARTITION,
         1,
         "7",
@@ -241,36 +241,36 @@ BROKEN = {
         6,
         " id_00000003 ",
         " id_00000002 ",
-        f"{PARTITION}:6: picture .* folder of id_00000003",
+        f"{PARTITION}:6: image .* folder of id_00000003",
     ),
     "two items": (
         PARTITION,
         4,
         " id_00000001 ",
         " id_00000002 ",
-        f"{PARTITION}:4: picture .* shows item id_00000002",
+        f"{PARTITION}:4: image .* shows item id_00000002",
     ),
     "both views": (
         PARTITION,
         8,
         "comsumer_02",
         "shop_01",
-        f"{PARTITION}:8: picture .* is a consumer's photo",
+        f"{PARTITION}:8: image .* is a consumer's photo",
     ),
     "clothes type": (
         BOXES,
         4,
         "   2    2    4",
         "   3    2    4",
-        f"{BOXES}:4: clothes type 3 of picture .*; it is 2 in {MARKS}",
+        f"{BOXES}:4: clothes type 3 of image .*; it is 2 in {MARKS}",
     ),
     "source": (BOXES, 4, "   2    4    5", "   3    4    5", f"{BOXES}:4: source 3 is not 1"),
-    "other picture": (
+    "other image": (
         BOXES,
         5,
         "shop_01",
         "shop_09",
-        f"{BOXES}:5: picture .*shop_09.jpg is not in {PARTITION}",
+        f"{BOXES}:5: image .*shop_09.jpg is not in {PARTITION}",
     ),
     "visibility": (MARKS, 5, "   0    4", "   3    4", f"{MARKS}:5: visibility 3"),
 }

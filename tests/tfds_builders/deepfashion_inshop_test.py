@@ -1,4 +1,4 @@
-"""deepfashion_inshop: item ids, splits, repeated rows, high-resolution pictures, MMFashion's lists, broken
+"""deepfashion_inshop: item ids, splits, repeated rows, high-resolution images, MMFashion's lists, broken
 trees.
 """
 
@@ -71,7 +71,7 @@ def test_repeated_rows_are_merged(tree: Path, counted: bool, capsys: pytest.Capt
 
 
 def test_high_resolution_pictures(tree: Path) -> None:
-    """Annotations in the 256-pixel square follow the picture; the small pictures win unless asked
+    """Annotations in the 256-pixel square follow the image; the small images win unless asked
     otherwise.
     """
     for path in sorted((tree / "Img/img").rglob("*.jpg")):
@@ -93,12 +93,12 @@ def test_high_resolution_pictures(tree: Path) -> None:
     np.testing.assert_array_equal(record["visibility"], small["visibility"])
     trees.edit(tree / BOXES, 3, lambda line: line.replace("256", "257"))
     with pytest.raises(
-        UserError, match=rf"{BOXES}:3: box 32 0 224 257 leaves its picture .* of 384 x 512 .* 256-pix"
+        UserError, match=rf"{BOXES}:3: box 32 0 224 257 leaves its image .* of 384 x 512 .* 256-pix"
     ):
         build(tree, overrides={"pictures": "img_highres"}, overwrite=True)
     trees.edit(tree / BOXES, 3, lambda line: f"{line.split()[0]} 2 1 2 0 32 256")  # in the padding alone
     for clip in (False, True):
-        with pytest.raises(UserError, match=rf"{BOXES}:3: box 2 0 32 256 lies outside its picture"):
+        with pytest.raises(UserError, match=rf"{BOXES}:3: box 2 0 32 256 lies outside its image"):
             build(tree, overrides={"pictures": "img_highres", "clip_boxes": clip}, overwrite=True)
     with pytest.raises(UserError, match="pictures=both: must be one of auto, img, img_highres"):
         build(tree, overrides={"pictures": "both"}, overwrite=True)
@@ -125,7 +125,7 @@ BROKEN = {
         4,
         " id_00000001 ",
         " id_00000002 ",
-        f"{PARTITION}:4: picture .* folder of id_00000001",
+        f"{PARTITION}:4: image .* folder of id_00000001",
     ),
     "split": (
         PARTITION,
@@ -148,14 +148,14 @@ BROKEN = {
         6,
         "MEN/Jackets_Coats/id_00000002/01_0",
         "WOMEN/Jackets_Coats/id_00000001/03_2",
-        f"{BOXES}:6: picture .* other values .* line 5",
+        f"{BOXES}:6: image .* other values .* line 5",
     ),
     "clothes type": (
         BOXES,
         6,
         "   1    4    4",
         "   2    4    4",
-        f"{BOXES}:6: clothes type 2 of picture .*; it is 1 in {MARKS}",
+        f"{BOXES}:6: clothes type 2 of image .*; it is 1 in {MARKS}",
     ),
     "pose": (BOXES, 6, "   4    4    5", "   x    4    5", f"{BOXES}:6: code: 'x'"),
 }
@@ -173,7 +173,7 @@ def test_broken(tree: Path, case: str) -> None:
 
 
 def test_items_are_numbered_by_the_item_list(tree: Path) -> None:
-    """In its order, with items that have no picture."""
+    """In its order, with items that have no image."""
     ids = [f"id_{i:08d}" for i in (4, 9, 1, 6, 2, 5, 3)]
     trees.items_with_labels(tree / "Anno", ids, "list_item_inshop.txt", typed=False)
     build(tree)
@@ -210,7 +210,7 @@ def test_every_query_has_something_to_find(tree: Path) -> None:
     """A gallery item without a query is no contradiction: it distracts."""
     for line in (18, 19, 20):
         split_of(tree, line, "query")
-    with pytest.raises(UserError, match=rf"{PARTITION}:18: item id_00000006 has a query but no picture"):
+    with pytest.raises(UserError, match=rf"{PARTITION}:18: item id_00000006 has a query but no image"):
         build(tree)
     for line in (18, 19, 20):
         split_of(tree, line, "gallery")
@@ -244,5 +244,5 @@ def test_mmfashion_repeated_rows(tmp_path: Path) -> None:
         path.write_text(path.read_text() + path.read_text().splitlines()[0] + "\n")
     assert build(tree, "mmfashion")["splits"]["gallery"] == 4
     trees.edit(tree / "Anno/gallery_bbox.txt", 5, lambda line: "4 5 39 50")
-    with pytest.raises(UserError, match=r"gallery_img.txt:5: picture .* has other values than on line 1"):
+    with pytest.raises(UserError, match=r"gallery_img.txt:5: image .* has other values than on line 1"):
         build(tree, "mmfashion", overwrite=True)

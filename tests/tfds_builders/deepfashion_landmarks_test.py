@@ -159,7 +159,7 @@ def test_visible_landmarks_outside_are_counted(tree: Path, capsys: pytest.Captur
         trees.edit(tree / MARKS, line, lambda text, new=(code, x, y): with_first_point(text, *new))
     build(tree)
     shown = capsys.readouterr().err
-    assert "note: 2 visible landmarks lie outside their pictures (img/00000001.jpg, …)" in shown
+    assert "note: 2 visible landmarks lie outside their images (img/00000001.jpg, …)" in shown
 
 
 def with_first_point(line: str, *point: int) -> str:
@@ -211,34 +211,34 @@ BROKEN = {
     ),
     "no column names": (BOXES, 2, None, f"{BOXES}:2: the second line must hold the column names"),
     "inverted box": (BOXES, 10, fields(f1="50"), f"{BOXES}:10: box 50 3 40 49 is inverted"),
-    "box beyond the width": (BOXES, 4, fields(f3="41"), f"{BOXES}:4: box 2 3 41 55 leaves its picture"),
-    "box above the picture": (BOXES, 4, fields(f2="-1"), f"{BOXES}:4: box 2 -1 40 55 leaves its picture"),
+    "box beyond the width": (BOXES, 4, fields(f3="41"), f"{BOXES}:4: box 2 3 41 55 leaves its image"),
+    "box above the image": (BOXES, 4, fields(f2="-1"), f"{BOXES}:4: box 2 -1 40 55 leaves its image"),
     "box with a hole": (
         BOXES,
         6,
         lambda line: " ".join(line.split()[:4]),
         f"{BOXES}:6: 4 fields instead of 5",
     ),
-    "picture of no split": (
+    "image of no split": (
         BOXES,
         6,
         fields(f0="img/other.jpg"),
-        f"{BOXES}:6: picture img/other.jpg is not in",
+        f"{BOXES}:6: image img/other.jpg is not in",
     ),
-    "picture listed twice": (
+    "image listed twice": (
         BOXES,
         6,
         fields(f0="img/00000001.jpg"),
-        f"{BOXES}:6: picture img/00000001.jpg is",
+        f"{BOXES}:6: image img/00000001.jpg is",
     ),
     "unknown split": (PARTITION, 5, replace("val", "validation"), f"{PARTITION}:5: split 'validation'"),
     "conflicting split": (
         PARTITION,
         5,
         fields(f0="img/00000001.jpg"),
-        f"{PARTITION}:5: picture img/00000001.jpg is",
+        f"{PARTITION}:5: image img/00000001.jpg is",
     ),
-    "path out of the tree": (PARTITION, 3, fields(f0="img/../../x.jpg"), f"{PARTITION}:3: picture path"),
+    "path out of the tree": (PARTITION, 3, fields(f0="img/../../x.jpg"), f"{PARTITION}:3: image path"),
     "empty line inside": (PARTITION, 6, lambda line: f"\n{line}", f"{PARTITION}:6: empty line"),
     "not text": (PARTITION, 6, lambda line: line + "\udcff", f"{PARTITION}:6: not UTF-8"),
 }
@@ -259,7 +259,7 @@ def test_broken_table(tree: Path, case: str) -> None:
 
 def test_missing_files(tree: Path) -> None:
     (tree / "Img/img/00000007.jpg").unlink()
-    with pytest.raises(UserError, match=rf"{PARTITION}:9: picture img/00000007.jpg is missing"):
+    with pytest.raises(UserError, match=rf"{PARTITION}:9: image img/00000007.jpg is missing"):
         build(tree, skip_damaged=True)
     for file in (BOXES, MARKS, PARTITION):
         (tree / file).rename(tree / "away")
@@ -274,7 +274,7 @@ def test_missing_files(tree: Path) -> None:
 def test_row_missing_in_one_list(tree: Path) -> None:
     trees.drop(tree / BOXES, 5)
     trees.edit(tree / BOXES, 1, lambda line: "11")
-    with pytest.raises(UserError, match=rf"{PARTITION}:5: picture img/00000003.jpg has no row in {BOXES}"):
+    with pytest.raises(UserError, match=rf"{PARTITION}:5: image img/00000003.jpg has no row in {BOXES}"):
         build(tree)
 
 
@@ -283,19 +283,19 @@ def test_clip_boxes(tree: Path) -> None:
     build(tree, overrides={"clip_boxes": "true"})
     np.testing.assert_array_equal(read(tree)["img/00000002.jpg"]["box"], np.float32([2, 3, 40, 55]))
     trees.edit(tree / BOXES, 4, fields(f1="40", f3="44"))
-    with pytest.raises(UserError, match=f"{BOXES}:4: box lies outside its picture"):
+    with pytest.raises(UserError, match=f"{BOXES}:4: box lies outside its image"):
         build(tree, overrides={"clip_boxes": "true"}, overwrite=True)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_damaged_pictures(tree: Path, processes: int) -> None:
-    """A truncated picture, one that is none, and one whose archive bytes are wrong."""
+    """A truncated image, one that is none, and one whose archive bytes are wrong."""
     truncated, text = tree / "Img/img/00000001.jpg", tree / "Img/img/00000002.jpg"
     truncated.write_bytes(truncated.read_bytes()[:-200])
-    with pytest.raises(UserError, match=r"^Img/img/00000001.jpg: damaged picture \(image file is truncated"):
+    with pytest.raises(UserError, match=r"^Img/img/00000001.jpg: damaged image \(image file is truncated"):
         build(tree, processes=processes)
     text.write_text("<html>not found</html>")
-    with pytest.raises(UserError, match=r"^Img/img/00000002.jpg: damaged picture \(not a picture\)"):
+    with pytest.raises(UserError, match=r"^Img/img/00000002.jpg: damaged image \(not an image\)"):
         build(tree, processes=processes)
     assert not trees.all_files(tree.parent / "out")
     result = build(tree, skip_damaged=True, processes=processes)
@@ -315,18 +315,18 @@ def test_damaged_archive_member(tree: Path) -> None:
     data[data.index(b"img/00000003.jpg") + 60] ^= 0xFF
     archive.write_bytes(data)
     with pytest.raises(
-        UserError, match=r"^Img/img.zip/img/00000003.jpg: damaged picture \(the archive is damaged"
+        UserError, match=r"^Img/img.zip/img/00000003.jpg: damaged image \(the archive is damaged"
     ):
         build(tree)
 
 
 @pytest.mark.parametrize("kept", [0, -60])
 def test_every_picture_of_a_split_damaged(tree: Path, kept: int) -> None:
-    """Seen from the headers, or only when the pictures are decoded."""
+    """Seen from the headers, or only when the images are decoded."""
     for i in (4, 8, 12):
         path = tree / f"Img/img/{i:08d}.jpg"
         path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(UserError, match="every picture of split test is damaged"):
+    with pytest.raises(UserError, match="every image of split test is damaged"):
         build(tree, skip_damaged=True)
     assert not trees.all_files(tree.parent / "out")
 

@@ -1,4 +1,4 @@
-"""Pictures of a release come into records with the colours that predict reads from the same file."""
+"""Images of a release come into records with the colours that predict reads from the same file."""
 
 from __future__ import annotations
 
@@ -88,5 +88,5 @@ def test_colours_are_those_of_predict(name: str, tmp_path: Path) -> None:
 def test_only_decoders_of_photos_run(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EOF\n")
-    assert pictures.load_rgb(Location("a.jpg", str(path))).damage == "not a picture"
-    assert pictures.probe(Location("a.jpg", str(path))).damage == "not a picture"
+    assert pictures.load_rgb(Location("a.jpg", str(path))).damage == "not an image"
+    assert pictures.probe(Location("a.jpg", str(path))).damage == "not an image"

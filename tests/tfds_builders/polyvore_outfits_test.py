@@ -282,7 +282,7 @@ def test_text_features_are_refused_where_there_are_none(hub: Path) -> None:
 def test_each_version_reads_its_own_files(
     tmp_path: Path, world: outfit_release.World, written: Path, config: str
 ) -> None:
-    """Text features, metadata and categories in each version's folder differ; so do the pictures."""
+    """Text features, metadata and categories in each version's folder differ; so do the images."""
     root = tmp_path / "release"
     outfit_release.write_outfits(root, IMAGES, SEED, 32, "versions")
     shutil.rmtree(root / "images")
@@ -310,7 +310,7 @@ def test_files_of_the_other_version_are_not_read(tmp_path: Path) -> None:
 
 
 def test_parquet_files_of_each_version(hub: Path, tmp_path: Path) -> None:
-    """A picture that both versions have is the version's own; one that only the other has is taken there."""
+    """An image that both versions have is the version's own; one that only the other has is taken there."""
     import pyarrow
     from pyarrow import parquet
 
@@ -354,7 +354,7 @@ def test_parquet_of_picture_records_with_repeated_rows(prepared: Path, tmp_path:
     other = parquet_tree(tmp_path, change)
     build(other)
     same_records(prepared, other, "test")
-    assert "note: 1 rows of the parquet files repeat a picture and were merged" in capsys.readouterr().err
+    assert "note: 1 rows of the parquet files repeat an image and were merged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -362,20 +362,20 @@ def test_parquet_of_picture_records_with_repeated_rows(prepared: Path, tmp_path:
     [
         (
             lambda t: {"item_id": t["item_id"] + t["item_id"][:1], "image": t["image"] + t["image"][1:2]},
-            r"test-00000-of-00001.parquet: row \d+: another picture of item \d+ than .*parquet row 0",
+            r"test-00000-of-00001.parquet: row \d+: another image of item \d+ than .*parquet row 0",
         ),
         pytest.param(
             lambda t: {"item_id": t["item_id"], "image": [None, *t["image"][1:]]},
-            r"test-00000-of-00001.parquet: row 0: holds no picture",
+            r"test-00000-of-00001.parquet: row 0: holds no image",
             marks=FULL,
         ),
         (
             lambda t: {"item_id": t["item_id"][1:], "image": t["image"][1:]},
-            r"disjoint/test.json: record 1: picture images/\d+.jpg is missing",
+            r"disjoint/test.json: record 1: image images/\d+.jpg is missing",
         ),
         pytest.param(
             lambda t: {"item_id": t["item_id"], "image": [t["image"][0][:-80], *t["image"][1:]]},
-            r"test-00000-of-00001.parquet row 0: damaged picture",
+            r"test-00000-of-00001.parquet row 0: damaged image",
             marks=FULL,
         ),
     ],
@@ -525,8 +525,8 @@ def refused(tree: Path, message: str) -> None:
     assert not trees.all_files(tree.parent / "out")
 
 
-EVERYWHERE = ("item unknown", "index text", "set twice", "type unknown", "no right answer", "item with a path",
-              "titles no objects", "blank")  # fmt: skip
+EVERYWHERE = ("item unknown", "index text", "set twice", "type unknown", "no right answer", "blank",
+              "item with a path", "titles no objects")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -636,12 +636,12 @@ def test_missing_and_damaged_pictures(tree: Path, world: outfit_release.World, c
     truncated, none = tree / f"images/{ids[4]}.jpg", tree / f"images/{ids[9]}.jpg"
     data = none.read_bytes()
     none.unlink()
-    refused(tree, f"picture images/{ids[9]}.jpg is missing from {tree}")
+    refused(tree, f"image images/{ids[9]}.jpg is missing from {tree}")
     none.write_bytes(b"<html>")
-    refused(tree, f"images/{ids[9]}.jpg: damaged picture (not a picture)")
+    refused(tree, f"images/{ids[9]}.jpg: damaged image (not an image)")
     replace(none, data)
     replace(truncated, truncated.read_bytes()[:-60])
-    refused(tree, f"images/{ids[4]}.jpg: damaged picture (image file is truncated")
+    refused(tree, f"images/{ids[4]}.jpg: damaged image (image file is truncated")
     replace(none, b"<html>")
     result = build(tree, skip_damaged=True)
     assert sorted(entry["id"] for entry in result["skipped"]) == sorted(
@@ -673,7 +673,7 @@ def test_missing_and_damaged_pictures(tree: Path, world: outfit_release.World, c
         == len(asked)
     )
     lost = len(truth["compatibility"]) - len(whole)
-    assert f"note: test: without 2 items of damaged pictures; with them went 0 outfits, {lost}" in (
+    assert f"note: test: without 2 items of damaged images; with them went 0 outfits, {lost}" in (
         capsys.readouterr().err
     )
 

@@ -87,7 +87,7 @@ def test_picture_names_cannot_leave_the_release(tmp_path: Path) -> None:
 
 
 def test_what_is_listed_is_the_callers_choice(tmp_path: Path) -> None:
-    """Other tables and picture folders, at any depth; one that holds no pictures is walked."""
+    """Other tables and image folders, at any depth; one that holds no images is walked."""
     first = trees.picture(tmp_path / "deep/images/a.jpg", 0)
     trees.plain(tmp_path / "images/b.csv", [("x",)])
     trees.plain(tmp_path / "deep/images/c.csv", [("x",)])
@@ -113,15 +113,15 @@ def test_small_letters_of_folders(tmp_path: Path) -> None:
         return builders.prepare("deepfashion_attributes/fine", **options)["splits"]
 
     assert build() == {"train": 6, "val": 3, "test": 4}
-    trees.pack(tree / "img", tree / "pictures.zip", prefix="img/")
+    trees.pack(tree / "img", tree / "images.zip", prefix="img/")
     trees.pack(tree / "anno_fine", tree / "anno_fine.zip")
-    with zipfile.ZipFile(tree / "pictures.zip") as archive:
+    with zipfile.ZipFile(tree / "images.zip") as archive:
         assert all(name.startswith("img/img/") for name in archive.namelist())
     assert build() == {"train": 6, "val": 3, "test": 4}
 
 
 def test_large_pictures_within_the_folder_of_pictures(tmp_path: Path) -> None:
-    """img/img_highres alone is not taken for the small pictures."""
+    """img/img_highres alone is not taken for the small images."""
     tree = trees.in_shop(tmp_path / "release")
     (tree / "Img/img").rename(tree / "Img/img_highres")
     (tree / "Img").rename(tree / "img")
@@ -138,7 +138,7 @@ def test_archives_within_archives_are_named(tmp_path: Path) -> None:
     options = {"data_dir": tmp_path / "out", "manual_dir": tree, "progress": False}
     trees.pack(tree / "Img/img", tree / "Img/img.zip", prefix="img/")
     trees.pack(tree / "Img", tree / "FLD.zip", prefix="Img/")
-    with pytest.raises(UserError, match=r"no folder or zip archive of pictures below") as caught:
+    with pytest.raises(UserError, match=r"no folder or zip archive of images below") as caught:
         builders.prepare("deepfashion_landmarks", **options)
     hint = "FLD.zip holds archives itself (img.zip), which are not read: unpack it"
     assert str(caught.value).endswith(hint) and "\n" not in str(caught.value)
@@ -186,7 +186,7 @@ def test_encrypted_archive(tmp_path: Path) -> None:
 
 
 def test_companion_files_are_passed_over(tmp_path: Path, capsys) -> None:
-    """What desktops leave beside every file, and in archives: none of it is a table, archive or picture."""
+    """What desktops leave beside every file, and in archives: none of it is a table, archive or image."""
     tree = trees.in_shop(tmp_path / "release")
     junk = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(120)
     folders = [tree, tree / "Anno", tree / "Eval", tree / "Img", tree / "Img/img"]

@@ -89,7 +89,7 @@ def test_the_builder_of_the_benchmark_reads_it(name, tmp_path):
     written = release.write_release(name, tmp_path / "in", 12, seed=4, size=48, packed=True)
     result = prepare(name, data_dir=tmp_path / "out", manual_dir=tmp_path / "in", progress=False)
     assert result["skipped"] == []
-    if name == "deepfashion_consumer2shop/mmfashion":  # of 12 pictures 4 are the shop's, each of two pairs
+    if name == "deepfashion_consumer2shop/mmfashion":  # of 12 images 4 are the shop's, each of two pairs
         assert result["splits"] == {"train": 6, "query": 4, "gallery": 4}
         return
     if name != "deepfashion_consumer2shop":  # whose builder splits val and test into query and gallery
@@ -230,7 +230,7 @@ def test_what_is_drawn_is_marked_as_such(tmp_path, capsys):
     """In the dataset's metadata, of a part of the tree too; a benchmark's own files have no such mark."""
     release.write_release("deepfashion_landmarks", tmp_path / "in", 12, seed=4, size=48)
     prepare("deepfashion_landmarks", data_dir=tmp_path / "out", manual_dir=tmp_path / "in", progress=False)
-    assert "note: SYNTHETIC.txt: drawn pictures" in capsys.readouterr().err
+    assert "note: SYNTHETIC.txt: rendered images" in capsys.readouterr().err
     assert source.open_split("deepfashion_landmarks", "train", tmp_path / "out").synthetic is True
     assert source.open_split("deepfashion_landmarks", "val+test", tmp_path / "out").synthetic is True
     (tmp_path / "in/SYNTHETIC.txt").unlink()

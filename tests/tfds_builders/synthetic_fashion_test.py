@@ -1,4 +1,4 @@
-"""The synthetic fashion world: bytes, identities, labels that agree with the picture, difficulty."""
+"""The synthetic fashion world: bytes, identities, labels that agree with the image, difficulty."""
 
 import dataclasses
 import io
@@ -85,9 +85,9 @@ def test_pairs_join_every_consumer_picture_with_every_shop_picture_of_the_item()
     for split in sizes:
         for row in records.records(plan, split, 1):
             for pair in row["pair_id"].tolist():
-                assert pair not in sides[row["view"]]  # one shop's and one consumer's picture in a pair
+                assert pair not in sides[row["view"]]  # one shop's and one consumer's image in a pair
                 sides[row["view"]][pair] = (row["item_id"], split)
-    # 2 + 1 + 2 items, 3 shop's and 2 consumer's pictures of each: numbered through the splits
+    # 2 + 1 + 2 items, 3 shop's and 2 consumer's images of each: numbered through the splits
     assert sorted(sides["shop"]) == sorted(sides["consumer"]) == list(range(5 * 6))
     assert all(sides["shop"][pair][0] == sides["consumer"][pair][0] for pair in range(30))
     splits = [sides["consumer"][pair][1] for pair in range(30)]
@@ -283,7 +283,7 @@ def linear_top1(features, train, test, penalty):
     x, z = (np.stack([features(pixels(row)) for row in rows]) for rows in (train, test))
     x, z = (np.concatenate([v - x.mean(0), np.ones((len(v), 1))], 1) for v in (x, z))
     target = np.eye(16)[[world.CATEGORY_NAMES.index(row["category"]) for row in train]]
-    # the dual form: there are fewer pictures than pixels
+    # the dual form: there are fewer images than pixels
     score = z @ x.T @ np.linalg.solve(x @ x.T + penalty * np.eye(len(x)), target)
     truth = [world.CATEGORY_NAMES.index(row["category"]) for row in test]
     return float(np.mean(score.argmax(1) == truth))

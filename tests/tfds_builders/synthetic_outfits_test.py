@@ -157,7 +157,7 @@ def test_answers_share_the_type_of_the_blank_and_go_with_nothing_else(drawn, ask
 
 
 def test_colour_alone_does_not_answer() -> None:
-    """As the nearest picture by the histogram that the reports use; chance is 0.25."""
+    """As the nearest image by the histogram that the reports use; chance is 0.25."""
     part = outfits.draw(0, "test", 120, wardrobe.Taste(), 0.2)
     asked = outfits.tables(0, "test", kinds(part), part.outfit)
     pictures = product.products(0, [piece.item for piece in part.pieces], 48, processes=1)

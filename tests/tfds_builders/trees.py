@@ -55,7 +55,7 @@ def drop(path: Path, line: int) -> None:
 
 
 def points(kind: int, i: int) -> list[tuple[int, int, int]]:
-    """(visibility, x, y) of a picture's landmarks; every third picture has an occluded and a cut-off one."""
+    """(visibility, x, y) of an image's landmarks; every third image has an occluded and a cut-off one."""
     marks = [(0, 4 + 4 * k, 6 + 5 * k + i % 3) for k in range(POINTS[kind])]
     if i % 3 == 1:
         marks[1] = (1, *marks[1][1:])
@@ -64,7 +64,7 @@ def points(kind: int, i: int) -> list[tuple[int, int, int]]:
 
 
 def landmarks(root: Path, n: int = 12) -> Path:
-    """The Fashion Landmark Detection Benchmark: n pictures of 40 x 56, types 1 2 3 in turn, half train."""
+    """The Fashion Landmark Detection Benchmark: n images of 40 x 56, types 1 2 3 in turn, half train."""
     names = [f"img/{i:08d}.jpg" for i in range(1, n + 1)]
     for i, name in enumerate(names):
         picture(root / "Img" / name, i)
@@ -283,7 +283,7 @@ def shifted(row: Sequence[str]) -> list[int]:
     return pairs + [0] * (16 - len(pairs))
 
 
-PAIRS = [  # consumer picture, shop picture, item, split
+PAIRS = [  # consumer image, shop image, item, split
     ("DRESSES/Summer/id_00000001/comsumer_01.jpg", "DRESSES/Summer/id_00000001/shop_01.jpg", 1, "train"),
     ("DRESSES/Summer/id_00000001/comsumer_02.jpg", "DRESSES/Summer/id_00000001/shop_01.jpg", 1, "train"),
     ("TOPS/Shirt/id_00000002/comsumer_01.jpg", "TOPS/Shirt/id_00000002/shop_01.jpg", 2, "train"),
@@ -295,7 +295,7 @@ PAIRS = [  # consumer picture, shop picture, item, split
 
 
 def consumer_to_shop(root: Path) -> Path:
-    """The consumer-to-shop benchmark: the pairs above, and a picture that no pair uses."""
+    """The consumer-to-shop benchmark: the pairs above, and an image that no pair uses."""
     rows = [(f"img/{a}", f"img/{b}", f"id_{i:08d}", split) for a, b, i, split in PAIRS]
     table(
         root / "Eval/list_eval_partition.txt",

@@ -33,7 +33,7 @@ COARSE_FOLDERS = ("Anno_coarse", "Anno")
 
 
 class Builder(BenchmarkBuilder):
-    """Pictures with a category, attributes, a box and landmarks."""
+    """Images with a category, attributes, a box and landmarks."""
 
     DESCRIPTION = (
         "DeepFashion Category and Attribute Prediction Benchmark: category, attributes, box, landmarks."
@@ -58,9 +58,9 @@ class Builder(BenchmarkBuilder):
 Ask for the Category and Attribute Prediction Benchmark at
 https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/AttributePrediction.html (non-commercial research only)
 and put its files, unpacked or as the zip archives, into manual_dir:
-  Img/img/…                                   the pictures (or Img/img.zip)
+  Img/img/…                                   the images (or Img/img.zip)
   config coarse, in Anno_coarse/ (or Anno/):
-    list_attr_cloth.txt list_attr_img.txt     attribute names, and 1000 labels per picture
+    list_attr_cloth.txt list_attr_img.txt     attribute names, and 1000 labels per image
     list_category_cloth.txt list_category_img.txt
     list_bbox.txt list_landmarks.txt
     and Eval/list_eval_partition.txt          train / val / test

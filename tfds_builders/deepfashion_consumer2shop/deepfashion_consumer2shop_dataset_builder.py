@@ -1,12 +1,12 @@
 """DeepFashion Consumer-to-shop Clothes Retrieval Benchmark (Liu et al., CVPR 2016).
 
 Splits: `train` (both views of the training pairs), `val` (both views), `query` and `gallery`; the feature
-`pair_id` holds the 0-based rows of the partition's pairs that a picture belongs to. Configs:
+`pair_id` holds the 0-based rows of the partition's pairs that an image belongs to. Configs:
 
-- `original`: query and gallery are the consumers' and the shop's pictures of the test pairs, each picture
+- `original`: query and gallery are the consumers' and the shop's images of the test pairs, each image
 once.
 - `val_test`: MMFashion's protocol on the released lists: pairs of val and test merged, one query and one
-gallery record per pair, so pictures of several pairs repeat (their image_id ends in `#pair`); no `val` split.
+gallery record per pair, so images of several pairs repeat (their image_id ends in `#pair`); no `val` split.
 - `mmfashion`: the same from the lists that MMFashion's prepare script writes.
 """
 
@@ -51,15 +51,13 @@ SOURCES = {1: SHOP, 2: CONSUMER}  # the code before a box
 
 
 class Builder(BenchmarkBuilder):
-    """Consumers' photos and the shop's pictures of the same items."""
+    """Consumers' photos and the shop's images of the same items."""
 
     DESCRIPTION = (
         "DeepFashion Consumer-to-shop Clothes Retrieval Benchmark: pairs, item identity, box, landmarks."
     )
     BUILDER_CONFIGS: ClassVar = [
-        PicturesConfig(
-            name="original", description="Query and gallery of the test pairs, each picture once."
-        ),
+        PicturesConfig(name="original", description="Query and gallery of the test pairs, each image once."),
         PicturesConfig(
             name="val_test", description="Query and gallery of val and test, one record per pair."
         ),
@@ -69,9 +67,9 @@ class Builder(BenchmarkBuilder):
 Ask for the Consumer-to-shop Clothes Retrieval Benchmark at
 https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/Consumer2ShopRetrieval.html (non-commercial research only)
 and put its files, unpacked or as the zip archives, into manual_dir:
-  Img/img/…                                    the pictures (or Img/img.zip), and/or
+  Img/img/…                                    the images (or Img/img.zip), and/or
   Img/img_highres/…                            the large ones
-  Eval/list_eval_partition.txt                 consumer picture, shop picture, item, train / val / test
+  Eval/list_eval_partition.txt                 consumer image, shop image, item, train / val / test
   Anno/list_item_consumer2shop.txt             item ids (list_items_consumer2shop.txt in some copies)
   Anno/list_bbox_consumer2shop.txt Anno/list_landmarks_consumer2shop.txt
   Anno/list_attr_cloth.txt Anno/list_attr_items.txt      optional: 303 attributes per item
@@ -227,7 +225,7 @@ The config mmfashion reads instead of the partition, boxes and landmarks
 def make_part(
     split: str, entries: Entries, pictures: Partition, boxes: Boxes, columns: dict[str, Any]
 ) -> derived.Part:
-    """The records of a split from tables that have one row per picture."""
+    """The records of a split from tables that have one row per image."""
     index = {name: i for i, name in enumerate(pictures.image)}
     rows = np.array([index[name] for name in entries.image])
     repeated = len(set(entries.image)) < len(entries)
@@ -250,7 +248,7 @@ def make_part(
 
 
 def _named_pictures(pairs: Pairs, entries: Entries) -> Partition:
-    """The pictures of some entries, each once."""
+    """The images of some entries, each once."""
     first = {name: i for i, name in reversed(list(enumerate(entries.image)))}
     image = sorted(first, key=first.get)
     line = [int(pairs.lines.line[entries.pairs[first[name]][0]]) for name in image]
@@ -259,7 +257,7 @@ def _named_pictures(pairs: Pairs, entries: Entries) -> Partition:
 
 
 def _source_notes(boxes: Boxes, pictures: Partition, splits: dict[str, Entries]) -> tuple[str, ...]:
-    """How many boxes are marked with the other view than their pairs say, and pictures in several splits."""
+    """How many boxes are marked with the other view than their pairs say, and images in several splits."""
     index = {name: i for i, name in enumerate(pictures.image)}
     view = np.zeros(len(pictures.image), np.int32)
     owners = np.zeros(len(pictures.image), np.int32)
@@ -275,8 +273,8 @@ def _source_notes(boxes: Boxes, pictures: Partition, splits: dict[str, Entries])
     wrong = int((np.where(boxes.code == 1, SHOP, CONSUMER) != view).sum())
     if wrong:
         notes.append(
-            f"{boxes.lines.texts[0].label}: {wrong} pictures have the other source than in their pairs"
+            f"{boxes.lines.texts[0].label}: {wrong} images have the other source than in their pairs"
         )
     if (owners > 1).any():
-        notes.append(f"{int((owners > 1).sum())} pictures belong to pairs of several splits")
+        notes.append(f"{int((owners > 1).sum())} images belong to pairs of several splits")
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""Pairs of a consumer's photo and the shop's picture of the same item, and the records that splits make of
+"""Pairs of a consumer's photo and the shop's image of the same item, and the records that splits make of
 them.
 """
 
@@ -18,7 +18,7 @@ SPLITS = ("train", "val", "test")
 
 
 class Pairs(NamedTuple):
-    """Row p: consumer picture, shop picture, their items (equal, except where derived lists disagree),
+    """Row p: consumer image, shop image, their items (equal, except where derived lists disagree),
     split.
     """
 
@@ -32,7 +32,7 @@ class Pairs(NamedTuple):
 
 
 class Entries(NamedTuple):
-    """The pictures of a split, each with its pairs."""
+    """The images of a split, each with its pairs."""
 
     image: list[str]
     view: list[int]
@@ -45,14 +45,14 @@ class Entries(NamedTuple):
 
 # ------------------------------------------------------------------------------ reading
 def read_pairs(text: TextFile) -> Pairs:
-    """`Eval/list_eval_partition.txt`: consumer picture, shop picture, item, split; the count line counts
+    """`Eval/list_eval_partition.txt`: consumer image, shop image, item, split; the count line counts
     pairs.
     """
     consumer, shop, item, split, line = [], [], [], [], []
     first: dict[tuple[str, str], int] = {}
     merged = 0
     for row in read_table(text).rows():
-        fields = fields_of(text, row, 4, "consumer picture, shop picture, item id, split")
+        fields = fields_of(text, row, 4, "consumer image, shop image, item id, split")
         photo, product = (picture_name(text, row, name) for name in fields[:2])
         if fields[3] not in SPLITS:
             raise text.error(row.line, f"split {fields[3]!r} is not one of {', '.join(SPLITS)}")
@@ -79,7 +79,7 @@ def read_derived_pairs(release: Release, items: ItemNames | None) -> dict[str, P
 def _derived_train(release: Release, items: ItemNames | None) -> Pairs:
     text = require_text(release, "train_consumer2shop.txt", ("Anno",))
     rows = read_plain(text)
-    names = [[picture_name(text, row, n) for n in fields_of(text, row, 2, "two pictures")] for row in rows]
+    names = [[picture_name(text, row, n) for n in fields_of(text, row, 2, "two images")] for row in rows]
     ids_text = require_text(release, "train_id.txt", ("Anno",))
     ids = read_plain(ids_text)
     if len(ids) != 2 * len(rows):
@@ -107,7 +107,7 @@ def _derived_test(release: Release, items: ItemNames | None) -> Pairs:
 
 # ------------------------------------------------------------------------------ records
 def picture_list(pairs: Pairs) -> Partition:
-    """Every picture once, in order of appearance; ReleaseError when one has two items or both views."""
+    """Every image once, in order of appearance; ReleaseError when one has two items or both views."""
     known: dict[str, tuple[int, str]] = {}
     image, item, line = [], [], []
     for p in range(len(pairs.consumer)):
@@ -115,12 +115,10 @@ def picture_list(pairs: Pairs) -> Partition:
             before = known.setdefault(name, (view, identity))
             if before[0] != view:
                 raise pairs.lines.error(
-                    p, f"picture {name} is a consumer's photo in one pair, a shop's in another"
+                    p, f"image {name} is a consumer's photo in one pair, a shop's in another"
                 )
             if before[1] != identity:
-                raise pairs.lines.error(
-                    p, f"picture {name} shows item {identity} here, but {before[1]} before"
-                )
+                raise pairs.lines.error(p, f"image {name} shows item {identity} here, but {before[1]} before")
             if len(known) > len(image):
                 image.append(name)
                 item.append(identity)
@@ -134,7 +132,7 @@ def _sides(pairs: Pairs, p: int) -> tuple[tuple[int, str, str], ...]:
 
 
 def unique_entries(pairs: Pairs, rows: Iterable[int], views: Sequence[int] = (CONSUMER, SHOP)) -> Entries:
-    """One entry per picture of the pairs in `rows`, listing all of its pairs among them."""
+    """One entry per image of the pairs in `rows`, listing all of its pairs among them."""
     entries = Entries([], [], [], [])
     position: dict[str, int] = {}
     for p in rows:
@@ -150,7 +148,7 @@ def unique_entries(pairs: Pairs, rows: Iterable[int], views: Sequence[int] = (CO
 
 
 def paired_entries(pairs: Pairs, rows: Iterable[int], view: int) -> Entries:
-    """One entry per pair in `rows`: pictures of several pairs repeat."""
+    """One entry per pair in `rows`: images of several pairs repeat."""
     entries = Entries([], [], [], [])
     for p in rows:
         _, name, item = next(side for side in _sides(pairs, p) if side[0] == view)

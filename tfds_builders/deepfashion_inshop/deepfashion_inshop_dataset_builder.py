@@ -35,7 +35,7 @@ ITEMS = ("list_item_inshop.txt", "list_items_inshop.txt")
 
 
 class Builder(BenchmarkBuilder):
-    """Shop pictures of items from several sides."""
+    """Shop images of items from several sides."""
 
     DESCRIPTION = (
         "DeepFashion In-shop Clothes Retrieval Benchmark: item identity, attributes, box, landmarks."
@@ -51,10 +51,10 @@ class Builder(BenchmarkBuilder):
 Ask for the In-shop Clothes Retrieval Benchmark at
 https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html (non-commercial research only) and
 put its files, unpacked or as the zip archives, into manual_dir:
-  Img/img/…                          the 256-pixel pictures (or Img/img.zip), and/or
+  Img/img/…                          the 256-pixel images (or Img/img.zip), and/or
   Img/img_highres/…                  the large ones; their archive has a password that comes with the
                                      agreement: unpack it
-  Eval/list_eval_partition.txt       picture, item, train / query / gallery
+  Eval/list_eval_partition.txt       image, item, train / query / gallery
   Anno/list_item_inshop.txt          item ids
   Anno/list_bbox_inshop.txt Anno/list_landmarks_inshop.txt
   Anno/list_attr_cloth.txt Anno/list_attr_items.txt     optional: 463 attributes per item
@@ -67,13 +67,13 @@ are there, Anno/list_item_inshop.txt and Anno/list_attr_cloth.txt for the names"
 
     @functools.cached_property
     def partition(self) -> Partition:
-        """The pictures of the release with item and split."""
+        """The images of the release with item and split."""
         text = require_text(self.release, "list_eval_partition.txt", ("Eval", "Anno"))
         return annotations.read_partition(text, SPLITS, items=True, merge=True)
 
     @functools.cached_property
     def lists(self) -> dict[str, tuple[TextFile, list[str], list[int]]]:
-        """MMFashion's picture lists: split → (file, pictures, lines)."""
+        """MMFashion's image lists: split → (file, images, lines)."""
         found = {split: require_text(self.release, f"{split}_img.txt", ("Anno",)) for split in SPLITS}
         return {s: (text, *derived.read_pictures(text, unique=False)) for s, text in found.items()}
 
@@ -110,7 +110,7 @@ are there, Anno/list_item_inshop.txt and Anno/list_attr_cloth.txt for the names"
         return features
 
     def landmark_metadata(self) -> dict[str, list]:
-        """MMFashion's lists are shifted and closed up: a slot is another point in every picture."""
+        """MMFashion's lists are shifted and closed up: a slot is another point in every image."""
         return annotations.landmark_metadata(paired=not self.derived_lists)
 
     def records(self, release: Release, vocabulary: Vocabulary) -> Records:
@@ -202,4 +202,4 @@ def check_protocol(records: Records) -> None:
             if item[row] in seen["train"]:
                 raise records.lines.error(row, f"item {item[row]} of split {split} is in train too")
             if item[row] not in seen["gallery"]:
-                raise records.lines.error(row, f"item {item[row]} has a query but no picture in the gallery")
+                raise records.lines.error(row, f"item {item[row]} has a query but no image in the gallery")

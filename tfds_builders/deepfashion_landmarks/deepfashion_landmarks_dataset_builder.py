@@ -30,7 +30,7 @@ SIZES = {"train": 83_033, "val": 19_992, "test": 19_991}
 class Builder(BenchmarkBuilder):
     """Clothes crops with up to eight landmarks."""
 
-    DESCRIPTION = "Fashion Landmark Detection Benchmark: pictures, boxes, up to eight landmarks per garment."
+    DESCRIPTION = "Fashion Landmark Detection Benchmark: images, boxes, up to eight landmarks per garment."
     BUILDER_CONFIGS: ClassVar = [
         BenchmarkConfig(name="original", description="The annotation files as released."),
         BenchmarkConfig(
@@ -45,7 +45,7 @@ put its files, unpacked or as the zip archives, into manual_dir:
   Anno/list_landmarks.txt          landmarks with visibility
   Anno/list_bbox.txt               boxes
   Eval/list_eval_partition.txt     train / val / test
-  Img/img/…                        the pictures (or Img/img.zip)
+  Img/img/…                        the images (or Img/img.zip)
 list_joints.txt is not used. The config mmfashion reads instead of the three lists
   {train,val,test}.txt, {train,val,test}_bbox.txt, {train,val,test}_landmarks.txt"""
 

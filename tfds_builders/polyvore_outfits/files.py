@@ -1,6 +1,6 @@
-"""The files of a Polyvore Outfits copy: tables, pictures in a folder, in zip archives, or in parquet files.
+"""The files of a Polyvore Outfits copy: tables, images in a folder, in zip archives, or in parquet files.
 
-The result is a `release.Release` whose pictures are named 'images/<item>.jpg', whatever they lie in.
+The result is a `release.Release` whose images are named 'images/<item>.jpg', whatever they lie in.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ TABLES = (".txt", ".json", ".csv", ".p", ".parquet")
 
 
 def open_outfits(manual_dir: str | os.PathLike[str], version: str) -> Release:
-    """List the tables, parquet files and zip members below `manual_dir`; plain pictures are looked up later.
+    """List the tables, parquet files and zip members below `manual_dir`; plain images are looked up later.
 
-    Pictures in the folder of the other version count where this version has none of the item. Raises
+    Images in the folder of the other version count where this version has none of the item. Raises
     ReleaseError when the folder is missing or an archive cannot be read.
     """
     return open_release(
@@ -90,16 +90,16 @@ def unpacked(text: TextFile, folder: Path) -> TextFile:
     return TextFile(text.label, str(target))
 
 
-# ------------------------------------------------------------------------------ pictures in parquet files
+# ------------------------------------------------------------------------------ images in parquet files
 def missing(release: Release, items: Collection[str]) -> list[str]:
-    """The items of `items` that have no picture in a folder or zip archive."""
+    """The items of `items` that have no image in a folder or zip archive."""
     return [item for item in items if picture_location(release, f"{FOLDER}/{item}.jpg") is None]
 
 
 def spool(release: Release, items: Collection[str], folder: Path, version: str) -> list[str]:
-    """Copy the pictures of `items` from the parquet files into one file of `folder`, where they can be read
-    one by one, and enter them into `release.archived`. Returns notes. Rows that repeat a picture are merged;
-    ReleaseError when their pictures differ.
+    """Copy the images of `items` from the parquet files into one file of `folder`, where they can be read
+    one by one, and enter them into `release.archived`. Returns notes. Rows that repeat an image are merged;
+    ReleaseError when their images differ.
 
     Files in the other version's folder are opened for items only that no other file has.
     """
@@ -113,7 +113,7 @@ def spool(release: Release, items: Collection[str], folder: Path, version: str) 
                 wanted = set(items) - taken
                 for pack in group if wanted else []:
                     repeated += _copy_pictures(release, unpacked(pack, folder), wanted, archive, taken)
-    return [f"{repeated} rows of the parquet files repeat a picture and were merged"] if repeated else []
+    return [f"{repeated} rows of the parquet files repeat an image and were merged"] if repeated else []
 
 
 def _is_of(pack: TextFile, version: str) -> bool:
@@ -124,7 +124,7 @@ def _is_of(pack: TextFile, version: str) -> bool:
 def _copy_pictures(
     release: Release, pack: TextFile, wanted: Collection[str], archive: zipfile.ZipFile, taken: set[str]
 ) -> int:
-    """Append a parquet file's pictures of the `wanted` items to `archive`; → rows that repeat one. The items
+    """Append a parquet file's images of the `wanted` items to `archive`; → rows that repeat one. The items
     are added to `taken`.
     """
     repeated = 0
@@ -133,7 +133,7 @@ def _copy_pictures(
         if item in taken:
             before = release.archived[key]
             if (before.crc, before.size) != (zipfile.crc32(data), len(data)):
-                raise pack.error(None, f"row {row}: another picture of item {item} than {before.label}")
+                raise pack.error(None, f"row {row}: another image of item {item} than {before.label}")
             repeated += 1
             continue
         entry, size = zipfile.ZipInfo(item), len(data)
@@ -145,7 +145,7 @@ def _copy_pictures(
 
 
 def _rows(pack: TextFile, wanted: Collection[str]) -> Iterator[tuple[int, str, bytes]]:
-    """(0-based row, item, picture bytes) of the wanted rows of a parquet file, a few hundred at a time."""
+    """(0-based row, item, image bytes) of the wanted rows of a parquet file, a few hundred at a time."""
     import pyarrow
     from pyarrow import parquet
 
@@ -170,5 +170,5 @@ def _picture(pack: TextFile, row: int, image: Any) -> bytes:
     """The bytes themselves, or those of a {bytes, path} record."""
     data = image.get("bytes") if isinstance(image, dict) else image
     if not isinstance(data, bytes):
-        raise pack.error(None, f"row {row}: holds no picture")
+        raise pack.error(None, f"row {row}: holds no image")
     return data

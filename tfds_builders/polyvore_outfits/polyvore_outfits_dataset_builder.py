@@ -42,10 +42,10 @@ class Where(NamedTuple):
 
 
 class Builder(BenchmarkBuilder):
-    """Items of outfits with pictures, types and texts."""
+    """Items of outfits with images, types and texts."""
 
     HOMEPAGE = "https://github.com/mvasil/fashion-compatibility"
-    DESCRIPTION = "Polyvore Outfits: items with picture, type and text, outfits, and questions about them."
+    DESCRIPTION = "Polyvore Outfits: items with image, type and text, outfits, and questions about them."
     BUILDER_CONFIGS: ClassVar = [
         BenchmarkConfig(name="disjoint", description="No item of a split is in another one."),
         BenchmarkConfig(name="nondisjoint", description="Outfits of different splits may share items."),
@@ -53,7 +53,7 @@ class Builder(BenchmarkBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
 Fetch Polyvore Outfits (https://github.com/mvasil/fashion-compatibility links to it; research only) and put
 its files, unpacked or as zip archives, into manual_dir:
-  images/<item_id>.jpg                    the pictures, or parquet files with the columns item_id and image
+  images/<item_id>.jpg                    the images, or parquet files with the columns item_id and image
   polyvore_item_metadata.json             type, title and url_name of every item
   polyvore_outfit_titles.json             optional: titles of the outfits, which are checked and not used
   categories.csv                          optional: names of the fine categories
@@ -132,7 +132,7 @@ A config reads its own folder only; the files above the folders may lie in each 
         lost = set(files.missing(release, wanted))
         for row, item in enumerate(order):
             if item in lost:
-                raise where.error(row, f"picture images/{item}.jpg is missing from {release.root}")
+                raise where.error(row, f"image images/{item}.jpg is missing from {release.root}")
         columns, found = self._columns(release, [items[item] for item in order], scratch)
         notes += found
         ends = np.cumsum([len(split.item) for split in splits.values()])
@@ -158,7 +158,7 @@ A config reads its own folder only; the files above the folders may lie in each 
     def _columns(
         self, release: Release, items: list[tables.Item], scratch: Path
     ) -> tuple[dict[str, list], list[str]]:
-        """Everything but pictures and text features of the records, and notes."""
+        """Everything but images and text features of the records, and notes."""
         categories = files.find_shared(release, "categories.csv", self.builder_config.name)
         if categories is None:
             fine = tables.FineCategories({}, ["categories.csv is not there: fine_category is empty"])
@@ -227,12 +227,12 @@ A config reads its own folder only; the files above the folders may lie in each 
         self.info.metadata["tables"] = self.tables
 
     def _leave_out(self, pictures: set[str]) -> None:
-        """Take the items of damaged pictures out of the tables."""
+        """Take the items of damaged images out of the tables."""
         for name, items in self.items.items():
             gone = {row for row, item in enumerate(items) if f"images/{item}.jpg" in pictures}
             self.tables[name], lost = tables.without(self.tables[name], gone, len(items))
             if gone:
                 self.notes.append(
-                    f"{name}: without {len(gone)} items of damaged pictures; with them went {lost['outfit']} "
+                    f"{name}: without {len(gone)} items of damaged images; with them went {lost['outfit']} "
                     f"outfits, {lost['compatibility']} compatibility lines and {lost['question']} questions"
                 )

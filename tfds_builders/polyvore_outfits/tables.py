@@ -311,7 +311,7 @@ def check_spaces(spaces: Sequence[tuple[str, str]], label: str, split: Split, ki
             raise text.error(None, f"{place}: {label} has no space for {types}")
 
 
-# ------------------------------------------------------------------------------ damaged pictures
+# ------------------------------------------------------------------------------ damaged images
 def without(tables: dict[str, list], gone: set[int], rows: int) -> tuple[dict[str, list], dict[str, int]]:
     """The tables of a split whose records `gone` were left out → tables of the records that remain, and how
     many outfits, lines and questions went with them. An outfit loses the item, and goes with its last but

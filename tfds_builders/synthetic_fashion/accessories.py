@@ -1,4 +1,4 @@
-"""Shoes, bags, hats, scarves and sunglasses as product pictures: outlines of cloth, and details on them.
+"""Shoes, bags, hats, scarves and sunglasses as product images: outlines of cloth, and details on them.
 
 Drawn in a frame of about [-1, 1] with y down, `SCALE` body units to one, so that patterns and edges are as
 wide as on garments. Parts are painted in the order of their layers: "back", then "body", then "front".

@@ -1,8 +1,8 @@
 """The dressed figure: body measures, a sampled pose, and the warp that carries front-view drawings onto it.
 
-Body units: origin at the base of the neck, x to the right of the picture, y down; shoulders at y 0.3, waist
+Body units: origin at the base of the neck, x to the right of the image, y down; shoulders at y 0.3, waist
 1.9, hip 2.7, crotch 3.1, knee 4.8, ankle 6.7. Everything flat on the torso is drawn for an upright front
-view and moved by `warp`; limbs are smooth paths with a width (`tube`). Side 0 is the left of the picture,
+view and moved by `warp`; limbs are smooth paths with a width (`tube`). Side 0 is the left of the image,
 side 1 the right, always.
 """
 
@@ -69,7 +69,7 @@ def along(path: np.ndarray, fractions) -> np.ndarray:
 
 
 def normals(path: np.ndarray) -> np.ndarray:
-    """Unit normals [n 2] of path [n 2], to the right-hand side of its direction in the picture (y down)."""
+    """Unit normals [n 2] of path [n 2], to the right-hand side of its direction in the image (y down)."""
     direction = np.gradient(path, axis=0)
     direction /= np.maximum(np.hypot(direction[:, 0], direction[:, 1]), 1e-9)[:, None]
     return direction[:, ::-1] * (-1, 1)

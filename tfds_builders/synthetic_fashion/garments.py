@@ -1,7 +1,7 @@
 """Garments worn by a figure: their parts, details, and the DeepFashion landmarks.
 
 Landmark slots by garment type: upper left/right collar, sleeve, hem; lower left/right waistline, hem; full
-left/right collar, sleeve, waistline, hem. Left is the left of the picture, so a horizontal flip swaps the
+left/right collar, sleeve, waistline, hem. Left is the left of the image, so a horizontal flip swaps the
 two of a pair. The points lie a little inside the cloth: what is drawn there decides whether they are
 visible.
 """

@@ -75,7 +75,7 @@ def bag(on: paint.Canvas, person: paint.Person, rng: np.random.Generator) -> Non
 
 
 def phone(on: paint.Canvas, person: paint.Person, rng: np.random.Generator) -> None:
-    """A telephone in a hand, as in pictures taken in a mirror."""
+    """A telephone in a hand, as in images taken in a mirror."""
     side = int(rng.integers(2))
     centre = person.figure.arms[side].tip
     box = centre + np.array([(-0.17, -0.34), (0.17, -0.34), (0.17, 0.34), (-0.17, 0.34)])

@@ -1,6 +1,6 @@
-"""The annotation files of the DeepFashion benchmarks, as tables of the pictures that were taken.
+"""The annotation files of the DeepFashion benchmarks, as tables of the images that were taken.
 
-A layout says which pictures to take (`Shot`) and, once they are taken, which files they are described in.
+A layout says which images to take (`Shot`) and, once they are taken, which files they are described in.
 Vocabulary sizes are those of this world; every count line is true.
 """
 
@@ -43,7 +43,7 @@ POSE = (("1_front", 1), ("2_side", 2), ("4_full", 1), ("7_additional", 2))
 
 
 class Shot(NamedTuple):
-    """A picture to take: its path below Img, split, item, view, size (width, height) and what makes it
+    """An image to take: its path below Img, split, item, view, size (width, height) and what makes it
     unlike others.
     """
 
@@ -56,7 +56,7 @@ class Shot(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """What is written about a picture. box [4] and landmark [8 2] whole pixels, visibility [8], joints [14
+    """What is written about an image. box [4] and landmark [8 2] whole pixels, visibility [8], joints [14
     3].
     """
 
@@ -81,18 +81,18 @@ class Table(NamedTuple):
 
 class Layout(NamedTuple):
     long_side: int
-    shots: Callable[[int, int, int], list[Shot]]  # (seed, pictures, long side)
+    shots: Callable[[int, int, int], list[Shot]]  # (seed, images, long side)
     tables: Callable[[list[Taken]], list[Table]]
 
 
 def _shares(count: int) -> list[tuple[str, int]]:
-    """Pictures per split, 70 : 15 : 15, every split with at least one where there are three."""
+    """Images per split, 70 : 15 : 15, every split with at least one where there are three."""
     held = max(1, round(count * 0.15)) if count >= 3 else 0
     return [("train", count - 2 * held), ("val", held), ("test", held)]
 
 
 def _size(seed: int, key: int, long_side: int) -> tuple[int, int]:
-    """Mostly upright pictures of one long side."""
+    """Mostly upright images of one long side."""
     rng = rng_of(seed, 21, key)
     short = round(long_side * rng.uniform(0.62, 1.0))
     return (long_side, short) if rng.random() < 0.12 else (short, long_side)
@@ -103,7 +103,7 @@ def _title(item: Item) -> str:
 
 
 def _labelled(path: Callable[[int, Item], str]) -> Callable[[int, int, int], list[Shot]]:
-    """One picture per item, three of ten by consumers."""
+    """One image per item, three of ten by consumers."""
 
     def shots(seed: int, pictures: int, long_side: int) -> list[Shot]:
         result = []
@@ -140,7 +140,7 @@ def _landmark_table(path: str, pictures: list[Taken], variation: bool = True) ->
 
 
 def _box_table(path: str, pictures: list[Taken], extra: str = "", codes=()) -> Table:
-    """Boxes; with `extra` a code per picture between clothes type and box."""
+    """Boxes; with `extra` a code per image between clothes type and box."""
     columns = "image_name " + (f"clothes_type {extra} " if extra else "") + "x_1 y_1 x_2 y_2"
     middle = [(_type(t), code) for t, code in zip(pictures, codes)] if extra else [()] * len(pictures)
     return Table(path, columns, [(t.shot.path, *m, *t.box.tolist()) for m, t in zip(middle, pictures)])
@@ -246,7 +246,7 @@ def _padded(values: list[int], width: int) -> tuple[int, ...]:
 
 
 def _in_shop_shots(seed: int, pictures: int, side: int) -> list[Shot]:
-    """Four pictures of each item; of every second item one is a query and three are in the gallery."""
+    """Four images of each item; of every second item one is a query and three are in the gallery."""
     result = []
     for n in range(max(2, round(pictures / len(POSE)))):
         trained = n % 2 == 0
@@ -307,7 +307,7 @@ def _shifted(taken: Taken) -> list[int]:
 
 
 def _consumer_shots(seed: int, pictures: int, long_side: int) -> list[Shot]:
-    """Per item one shop picture and two of consumers."""
+    """Per item one shop image and two of consumers."""
     result = []
     for split, count in _shares(max(3, round(pictures / 3))):
         for n in range(count):

@@ -30,7 +30,7 @@ from tfds_builders.synthetic_fashion.wardrobe import KINDS, VOCABULARY, Piece, T
 from tfds_builders.synthetic_fashion.world import rng_of
 
 WIDTH = 6000  # numbers of a text feature
-SIZE = 300  # side of the release's pictures
+SIZE = 300  # side of the release's images
 SHARED = 0.35
 NAMES = {"train": "train", "val": "valid", "test": "test"}  # split → its name in the files
 SHARES = {"train": 0.55, "val": 0.2, "test": 0.25}

@@ -1,9 +1,9 @@
 """Painting a person on a canvas: layers from back to front, and beside the colours a map of what is seen
 where.
 
-The canvas is `SUPERSAMPLE` times the picture. Its second plane holds, per pixel, the code of the garment
+The canvas is `SUPERSAMPLE` times the image. Its second plane holds, per pixel, the code of the garment
 part that is seen there (16 · garment + part), one of `BODY` (below 16), or 0 for things and ground: masks,
-boxes and landmark visibility are read from this plane, so they cannot disagree with the picture.
+boxes and landmark visibility are read from this plane, so they cannot disagree with the image.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Canvas(NamedTuple):
 
 
 class Worn(NamedTuple):
-    """A garment of a picture; number is its place in the picture, from 1."""
+    """A garment of an image; number is its place in the image, from 1."""
 
     item: Item
     garment: Garment

@@ -1,4 +1,4 @@
-"""Product pictures: one piece alone on a plain ground, as shops show what they sell."""
+"""Product images: one piece alone on a plain ground, as shops show what they sell."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tfds_builders.synthetic_fashion.scene import encode
 from tfds_builders.synthetic_fashion.world import Item, rng_of
 
 LAYERS = ("leg0", "leg1", "body", "hood", "arm0", "arm1")  # of garments, back to front
-MARGIN = (0.72, 0.9)  # share of the picture that the piece spans
+MARGIN = (0.72, 0.9)  # share of the image that the piece spans
 TURN = 4.0  # degrees, spread
 SQUEEZE = 0.06  # spread of width against height
 
@@ -28,7 +28,7 @@ def _hanging(rng: np.random.Generator) -> figure.Figure:
 
 
 def _matrix(rng: np.random.Generator, outlines: np.ndarray, size: int) -> np.ndarray:
-    """Matrix [2 3] body units → canvas pixels: outlines [n 2] turned a little and fitted into the picture."""
+    """Matrix [2 3] body units → canvas pixels: outlines [n 2] turned a little and fitted into the image."""
     angle = np.radians(rng.normal(0, TURN))
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     rotation = rotation * (1, np.exp(rng.normal(0, SQUEEZE)))
@@ -79,9 +79,9 @@ def _chunk(seed: int, items: list[Item], size: int) -> list[bytes]:
 
 
 def products(seed: int, items: list[Item], size: int, processes: int) -> Iterator[bytes]:
-    """The pictures of all items in order; the same bytes for any number of processes."""
+    """The images of all items in order; the same bytes for any number of processes."""
     calls = [(seed, items[start : start + CHUNK], size) for start in range(0, len(items), CHUNK)]
     if len(calls) < 8:
-        processes = 1  # starting processes costs more than a few hundred pictures
+        processes = 1  # starting processes costs more than a few hundred images
     for chunk in in_order(_chunk, calls, processes):
         yield from chunk

@@ -40,14 +40,14 @@ CHUNK = 32
 
 
 class Plan(NamedTuple):
-    """What is rendered. sizes: pictures per split; items: identities per split (in_shop)."""
+    """What is rendered. sizes: images per split; items: identities per split (in_shop)."""
 
     kind: str
     sizes: dict[str, int]
     size: int
     seed: int
-    cluttered: float = 0.25  # share of consumer pictures where the benchmark does not fix the view
-    per_item: int = 2  # pictures of an item in attributes and landmarks
+    cluttered: float = 0.25  # share of consumer images where the benchmark does not fix the view
+    per_item: int = 2  # images of an item in attributes and landmarks
     freedom: float = 1.0  # how much place, size and turn of the garment vary in them
     shop_views: int = 3
     consumer_views: int = 2
@@ -58,7 +58,7 @@ def _split_number(split: str) -> int:
 
 
 def _views(plan: Plan, split: str) -> list[tuple[str, int]]:
-    """The pictures of one item of a retrieval split."""
+    """The images of one item of a retrieval split."""
     shop = [("shop", n) for n in range(plan.shop_views)]
     consumer = [("consumer", n) for n in range(plan.consumer_views)]
     return {"query": consumer, "gallery": shop}.get(split, shop + consumer)
@@ -80,14 +80,14 @@ def _labels(seen: scene.Seen) -> dict:
 
 
 def _single(plan: Plan, item: Item, consumer: bool, *key: int) -> tuple[scene.Picture, scene.Seen]:
-    """A picture that shows at least a part of its item; the rare one that does not is drawn again."""
+    """An image that shows at least a part of its item; the rare one that does not is drawn again."""
     for attempt in range(20):
         picture = scene.single(
             rng_of(plan.seed, *key, attempt), item, plan.seed, (plan.size, plan.size), consumer, plan.freedom
         )
         if picture.seen[0].mask.sum() >= 0.01 * plan.size**2:
             return picture, picture.seen[0]
-    raise RuntimeError(f"item {item.number}: 20 pictures in a row hide it")
+    raise RuntimeError(f"item {item.number}: 20 images in a row hide it")
 
 
 def _labelled(plan: Plan, split: str, index: int) -> dict:
@@ -118,7 +118,7 @@ def _retrieval(plan: Plan, split: str, index: int) -> dict:
 
 
 def _pairs(plan: Plan, split: str, place: int, view: str, number: int) -> np.ndarray:
-    """The pairs that a picture of the split's item number `place` is in: every consumer's picture of an item
+    """The pairs that an image of the split's item number `place` is in: every consumer's image of an item
     with every shop's. They are numbered through train, val and test; query and gallery share those of test.
     """
     shops, consumers = plan.shop_views, plan.consumer_views
@@ -230,6 +230,6 @@ def records(plan: Plan, split: str, processes: int) -> Iterator[dict]:
     count = plan.sizes[split]
     calls = [(plan, split, start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
     if count < 8 * CHUNK:
-        processes = 1  # starting processes costs more than a few hundred pictures
+        processes = 1  # starting processes costs more than a few hundred images
     for chunk in in_order(_chunk, calls, processes):
         yield from chunk

@@ -4,7 +4,7 @@ python -m tfds_builders.synthetic_fashion.release NAME[/CONFIG] DIR --images=N [
 [--zip | --form=FORM]
 
 NAME[/CONFIG] is as in `prepare`; configs that read the same files share a layout. DIR gets the original file
-names, count and header lines, column-aligned rows and the pictures (unpacked, or with --zip as Img/img.zip),
+names, count and header lines, column-aligned rows and the images (unpacked, or with --zip as Img/img.zip),
 so a builder is exercised from the files a user would have, and SYNTHETIC.txt, by which `prepare` tells them
 from the benchmark. deepfashion_parsing, deepfashion2, kfashion and coco_instances have json files; with
 --zip their pictures, or whole splits, are archives. polyvore_outfits is written in one of several forms,
@@ -48,7 +48,7 @@ SAME = {  # NAME/CONFIG → the layout that it reads
     "polyvore_outfits/nondisjoint": OUTFITS,
 }
 MARK = """\
-These files are synthetic: pictures drawn by tfds_builders.synthetic_fashion.release in the layout of
+These files are synthetic: images drawn by tfds_builders.synthetic_fashion.release in the layout of
 {name}, of which nothing is in here. Results on them are not results on the benchmark.
 """
 
@@ -81,7 +81,7 @@ def _variation(joints: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> in
 
 
 def take(seed: int, shot: Shot) -> tuple[bytes, Taken]:
-    """One picture and what is written about it; a picture that hardly shows its item is taken again."""
+    """One image and what is written about it; an image that hardly shows its item is taken again."""
     size = np.asarray(shot.size)
     for attempt in range(20):
         picture = scene.single(rng_of(seed, 20, shot.key, attempt), shot.item, seed, shot.size, shot.consumer)
@@ -89,7 +89,7 @@ def take(seed: int, shot: Shot) -> tuple[bytes, Taken]:
         if seen.mask.mean() >= 0.01 and (seen.box[2:] - seen.box[:2]).min() >= 2:
             break
     else:
-        raise RuntimeError(f"{shot.path}: 20 pictures in a row hide the item")
+        raise RuntimeError(f"{shot.path}: 20 images in a row hide the item")
     landmark = np.minimum(np.floor(seen.landmark * size).astype(int), size - 1)
     inside = ((picture.joints >= 0) & (picture.joints < size)).all(1)
     at = np.where(inside[:, None], picture.joints, 0).astype(int)
@@ -104,7 +104,7 @@ def _take_all(seed: int, shots: list[Shot]) -> list[tuple[bytes, Taken]]:
 
 
 def _store(folder: Path, packed: bool) -> tuple[Callable[[str, bytes], object], Callable[[], object]]:
-    """How a picture is kept, and what to call at the end."""
+    """How an image is kept, and what to call at the end."""
     if packed:
         folder.mkdir(parents=True)
         archive = zipfile.ZipFile(folder / "img.zip", "w", zipfile.ZIP_STORED)
@@ -127,7 +127,7 @@ def write_release(
     name: str, folder: str | os.PathLike, images: int, seed: int = 0, size: int | None = None,
     packed: bool = False, processes: int | None = None, form: str = "folder",
 ) -> dict:  # fmt: skip
-    """Write a release of about `images` pictures (whole items where the benchmark has items) → what was
+    """Write a release of about `images` images (whole items where the benchmark has items) → what was
     written.
     """
     name = SAME.get(name, name)
@@ -193,7 +193,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, help="long side in pixels (default: the benchmark's own)")
-    parser.add_argument("--zip", action="store_true", help="pictures as a zip archive")
+    parser.add_argument("--zip", action="store_true", help="images as a zip archive")
     parser.add_argument("--form", default="folder", help=f"of polyvore_outfits: one of {', '.join(FORMS)}")
     parser.add_argument("--processes", type=int, help="default: one per core")
     args = parser.parse_args(argv)

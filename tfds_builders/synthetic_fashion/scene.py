@@ -1,7 +1,7 @@
-"""One picture: who wears what, where the camera stands, and what can be read from the result.
+"""One image: who wears what, where the camera stands, and what can be read from the result.
 
-Every picture is a pure function of (seed, purpose, picture number, items). `Picture.landmark` is in [0, 1]
-of the picture, visibility has DeepFashion's codes (0 visible, 1 occluded, 2 cut off by the frame, 3 slot
+Every image is a pure function of (seed, purpose, image number, items). `Image.landmark` is in [0, 1]
+of the image, visibility has DeepFashion's codes (0 visible, 1 occluded, 2 cut off by the frame, 3 slot
 not used); a cut-off landmark has the coordinates (0, 0), an occluded one keeps its place.
 """
 
@@ -29,7 +29,7 @@ COMPANION_NUMBERS = 1 << 40  # numbers of garments that only fill an outfit lie 
 
 
 class Seen(NamedTuple):
-    """One garment in a picture. mask [h w] bool, box [4] float32 xyxy pixels around what is seen of it."""
+    """One garment in an image. mask [h w] bool, box [4] float32 xyxy pixels around what is seen of it."""
 
     item: Item
     mask: np.ndarray
@@ -88,7 +88,7 @@ def _outfit(rng, item: Item, seed: int) -> list[Item]:
 
 
 def _render(rng, size, persons: list[paint.Person], consumer: bool) -> tuple[Image.Image, np.ndarray]:
-    """Picture and codes [h w] at supersampled size."""
+    """Image and codes [h w] at supersampled size."""
     canvas_size = tuple(paint.SUPERSAMPLE * v for v in size)
     on = paint.canvas((ground.cluttered if consumer else ground.plain)(rng, canvas_size))
     for person in persons:
@@ -140,7 +140,7 @@ def _read(codes: np.ndarray, person: paint.Person, worn: paint.Worn) -> Seen:
 
 
 def joints(person: paint.Person) -> np.ndarray:
-    """Head, neck, then left and right of the picture: shoulder, elbow, wrist, hip, knee, ankle; [14 2]
+    """Head, neck, then left and right of the image: shoulder, elbow, wrist, hip, knee, ankle; [14 2]
     pixels.
     """
     limbs = [
@@ -171,7 +171,7 @@ def single(
     consumer: bool,
     freedom: float = 1.0,
 ) -> Picture:
-    """A picture of one item, worn, framed around it; size (width, height) in pixels. `freedom` scales how
+    """An image of one item, worn, framed around it; size (width, height) in pixels. `freedom` scales how
     much place, size and turn vary: 1 the full range, 0 a garment that always fills the middle of the frame.
     """
     figure = make_figure(rng)
@@ -197,8 +197,8 @@ def _dressed(rng, items: list[Item], first: int) -> tuple[Figure, tuple[paint.Wo
 def several(
     rng: np.random.Generator, outfits: list[list[Item]], size: tuple[int, int], consumer: bool
 ) -> Picture:
-    """A picture of one or more dressed figures that may overlap; every garment of at least 0.2 % of the
-    picture is seen.
+    """An image of one or more dressed figures that may overlap; every garment of at least 0.2 % of the
+    image is seen.
     """
     dressed, first = [], 1
     for items in outfits:

@@ -2,8 +2,8 @@
 
 Configs: `attributes` (category, attributes, landmarks, box and identity of one worn garment), `landmarks`,
 `in_shop` (train / query / gallery, identities of query and gallery unseen in training), `consumer_to_shop`
-(the same with val and the pairs of consumers' and shop's pictures), `instances` (one or two people, a mask
-per garment), `outfits` (product pictures of pieces that go together, with texts and questions). Sizes are
+(the same with val and the pairs of consumers' and shop's images), `instances` (one or two people, a mask
+per garment), `outfits` (product images of pieces that go together, with texts and questions). Sizes are
 fields of the config: `dataclasses.replace(BUILDER_CONFIGS[0], train=2000, size=96)`.
 """
 
@@ -38,10 +38,10 @@ SHARES = {"cluttered", "freedom"}
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class LabelledConfig(tfds.core.BuilderConfig):
-    """Pictures of one garment each. train, val, test count pictures; an item has `per_item` of them, all in
+    """Images of one garment each. train, val, test count images; an item has `per_item` of them, all in
     one split.
 
-    size: side of the picture in pixels. cluttered: share of consumer views. freedom: how much place, size and
+    size: side of the image in pixels. cluttered: share of consumer views. freedom: how much place, size and
     turn of the garment vary, 1 the full range, 0 always filling the frame. processes: 0 = all cores (does not
     change the bytes).
     """
@@ -85,7 +85,7 @@ class ConsumerToShopConfig(InShopConfig):
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class InstancesConfig(tfds.core.BuilderConfig):
-    """One or two dressed people per picture. train, val, test count pictures; cluttered: share of consumer
+    """One or two dressed people per image. train, val, test count images; cluttered: share of consumer
     views.
     """
 
@@ -126,7 +126,7 @@ BUILDER_CONFIGS = [
     LabelledConfig(name="attributes", description="Category, attributes and landmarks of one worn garment."),
     LabelledConfig(name="landmarks", description="Landmarks with visibility of one worn garment."),
     InShopConfig(name="in_shop", description="Item identity across shop and consumer views."),
-    ConsumerToShopConfig(name="consumer_to_shop", description="Pairs of consumers' and shop's pictures."),
+    ConsumerToShopConfig(name="consumer_to_shop", description="Pairs of consumers' and shop's images."),
     InstancesConfig(name="instances", description="Masks and boxes of all garments of one or two people."),
     OutfitsConfig(name="outfits", description="Pieces that go together, with texts and questions."),
 ]
@@ -251,7 +251,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _outfits_info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Product pictures drawn from parametric outlines, in outfits, with questions.",
+            description="Product images drawn from parametric outlines, in outfits, with questions.",
             features=outfit_features(),
             metadata=tfds.core.MetadataDict(
                 type_spaces=[list(pair) for pair in outfits.TYPE_SPACES], vocabulary=list(VOCABULARY)

@@ -1,8 +1,8 @@
 """What an item is: category, attributes and the exact look of a garment, a pure function of (seed, item
 number).
 
-An item keeps its look (colours, pattern scale and phase, lengths, trimmings) in every picture of it; pose,
-place, light, occluders and ground belong to the picture and are drawn in `scene.py`. Item numbers are
+An item keeps its look (colours, pattern scale and phase, lengths, trimmings) in every image of it; pose,
+place, light, occluders and ground belong to the image and are drawn in `scene.py`. Item numbers are
 global: two splits never share a number, so identities of the test split are unseen in training by
 construction.
 """
@@ -187,7 +187,7 @@ def make_item(seed: int, number: int, category: str | None = None, plain: bool =
     base = _jitter(rng, PALETTE[color], 5)
     sleeve, neckline = (pick(rng, values) if values else "" for values in (rules.sleeve, rules.neckline))
     hem, fit = pick(rng, rules.hem), pick(rng, rules.fit)
-    if plain:  # a companion must not hide the garment of the picture
+    if plain:  # a companion must not hide the garment of the image
         fit, hem = "slim", "hip" if rules.garment_type == "upper" else hem
     flare = {"slim": (0.0, 0.03), "regular": (0.1, 0.17), "loose": (0.24, 0.36)}[fit]
     dark = luminance(base) > 0.45
