@@ -283,7 +283,7 @@ def test_clip_boxes(tree: Path) -> None:
     build(tree, overrides={"clip_boxes": "true"})
     np.testing.assert_array_equal(read(tree)["img/00000002.jpg"]["box"], np.float32([2, 3, 40, 55]))
     trees.edit(tree / BOXES, 4, fields(f1="40", f3="44"))
-    with pytest.raises(UserError, match=f"{BOXES}:4: box lies outside its image"):
+    with pytest.raises(UserError, match=f"{BOXES}:4: box 40 3 44 55 lies outside its image"):
         build(tree, overrides={"clip_boxes": "true"}, overwrite=True)
 
 
