@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -20,6 +22,7 @@ from fashionjax.inference import photos
 from fashionjax.metrics import collect
 from fashionjax.reports import baselines, panels, report
 from fashionjax.runtime import checkpoint, datasets, metric_log, parallel
+from fashionjax.task import Context, Report, Task, TaskEntry
 
 
 def evaluate(
@@ -53,18 +56,9 @@ def evaluate(
     context = inference.context(
         model, split, allow_missing=allow_missing, out=Path(out) if writes else None, left_out=left_out
     )
-    entry = tasks.entry(config.task)
-    measured = model.task.metrics(context)
-    simple = entry.baselines(model.task, context) if with_baselines else {}
-    shown = entry.report(context, measured)
-    seen = collect.Rows(parallel.gather_rows)
-    for prediction, batch in inference.predictions(model, split, allow_missing=allow_missing):
-        for part in (measured, *simple.values(), shown):
-            part.update(prediction, batch)
-        seen.add(batch, {})
-    metrics = measured.result()
-    references = {name: baseline.result() for name, baseline in simple.items()}
-    evaluated = set(seen.whole()["index"].tolist()) - left_out
+    stream = inference.predictions(model, split, allow_missing=allow_missing)
+    figures = measure(model.task, tasks.entry(config.task), context, stream, with_baselines=with_baselines)
+    evaluated = figures.records - left_out
     missing = sorted(set(range(len(split))) - evaluated)
     if missing:
         print(f"evaluated {len(evaluated)} of {len(split)} records", file=sys.stderr)
@@ -76,8 +70,8 @@ def evaluate(
         "n_total": len(split),
         "missing": missing,
         "step": model.step,
-        "metrics": metrics,
-        "baselines": {name: values for name, values in references.items() if values},
+        "metrics": figures.metrics,
+        "baselines": figures.baselines,
         "definitions": {},
         "switches": quirks.names_on(config),
         "checkpoint": str(path),
@@ -86,12 +80,45 @@ def evaluate(
     }
     result["definitions"] = _definitions(result)
     result["seconds_total"] = round(time.monotonic() - started, 2)
-    page, written = shown.panels() + _curves(path), shown.artifacts()
+    page, written = figures.report.panels() + _curves(path), figures.report.artifacts()
     if writes:
         for file in written:
             print(f"{file.stem}: {file}", file=sys.stderr)
         report.write_report(out, result, page)
     return result
+
+
+class Figures(NamedTuple):
+    """What came of one pass over a split: metrics and baselines {name: {metric: value}}, the filled report,
+    and the indices of the records that were read."""
+
+    metrics: dict[str, float]
+    baselines: dict[str, dict[str, float]]
+    report: Report
+    records: set[int]
+
+
+def measure(
+    task: Task,
+    entry: TaskEntry,
+    context: Context,
+    stream: Iterable[tuple[dict, dict]],
+    *,
+    with_baselines: bool = True,
+) -> Figures:
+    """Metrics, baselines and report of a task from one pass over (prediction, batch) pairs."""
+    metrics = task.metrics(context)
+    baselines = entry.baselines(task, context) if with_baselines else {}
+    report = entry.report(context, metrics)
+    seen = collect.Rows(context.gather)
+    for prediction, batch in stream:
+        for part in (metrics, *baselines.values(), report):
+            part.update(prediction, batch)
+        seen.add(batch, {})
+    found = metrics.result()
+    references = {name: baseline.result() for name, baseline in baselines.items()}
+    references = {name: values for name, values in references.items() if values}
+    return Figures(found, references, report, set(seen.whole()["index"].tolist()))
 
 
 def _definitions(result: dict) -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import json
 import signal
 import sys
 from collections.abc import Callable
@@ -20,7 +21,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from fashionjax import cli, tasks
+from fashionjax import cli, quirks, tasks
 from fashionjax.data import pipeline
 from fashionjax.errors import UserError
 from fashionjax.inference import model as inference
@@ -218,6 +219,22 @@ def _check_best(config: ConfigDict, outputs: dict) -> None:
         )
 
 
+def _summary(config: ConfigDict, workdir: Path, step: int) -> None:
+    """Prints the metrics of the last evaluation and where the checkpoint is."""
+    evaluations = workdir / EVALUATIONS_FILE
+    lines = evaluations.read_text().splitlines() if evaluations.is_file() else []
+    if lines:
+        metrics = json.loads(lines[-1])
+        print(f"{config.eval_split} at step {metrics.pop('step')}:")
+        judged = {name: v for name, v in metrics.items() if name.startswith(quirks.judged_by(config))}
+        for name, value in judged.items():
+            print(f"  {name:<40} {value:.4f}")
+    print(f"checkpoint of step {step}: {workdir / checkpoint.FOLDER / str(step)}")
+    print(
+        f"next: fashionjax evaluate --checkpoint={workdir} --out={workdir / config.get('test_split', 'test')}"
+    )
+
+
 def add_flags() -> None:
     config_flags.DEFINE_config_file("config", help_string="experiments/NAME.py[:argument=value,…]")
     flags.DEFINE_string("workdir", None, "folder of checkpoints, metrics.jsonl and tensorboard")
@@ -230,8 +247,10 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, _leave)
     parallel.start()
     with Terminate() as terminate:
-        train(flags.FLAGS.config, flags.FLAGS.workdir, terminate)
+        state = train(flags.FLAGS.config, flags.FLAGS.workdir, terminate)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is saved
+    if parallel.this_process()[0] == 0:
+        _summary(flags.FLAGS.config, Path(flags.FLAGS.workdir), int(state.step))
     return 0
 
 

@@ -1,6 +1,7 @@
 """Imports point one way (docs/architecture.md), read from the source text."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,14 @@ def test_packages_stay_in_their_rooms(path):
 
 def test_no_drawer():
     assert not [p for p in FILES if p.stem in ("utils", "util", "helpers", "misc")]
+
+
+def test_the_rooms_form_no_circle():
+    """Room by room: whatever may be imported stands on a lower floor."""
+    above = {
+        room.split(".")[1]: {name.split(".")[0] for name in may} - {room.split(".")[1]}
+        for room, may in ALLOWED.items()
+        if room.count(".") == 1 and room.startswith("fashionjax.")
+    }
+    order = list(graphlib.TopologicalSorter(above).static_order())  # CycleError names a circle
+    assert order.index("reports") < order.index("tasks") < order.index("inference")

@@ -2,11 +2,15 @@
 
 import importlib
 import pkgutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import experiments
 from fashionjax import cli, tasks
+from fashionjax.reports import baselines
+from fashionjax.task import Context
 from fashionjax.weights import recognise
 
 NAMES = [module.name for module in pkgutil.iter_modules(experiments.__path__)]
@@ -58,3 +62,25 @@ def test_every_experiment_names_a_task(name):
 def test_every_task_has_an_experiment():
     used = {importlib.import_module(f"experiments.{name}").get_config().task for name in CONFIGS}
     assert used == set(tasks.TASKS)
+
+
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_reports_and_baselines_belong_to_the_entry(name):
+    entry = tasks.entry(name)
+    context = Context(config=None, labels={"category": ["a", "b"]}, untrained=lambda: None)
+    assert callable(entry.baselines)
+    report = entry.report(context, object())
+    assert all(callable(getattr(report, part)) for part in ("update", "panels", "artifacts"))
+
+
+def test_every_baseline_has_a_definition():
+    train = {"category": np.arange(4) % 2, "image": np.zeros((4, 24, 24, 3), np.uint8)}
+    assert set(baselines.fit(train)) <= set(baselines.DEFINITIONS)
+
+
+def test_no_command_tests_which_task_it_has():
+    """Neither names of tasks nor prediction keys decide what a command does."""
+    for command in ("evaluate", "train"):
+        source = (Path(tasks.__file__).parents[1] / f"{command}.py").read_text()
+        for name in (*tasks.TASKS, *(key for entry in tasks.TASKS.values() for key in entry.definitions)):
+            assert f'"{name}"' not in source, f"{command}.py names {name}"
