@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import types
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def test_reports_and_baselines_belong_to_the_entry(name):
     entry = tasks.entry(name)
     context = Context(config=None, labels={"category": ["a", "b"]}, untrained=lambda: None)
     assert callable(entry.baselines)
-    report = entry.report(context, object())
+    report = entry.report(context, types.SimpleNamespace())
     assert all(callable(getattr(report, part)) for part in ("update", "panels", "artifacts"))
 
 
