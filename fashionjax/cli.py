@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -17,7 +18,6 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-import fashionjax
 from fashionjax.errors import UserError
 
 # subcommand → (module, what it does); `import` is a keyword, so its module has a longer name
@@ -62,7 +62,7 @@ def run(main: Callable[[list[str]], int | None], add_flags: Callable[[], None] |
         print(command_help(main, own))
         sys.exit(0)
     if "--version" in sys.argv[1:]:
-        print(f"fashionjax {fashionjax.__version__}")
+        print(f"fashionjax {_version()}")
         sys.exit(0)
     sys.argv[1:] = packaged_config(sys.argv[1:])
     logging.set_verbosity(logging.ERROR)  # Orbax logs every file it touches; --verbosity=0 shows it
@@ -223,11 +223,15 @@ def usage() -> str:
     )
 
 
+def _version() -> str:
+    return importlib.metadata.version("fashionjax")
+
+
 def main() -> None:
     """Entry point of the console script."""
     words = sys.argv[1:]
     if words[:1] == ["--version"]:
-        print(f"fashionjax {fashionjax.__version__}")
+        print(f"fashionjax {_version()}")
         return
     if words[:1] and words[0] in ("help", *HELP):
         words = [*words[1:2], "--help"] if words[0] == "help" and len(words) > 1 else []

@@ -137,7 +137,7 @@ def _curves(path: str | Path) -> list:
 
 def _label(config: ConfigDict, split: Split, step: int) -> str:
     """What kind of number this is; published ones are never computed here. Synthetic is one where either the
-    training or the evaluation saw drawn pictures; `config` has the dataset of the evaluation."""
+    training or the evaluation saw rendered images; `config` has the dataset of the evaluation."""
     if datasets.is_synthetic(config) or split.synthetic or config.get("trained_on_synthetic"):
         return "synthetic"
     imported = config.get("imported")

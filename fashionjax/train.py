@@ -137,7 +137,7 @@ def train(config: ConfigDict, workdir: str | Path, terminate: Terminate | None =
 def _evaluate(
     model: inference.Model, split, log: ScalarLog, cut_short: Callable[[], bool]
 ) -> dict[str, float]:
-    """The finite metrics of the evaluation split, logged; damaged records are told and left out."""
+    """The finite metrics of the evaluation split, logged; damaged records are reported and left out."""
 
     measured = model.task.metrics(inference.context(model, split))
     for prediction, batch in inference.predictions(model, split, allow_missing=True, show_progress=False):

@@ -9,7 +9,7 @@ A report belongs to a row when its label is not synthetic and
 
 Anything else that could change the number (records left out, picture size, optimiser …) keeps it in the row
 with a remark. Results measured with other faithful switches than the row's stay apart from those with the
-row's. A report that misses the rule is told with what differs, and placed nowhere.
+row's. A report that misses the rule is listed with what differs, and not placed.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ def _synthetic(result: Mapping, width: int) -> str:
         )
     if not items:
         return ""
-    title = "Synthetic (drawn pictures; not comparable with any published number)"
+    title = "Synthetic (rendered images; not comparable with any published number)"
     return _section(title, items, width)
 
 

@@ -113,10 +113,10 @@ def open_typed_gallery(
         found, unread = from_folder(name, model, predictor, told)
     else:
         found, unread = load(name, embed.fingerprint(model)), 0
-    strangers = sorted(told.keys() - set(found.id))
-    if strangers:
+    unknown = sorted(told.keys() - set(found.id))
+    if unknown:
         print(
-            f"--gallery_types: {len(strangers)} of {len(told)} ids are not in {name} (first: {strangers[0]})",
+            f"--gallery_types: {len(unknown)} of {len(told)} ids are not in {name} (first: {unknown[0]})",
             file=sys.stderr,
         )
     category = [told.get(item, own) for item, own in zip(found.id, found.category.tolist(), strict=True)]

@@ -1,5 +1,5 @@
-"""Metric and loss goldens: the stored inputs through this project's functions, beside what the original code
-returned.
+"""Recorded metrics and losses: the stored inputs through this project's functions, beside what the
+original code returned.
 
 One table: file -> the names of its inputs, and what to compute. A quantity without a function here belongs to
 a system that is not built yet and is reported as such.

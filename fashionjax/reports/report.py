@@ -23,7 +23,7 @@ from fashionjax import files
 from fashionjax.reports.panels import Bars, Confusion, Curve, Panel, Table, Tiles
 
 LABELS = {
-    "synthetic": "Measured on procedurally drawn pictures. Not comparable with any published number.",
+    "synthetic": "Measured on procedurally rendered images. Not comparable with any published number.",
     "retrained": "Trained and measured here on the benchmark's own data.",
     "reproduced-forward": "Published weights, imported and measured here on the benchmark's own data.",
 }

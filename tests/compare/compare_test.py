@@ -99,7 +99,7 @@ def test_synthetic_never_stands_in_the_columns(tmp_path):
     assert by_model[(FIRST["id"],)].keys() == {m["name"] for m in FIRST["metrics"]}
     assert by_model[()] == {"standard/category_top1": 0.5}
     text = compare_text.render(result, compare.COLUMNS, 100)
-    assert "Synthetic (drawn pictures; not comparable" in text and "(+" not in text
+    assert "Synthetic (rendered images; not comparable" in text and "(+" not in text
 
 
 def test_report_of_no_row_is_told(tmp_path):

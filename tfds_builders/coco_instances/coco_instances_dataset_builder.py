@@ -1,6 +1,6 @@
 """Any folder of images with COCO instances json files: people's own masks.
 
-A split per json. Which one is which is told by the config's fields `train`, `val` and `test`, or by the
+A split per json. Which is which is set by the config's fields `train`, `val` and `test`, or by the
 files' names.
 """
 
