@@ -54,7 +54,7 @@ def test_predict_needs_the_checkpoint_alone(workdir, synthetic_dir, tmp_path):
     assert done.returncode == 1
     first, second = map(json.loads, done.stdout.splitlines())
     assert (first["width"], first["height"]) == (64, 64)
-    assert len(first["landmark"]) == 8 and set(first["landmark"][0]) == {"x", "y", "visible"}
+    assert len(first["landmark"]) == 8 and set(first["landmark"][0]) == {"name", "x", "y", "visible"}
     assert first["category"][0]["score"] >= first["category"][1]["score"]
     assert first["category"][0]["name"] in split.labels["category"]
     assert "bad.jpg" in second["error"] and (tmp_path / "out" / "good.jpg").is_file()
