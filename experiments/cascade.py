@@ -55,8 +55,10 @@ def get_config(arg: str | None = None):
         config.truth.update({"first_polygon": True, "box_from_mask": True, "drop_origin": True})
         config.truth.half_pixel = True
         config.sampler.shop_only = True
+    config.best = ""  # no labelled part is left to choose on: the last checkpoint is the one that counts
     if args["small"] or args["tiny"]:
         common.small_detector(config)
+        config.best = "standard/mask_ap"  # of val; test is apart
     if args["tiny"]:
         common.tiny_detector(config)
     return config

@@ -4,10 +4,12 @@ trains, and retrieval and outfits are evaluated with their grids, matches and qu
 import importlib
 import itertools
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from runs import run
 
 from experiments import common
 from fashionjax import evaluate, tasks, train
@@ -23,6 +25,7 @@ SYSTEMS = (
     "retrieval",
     "compatibility",
 )
+DETECTORS = ("mask_rcnn", "cascade")  # their shapes are tested with the detection task
 # labels of the benchmarks
 COARSE, FINE = {"attribute": 1000}, {"attribute": 26, "category": 50}
 IN_SHOP, CONSUMER = {"attribute": 463, "item_id": 7982}, {"attribute": 303, "item_id": 33881}
@@ -330,8 +333,32 @@ def check_matches(matches, result):
         assert result["metrics"][f"standard/recall@{k}"] == pytest.approx(share)
 
 
+EVERY_DAY = ("landmarks", "compatibility")
+SWEPT = [
+    pytest.param(name, marks=pytest.mark.full) for name in (*SYSTEMS, *DETECTORS) if name not in EVERY_DAY
+]
+
+
+@pytest.mark.parametrize("name", [*EVERY_DAY, *SWEPT])
+def test_tiny_trains_from_the_command_line(name, tmp_path):
+    """`tiny=true` as it stands, but for the number of steps; its synthetic data is rendered first."""
+    done = run(
+        "train",
+        f"--config=experiments/{name}.py:tiny=true",
+        *(f"--workdir={tmp_path / 'run'}", f"--config.data_dir={tmp_path / 'data'}", "--config.steps=2"),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
+    assert read_lines(tmp_path / "run" / "evaluations.jsonl")[-1]["step"] == 2
+
+
+def test_every_experiment_is_tested():
+    files = {path.stem for path in Path("experiments").glob("[a-z]*.py")}
+    assert files == {*SYSTEMS, *DETECTORS, "common", "demo"}
+
+
 def test_no_experiment_chooses_on_the_split_that_it_reports():
-    for name in SYSTEMS:
+    for name in (*SYSTEMS, *DETECTORS):
         for argument in combinations(name):
             config = system(name).get_config(argument)
             tested = set(config.test_split.split("+"))
