@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from ml_collections import ConfigDict
 
 from fashionjax.errors import UserError
@@ -74,13 +75,18 @@ def judged_by(config: ConfigDict) -> str:
     return "zoo/" if any(on(config, name) for name in METRIC_SWITCHES) else "standard/"
 
 
-def roi_landmark(config: ConfigDict, batch: dict) -> jax.Array:
+def roi_landmark(config: ConfigDict, batch: dict, roles: int = 1) -> jax.Array:
     """landmark [b k 2] as the pooling layer gets them: the batch's, mixed by switch S3.
 
-    A group is what one GPU of the original received; padding behind the last record is left out of it.
+    A group is what one GPU of the original received; padding behind the last record is left out of it. Where
+    examples take turns in `roles` (3 in triplets), each role is mixed within itself.
     """
     landmark, group = jnp.asarray(batch["landmark"]), on(config, "s3_roi_scramble_group")
     if not group:
         return landmark
+    if roles > 1:
+        by_role = rearrange(landmark, "(b t) k xy -> t b k xy", t=roles)
+        mixed = jax.vmap(lambda points: scramble_centres(points, group))(by_role)
+        return rearrange(mixed, "t b k xy -> (b t) k xy")
     count = jnp.sum(batch["index"] >= 0) if "index" in batch else None
     return scramble_centres(landmark, group, count)

@@ -100,8 +100,8 @@ def make_landmark_head(config: ConfigDict):
     )
 
 
-def model_inputs(config: ConfigDict, batch: Batch) -> dict:
-    """The arguments of the model that come from the batch."""
+def model_inputs(config: ConfigDict, batch: Batch, roles: int = 1) -> dict:
+    """The arguments of the model that come from the batch; `roles` as for `quirks.roi_landmark`."""
     given = {"image": batch["image"]}
     if config.model.pooling == "roi" and config.model.landmark_source == "given":
         if "landmark" not in batch:
@@ -109,7 +109,7 @@ def model_inputs(config: ConfigDict, batch: Batch) -> dict:
                 "this model pools at given landmarks and the input has none; give photos --landmarks=DIR, a "
                 "checkpoint that detects them, or use a model trained with landmark_source=predicted"
             )
-        given["landmark"] = quirks.roi_landmark(config, batch)
+        given["landmark"] = quirks.roi_landmark(config, batch, roles)
         given["align_corners"] = bool(quirks.on(config, "s5_align_corners"))
     return given
 

@@ -26,7 +26,6 @@ from fashionjax.metrics import collect, retrieval
 from fashionjax.metrics.retrieval import GALLERY, QUERY
 from fashionjax.models import heads, pooled_features, retriever
 from fashionjax.models.retriever import Retriever
-from fashionjax.ops.landmark_pool import scramble_centres
 from fashionjax.reports import baselines as simple
 from fashionjax.reports import retrieval as retrieval_report
 from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry, Weights
@@ -129,13 +128,8 @@ def order(config: ConfigDict, column: Callable[[str], np.ndarray]) -> samplers.S
 def model_inputs(config: ConfigDict, batch: Batch) -> dict:
     """As the attribute models'; in triplets switch S3 mixes anchors with anchors, positives with positives
     and negatives with negatives."""
-    given = attributes.model_inputs(config, batch)
-    group = quirks.on(config, "s3_roi_scramble_group")
-    if "landmark" in given and group and _in_triplets(config) and "slot" in batch:
-        by_role = rearrange(batch["landmark"], "(b t) k xy -> t b k xy", t=3)
-        mixed = jax.vmap(lambda landmark: scramble_centres(landmark, group))(by_role)
-        given["landmark"] = rearrange(mixed, "t b k xy -> (b t) k xy")
-    return given
+    triplets = _in_triplets(config) and "slot" in batch  # slots are of training batches
+    return attributes.model_inputs(config, batch, roles=3 if triplets else 1)
 
 
 class View(NamedTuple):

@@ -60,7 +60,7 @@ def test_positions_keep_the_class_token_and_the_grid_of_their_own_size():
 
 
 def test_positions_are_resized_as_pytorchs_antialiased_bicubic(request):
-    stored = np.load(request.path.parent.parent / "fixtures" / "vit_positions.npz")
+    stored = np.load(request.path.parents[2] / "fixtures" / "vit_positions.npz")
     for name in ("larger", "smaller", "oblong"):
         h, w = stored[f"{name}_size"]
         got = vit.resize_positions(stored["positions"], int(h), int(w))
