@@ -46,6 +46,7 @@ def snippets(document: str) -> str:
     return "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), flags=re.S))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", ["docs/api.md", "README.md"])
 def test_snippets_of_the_documents_run(document, at_place, capsys):
     code = snippets(document)
@@ -69,6 +70,7 @@ def test_all_names_resolve():
         _ = fashionjax.nope
 
 
+@pytest.mark.slow
 def test_files_arrays_and_pil_images_are_predicted_alike(at_place):
     """And as the command prints them."""
     model = fashionjax.load("runs/demo/train", batch_size=4)
@@ -104,6 +106,7 @@ def test_one_bad_image_leaves_the_others(at_place):
         fashionjax.Gallery.build(model, "shop")
 
 
+@pytest.mark.slow
 def test_a_gallery_of_images_in_memory(at_place):
     model = fashionjax.load("runs/retrieval")
     images = [np.asarray(Image.open(f"shop/{n}.png")) for n in range(3)]
@@ -118,6 +121,7 @@ def test_a_gallery_of_images_in_memory(at_place):
     assert printed["matches"][0].keys() == result.to_dict()["matches"][0].keys()
 
 
+@pytest.mark.slow
 def test_outfits_take_folders_and_refuse_unknown_types(at_place):
     model = fashionjax.load("runs/outfits")
     entries = fashionjax.complete_outfit(model, ["top.jpg"], "wardrobe", types=["tops"], k=2)

@@ -32,6 +32,7 @@ def test_a_reader_that_stops_reading_ends_a_command_quietly(flush):
     process.stderr.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
@@ -79,6 +80,7 @@ def test_version_usage_and_unknown_subcommands():
     assert done.returncode == 2 and "unknown subcommand 'prdict'; did you mean predict?" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["predict", "--help"], ["predict", "-h"], ["help", "predict"]])
 def test_help_of_a_subcommand(words):
     done = fashionjax(*words)
@@ -97,6 +99,7 @@ def test_every_subcommand_has_help_with_an_example(name):
     assert callable(module.main)
 
 
+@pytest.mark.slow
 def test_the_traceback_behind_an_error(tmp_path):
     line = ["evaluate", f"--checkpoint={tmp_path}"]
     done = fashionjax(*line)

@@ -28,6 +28,7 @@ def test_a_missing_split_fails_before_training(synthetic_dir, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_evaluate_writes_the_report(workdir, tmp_path):
     done = run("evaluate", f"--checkpoint={workdir}", "--split=test", f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
@@ -45,6 +46,7 @@ def test_evaluate_writes_the_report(workdir, tmp_path):
     assert "synthetic" in page and page.count("<img") + page.count("<svg") >= 5
 
 
+@pytest.mark.slow
 def test_predict_needs_the_checkpoint_alone(workdir, synthetic_dir, tmp_path):
     split = source.open_split("synthetic_fashion/attributes", "test", synthetic_dir)
     good, bad = tmp_path / "good.jpg", tmp_path / "bad.jpg"
@@ -60,6 +62,7 @@ def test_predict_needs_the_checkpoint_alone(workdir, synthetic_dir, tmp_path):
     assert "bad.jpg" in second["error"] and (tmp_path / "out" / "good.jpg").is_file()
 
 
+@pytest.mark.slow
 def test_damaged_records_stop_an_evaluation_unless_allowed(workdir, synthetic_dir, tmp_path):
     copy = damaged_copy(synthetic_dir, tmp_path / "data", "test")
     flags = (f"--checkpoint={workdir}", "--split=test", f"--out={tmp_path / 'out'}", f"--data_dir={copy}")
@@ -91,6 +94,7 @@ def test_bad_input_is_one_line(workdir, tmp_path, flags, told):
     assert len(lines) == 1 and told in lines[0] and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_checkpoint_of_another_model_is_refused(workdir, synthetic_dir):
     done = train_to_its_end(workdir, synthetic_dir, "--config.model.features=32", steps=20)
     assert done.returncode == 2 and "does not fit this config" in done.stderr

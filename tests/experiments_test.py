@@ -164,6 +164,7 @@ def shallow(config):
         config.model.backbone = {"vgg16": "vgg11", "resnet50": "resnet18"}[config.model.backbone]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_every_combination_builds(name):
     check_combinations(name, shallow)
@@ -270,6 +271,7 @@ def shrunk(name, data_dir):
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_two_steps_and_an_evaluation(name, data_dir, tmp_path):
     config = shrunk(name, data_dir)

@@ -17,6 +17,7 @@ def tree(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_prepare_train_evaluate_predict(tree, tmp_path):
     data, workdir, out = tmp_path / "data", tmp_path / "run", tmp_path / "report"
     done = run("prepare", "deepfashion_landmarks", f"--manual_dir={tree}", f"--data_dir={data}")

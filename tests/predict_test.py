@@ -217,6 +217,7 @@ def command(*arguments, cwd):
     )
 
 
+@pytest.mark.slow
 def test_the_command(trained, tmp_path):
     """No config, no dataset, another working directory: the checkpoint is all it needs."""
     photos = [photo(tmp_path / "a.jpg", 300, 500), photo(tmp_path / "b.png")]

@@ -135,6 +135,7 @@ def test_s1_moves_landmarks_with_the_picture_unless_s2(monkeypatch):
     assert not moved["landmark"][6:].any()
 
 
+@pytest.mark.slow
 def test_s2_on_the_device(tiny_config, tiny_batch):
     batch = {k: jnp.asarray(v) for k, v in tiny_batch.items()} | {"slot": jnp.arange(16)}
     moved = supervised.make_augment(tiny_config)(batch, jax.random.PRNGKey(0))

@@ -93,6 +93,7 @@ def uninterrupted(synthetic_dir, tmp_path_factory) -> dict[int, Path]:
     return runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 8])
 def test_kill_and_resume_is_the_same_run(uninterrupted, synthetic_dir, tmp_path, devices):
     """Half the steps, kill -9, the rest, bitwise: every array of the state and every logged line."""
@@ -104,6 +105,7 @@ def test_kill_and_resume_is_the_same_run(uninterrupted, synthetic_dir, tmp_path,
     assert_same_run(uninterrupted[devices], tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.full)])
 def test_kills_at_random_instants(uninterrupted, synthetic_dir, tmp_path, kills):
     """Every restart continues from the last saved step, and the end is the uninterrupted run's."""
@@ -122,6 +124,7 @@ def test_kills_at_random_instants(uninterrupted, synthetic_dir, tmp_path, kills)
     assert_same_run(uninterrupted[1], tmp_path)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_exits_cleanly(synthetic_dir, tmp_path):
     process = start(tmp_path, synthetic_dir, "--config.save_every=0", steps=100_000)
     wait_for(lambda: len(logged(tmp_path)) >= 2, process)
@@ -131,6 +134,7 @@ def test_sigterm_saves_and_exits_cleanly(synthetic_dir, tmp_path):
     assert logged(tmp_path)[-1]["step"] == step and f"saving step {step}" in err
 
 
+@pytest.mark.slow
 def test_two_sigterms_are_one(synthetic_dir, tmp_path):
     """A second one while the first one's checkpoint is written."""
     process = start(tmp_path, synthetic_dir, "--config.save_every=0", steps=100_000)
@@ -143,6 +147,7 @@ def test_two_sigterms_are_one(synthetic_dir, tmp_path):
     assert len(saved_arrays(tmp_path, step)) > 50
 
 
+@pytest.mark.slow
 def test_sigterm_before_the_first_step_has_nothing_to_save(synthetic_dir, tmp_path):
     process = start(tmp_path / "run", synthetic_dir)
     wait_for((tmp_path / "run").exists, process)  # before anything is compiled
@@ -163,6 +168,7 @@ def two_hosts(workdir, data_dir) -> list[subprocess.Popen]:
     return hosts
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(uninterrupted, synthetic_dir, tmp_path):
     """Two hosts of four devices each on localhost against one of eight: the same run but for rounding."""
     hosts = two_hosts(tmp_path, synthetic_dir)
@@ -185,7 +191,7 @@ def test_two_processes_train_as_one(uninterrupted, synthetic_dir, tmp_path):
         (["--config.epochs=3"], "config.epochs"),
         (["--config.workers=-1"], "config.workers"),
         (["--config.accumulate=0"], "config.accumulate"),
-        (["--config.dtype=bf16"], "use one of float32, bfloat16"),
+        (["--config.dtype=bf16"], "expected one of float32, bfloat16"),
         (["--config.best=standard/attribute_mpa"], "standard/attribute_map"),
         (["--config.best=standard/recall@1"], "standard/category_top1"),
         (["--config=experiments/landmarkz.py"], "No such file or directory: 'experiments/landmarkz.py'"),
@@ -205,6 +211,7 @@ def test_bad_input_is_one_line(synthetic_dir, tmp_path, flags, told):
 
 
 # ------------------------------------------------------------------------------ evaluation within a run
+@pytest.mark.slow
 def test_a_damaged_record_of_the_evaluation_split_does_not_stop_a_run(synthetic_dir, tmp_path):
     data = damaged_copy(synthetic_dir, tmp_path / "data", "val")
     err = train_to_its_end(tmp_path / "run", data, steps=5).stderr
@@ -213,6 +220,7 @@ def test_a_damaged_record_of_the_evaluation_split_does_not_stop_a_run(synthetic_
     assert json.loads(line)["step"] == 5 and saved_steps(tmp_path / "run") == [5]
 
 
+@pytest.mark.slow
 def test_a_failed_evaluation_leaves_its_step_saved(synthetic_dir, tmp_path, tiny_config, monkeypatch, capsys):
     """And its run, started again, evaluates; what it was initialised from is gone then."""
     config, folder = tiny_config, tmp_path / "run"
@@ -240,7 +248,8 @@ def test_a_failed_evaluation_leaves_its_step_saved(synthetic_dir, tmp_path, tiny
 
 def evaluate(tmp_path, config, found: dict, cut_short=False) -> dict:
     """`train._evaluate` of a model without predictions whose metrics are `found`."""
-    task = Task(None, None, None, None, lambda pairs, given: found if list(pairs) else {})
+    measured = SimpleNamespace(update=lambda prediction, batch: None, result=lambda: found)
+    task = Task(None, None, None, None, lambda context: measured)
     model = inference.Model(config, task, None, None, None, None, 7)
     with ScalarLog(tmp_path, 0, 10, 8) as log:
         return train._evaluate(model, SimpleNamespace(dataset="shop", name="val"), log, lambda: cut_short)

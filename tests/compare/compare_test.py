@@ -381,6 +381,7 @@ def test_broken_checkpoint_config_is_named(tmp_path, content):
         compare.find_checkpoints(ZOO, [tmp_path])
 
 
+@pytest.mark.slow
 def test_command(tmp_path):
     synthetic = report_of(FIRST, label="synthetic", dataset="synthetic_fashion/attributes/1.0.0")
     write(tmp_path / "runs", synthetic)

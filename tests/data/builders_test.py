@@ -42,6 +42,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trees.landmarks(tmp_path_factory.mktemp("large") / "release", n=4000)
 
 
+@pytest.mark.slow
 def test_command_prints_json_and_repeats_it(tmp_path: Path) -> None:
     release = trees.landmarks(tmp_path / "release")
     arguments = (NAME, f"--manual_dir={release}", f"--data_dir={tmp_path / 'out'}")
@@ -88,6 +89,7 @@ def test_a_field_that_is_newer_than_the_dataset_had_its_default(tmp_path: Path) 
         builders.prepare(NAME, overrides={"clip_boxes": True}, **options)
 
 
+@pytest.mark.slow
 def test_command_names_file_and_line(tmp_path: Path) -> None:
     release = trees.landmarks(tmp_path / "release")
     trees.edit(release / "Eval/list_eval_partition.txt", 7, lambda line: line.replace("train", "trian"))
@@ -146,6 +148,7 @@ def test_live_build_is_left_alone_and_dead_one_removed(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_build_leaves_nothing_finished(large: Path, tmp_path: Path, number: signal.Signals) -> None:
     """Killed while it writes: no dataset, no worker process; the next build clears up and finishes."""

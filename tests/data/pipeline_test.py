@@ -41,6 +41,7 @@ def test_starts_at_any_step(split):
     assert same(take(split, 9)[5:], take(split, 4, start_step=5))
 
 
+@pytest.mark.slow
 def test_worker_processes_change_nothing(split):
     assert same(take(split, 5), take(split, 5, workers=2))
 

@@ -27,6 +27,7 @@ def imported(tmp_path_factory):
     return folder, tensors
 
 
+@pytest.mark.slow
 def test_the_file_is_what_safetensors_reads(imported):
     folder, tensors = imported
     export.export(folder / "run", folder / "sub" / "w.safetensors")

@@ -118,6 +118,7 @@ def test_detectors_that_do_not_fit(runs, tmp_path):
         photos.load_detector(runs["detector"], six)
 
 
+@pytest.mark.slow
 def test_the_predict_command(runs, tmp_path):
     path = photo(tmp_path / "a.png", 1)
     line = ["predict", path, f"--checkpoint={runs['attributes']}", f"--out={tmp_path / 'out'}"]

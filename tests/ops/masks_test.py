@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from pycocotools import mask as reference
 
 from fashionjax.data import masks as host
@@ -65,6 +66,7 @@ def test_polygon_targets_equal_the_host():
     np.testing.assert_array_equal(got[0], np.arange(14) < 7 * np.ones((14, 1)))
 
 
+@pytest.mark.slow
 def test_bitmap_targets():
     mask = np.zeros((2, 12, 16), bool)
     mask[0, 2:8, 4:12] = True

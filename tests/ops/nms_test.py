@@ -72,6 +72,7 @@ def naive_select(box, score, valid, least, threshold, count):
     return sorted(found)[:count]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 def test_selection_equals_class_wise_nms_and_the_best(shared):
     rng = np.random.default_rng(4)

@@ -173,6 +173,7 @@ def test_gradient_is_the_transpose():
     assert np.sum(g * pooled) == pytest.approx(np.sum(np.asarray(gradient, np.float64) * feature), abs=1e-2)
 
 
+@pytest.mark.slow
 def test_vmap_is_a_loop_over_images():
     rng = np.random.default_rng(3)
     feature = rng.normal(size=(3, 20, 28, 2)).astype(np.float32)

@@ -86,6 +86,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_eight_devices():
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",

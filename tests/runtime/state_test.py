@@ -117,6 +117,7 @@ def test_a_skipped_step_does_not_delay_the_schedule():
     np.testing.assert_allclose(run.params["kernel"], plain.params["kernel"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_devices_and_compilers_agree(tiny_config, tiny_batch):
     """The demo's model with synchronised batch-norm, augmentation on, float32: relative L2 of the update."""
     tiny_config.model.sync_bn = True
@@ -148,6 +149,7 @@ def without_dropout(task: Task) -> Task:
     return task._replace(loss=loss)
 
 
+@pytest.mark.slow
 def test_replicas_stay_equal_without_sync(tiny_config, tiny_batch):
     """Per-device batch statistics: running statistics are averaged before they leave the step."""
     task = tasks.make(tiny_config)

@@ -212,6 +212,7 @@ def test_companions_in_a_gallery_are_passed_over(tmp_path):
 
 
 # ------------------------------------------------------------------------------ the command
+@pytest.mark.slow
 def test_the_command(runs, shop, tmp_path):
     """Photos of which one is damaged and one has a strange name; what it saved gives the same."""
     own, saved, looks = tmp_path / "shop", tmp_path / "shop.gallery", tmp_path / "looks"

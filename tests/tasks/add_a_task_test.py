@@ -30,6 +30,7 @@ def colour(monkeypatch):
     return sys.modules["experiments.colour"]
 
 
+@pytest.mark.slow
 def test_the_page_makes_a_task(colour, synthetic_dir, tmp_path):
     config = colour.get_config("steps=2")
     config.dataset, config.data_dir = "synthetic_fashion/attributes", str(synthetic_dir)

@@ -32,6 +32,7 @@ def eight(tiny_batch):
 FULL = [pytest.param(case, marks=pytest.mark.full) for case in ("attributes", "regression")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["heatmap", *FULL])
 def test_one_batch_is_overfitted(tiny_config, eight, case, monkeypatch):
     """Below one per cent of the first loss; dropout off, it is noise that no fit removes."""
@@ -50,12 +51,14 @@ def test_one_batch_is_overfitted(tiny_config, eight, case, monkeypatch):
     assert losses[-1] < 0.01 * losses[0], (losses[0], losses[-1])
 
 
+@pytest.mark.slow
 def test_joint_model_learns_its_landmarks(tiny_config, eight):
     """With landmark pooling at its own predictions and dropout on, the loss falls steadily."""
     losses = fit(tiny_config, eight, steps=60)
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:3])
 
 
+@pytest.mark.slow
 def test_one_trace_per_batch_shape(tiny_config, synthetic_dir):
     """Training over an epoch and evaluating with a ragged last batch (13 in eights): one trace each."""
     split = source.open_split(
@@ -93,6 +96,7 @@ def test_one_trace_per_batch_shape(tiny_config, synthetic_dir):
     assert metrics[0] == metrics[1] and 0 <= metrics[0]["standard/category_top1"] <= 1
 
 
+@pytest.mark.slow
 def test_batch_size_does_not_change_predictions(tiny_config, tiny_batch):
     """Batches of 1, 7 and 64 (padded) give the same outputs per example to 1e-5."""
     task = tasks.make(tiny_config)
@@ -109,6 +113,7 @@ def test_batch_size_does_not_change_predictions(tiny_config, tiny_batch):
             assert error <= 1e-5, (size, name, error)
 
 
+@pytest.mark.slow
 def test_batch_size_does_not_change_metrics(tiny_config, synthetic_dir):
     """A split of 21 in batches of 1, 7 and 64: the predictions to 1e-5, and every count of the metrics the
     same but where two scores are equal to that precision."""

@@ -56,6 +56,7 @@ def losses(task, params, examples, buckets, devices=1):
     return jax.tree.map(lambda x: np.asarray(x)[0], jax.jit(run)(split))
 
 
+@pytest.mark.slow
 def test_padding_and_devices_do_not_change_the_loss(data_dir):
     """Float32, a few thousand terms a loss; sums in another order differ by far less than 1e-4."""
     config = tiny(data_dir)
@@ -79,6 +80,7 @@ def run(data_dir, tmp_path_factory):
     return train.train(tiny(data_dir), folder), folder
 
 
+@pytest.mark.slow
 def test_training_logs_every_term_and_evaluates(run):
     state, folder = run
     assert int(state.step) == 2
@@ -138,6 +140,7 @@ def test_photos_are_segmented_and_a_second_run_goes_on(run, data_dir, tmp_path):
         list(segment.segment(paths, model, out, write, batch_size=8, score=0.5, settings={"score": 0.5}))
 
 
+@pytest.mark.slow
 def test_a_cascade_starts_from_a_plain_detector_and_names_what_is_fresh(data_dir, run, capsys):
     config = tiny(data_dir, cascade, "tiny=true")
     config.labels["category"] = list(config.labels["category"])[:5]
@@ -152,6 +155,7 @@ def test_a_cascade_starts_from_a_plain_detector_and_names_what_is_fresh(data_dir
     np.testing.assert_array_equal(kernel, jax.device_get(run[0].params["backbone"]["conv1"]["kernel"]))
 
 
+@pytest.mark.slow
 def test_eight_devices_take_the_step_of_one(data_dir):
     """Gradients of 8 images, one of them without objects and one unreadable, on 8 devices and on 1. Float32:
     the two sum a few thousand products in different orders."""
@@ -199,6 +203,7 @@ def detections(outputs, row) -> np.ndarray:
     return rows[np.lexsort(np.round(rows, 2).T)]
 
 
+@pytest.mark.slow
 def test_detections_depend_on_neither_bucket_nor_neighbours_and_a_bucket_is_one_trace(data_dir):
     config = tiny(data_dir)
     split = source.open_split(config.dataset, "test", data_dir)

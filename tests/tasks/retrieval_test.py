@@ -121,6 +121,7 @@ def test_only_anchors_are_classified():
     assert task.sampler is not None
 
 
+@pytest.mark.slow
 def test_batch_losses_do_not_depend_on_the_number_of_devices(monkeypatch):
     """24 pictures on eight devices and on one: losses see the batch of all devices, gradients agree."""
     monkeypatch.setattr(nn.Dropout, "__call__", lambda self, x, **_: x)

@@ -197,6 +197,7 @@ def terms_and_gradients(task, reference):
     return jax.device_get((values, {name: gradient for name, (_, gradient) in found.items()}))
 
 
+@pytest.mark.slow
 def test_gradient_of_every_loss(case):
     name, config, task, reference = case
     values, gradients = terms_and_gradients(task, reference)
@@ -213,6 +214,7 @@ def test_gradient_of_every_loss(case):
         assert relative(gradients[f"loss_{term}"], reference.flax(f"grad/other_{term}/")) <= GRADIENT
 
 
+@pytest.mark.slow
 def test_five_steps_change_the_parameters_alike(case):
     _, config, task, reference = case
     before = reference.flax("weight/")

@@ -195,6 +195,7 @@ def test_consumer_to_shop_pairs(tmp_path):
     assert all(source == ("1" if "/shop_" in name else "2") for name, source in sources.items())
 
 
+@pytest.mark.slow
 def test_command(tmp_path, capsys):
     assert release.main(["deepfashion_landmarks", str(tmp_path / "a"), "--images=3", "--size=48"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["images"] == 3

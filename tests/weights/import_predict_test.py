@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from checkpoints import save
 from PIL import Image
 from runs import run
@@ -25,6 +26,7 @@ def weight_file(name, folder) -> str:
     return str(save_zip(folder / f"{name}.pth", tensors, "state_dict"))
 
 
+@pytest.mark.slow
 def test_an_imported_checkpoint_predicts_on_a_bare_photo(tmp_path):
     file = weight_file("mmf_attr_global_vgg16_lite", tmp_path)
     done = run(
@@ -47,6 +49,7 @@ def test_an_imported_checkpoint_predicts_on_a_bare_photo(tmp_path):
     assert 0 < record["attribute"][0]["score"] < 1
 
 
+@pytest.mark.slow
 def test_imported_models_that_pool_at_landmarks_answer_with_a_detector(tmp_path):
     """The zoo's attribute predictor and retriever, under the switches of their rows."""
     sources = {

@@ -424,6 +424,7 @@ def test_wrong_type_spaces(tmp_path, content, message):
     assert "--type_spaces=" in str(caught.value) and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, monkeypatch, capsys):
     file, tensors = written(tmp_path, tiny_outfits("types=false"))
     code = "from weight_files import tiny_outfits\ndef get_config(arg=None): return tiny_outfits(arg)\n"

@@ -303,6 +303,7 @@ def test_the_checkpoint_restores_as_a_training_state(tmp_path):
     assert_same(unfill(jax.tree.map(np.asarray, resumed), rules), tensors)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, monkeypatch, capsys):
     tensors = file_for(tiny_config(), {"attribute": 10, "category": 3})
     code = "from weight_files import tiny_config\ndef get_config(arg=None): return tiny_config()\n"

@@ -59,6 +59,7 @@ def test_has_the_same_variables():
     assert_close(ours.init(jax.random.key(0), x), flax.init(jax.random.key(0), x), 0)
 
 
+@pytest.mark.slow
 def test_synchronised_devices_equal_flax_and_one_device():
     """Two shards on a vmapped axis: statistics and gradients of the whole batch."""
     x, params, stats = draw()

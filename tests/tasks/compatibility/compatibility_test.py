@@ -167,6 +167,7 @@ def stepped(config, batch, devices):
     return jax.device_get(run.params), jax.device_get(scalars)
 
 
+@pytest.mark.slow
 def test_losses_do_not_depend_on_the_number_of_devices():
     """A triplet that cannot be read, and texts that only one device has, are weighed over all of them."""
     config = tiny("projection=fc")
@@ -186,6 +187,7 @@ def test_losses_do_not_depend_on_the_number_of_devices():
 SWEPT = [pytest.param(argument, marks=pytest.mark.full) for argument in ("projection=fc", "recipe=set")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argument", ["projection=mask", *SWEPT])
 def test_one_batch_is_overfitted(argument):
     """Below one per cent of the first loss, of the terms that can vanish.
@@ -228,6 +230,7 @@ def test_real_and_artificial_outfits_differ_in_items_alone(monkeypatch):
     assert there[0].tolist() == [True, True, False, True, True, True]
 
 
+@pytest.mark.slow
 def test_roles_have_statistics_of_their_own():
     """Three passes move the running statistics three times; one pass once."""
     config = tiny()
@@ -272,6 +275,7 @@ def test_c2_takes_the_masks_as_they_are():
     assert np.abs(rectified - raw).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argument", ["projection=mask", "projection=fc", "recipe=set"])
 def test_scores_do_not_depend_on_the_order_of_an_outfit(argument):
     config, (embedding, category) = tiny(argument), items()
