@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import save
+from commands import run
 from outfits import photo, save_model
 from PIL import Image
-from runs import run
 
 import fashionjax
 from experiments import demo

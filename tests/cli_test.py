@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import environment, run
+from commands import environment, run
 
 import experiments
 import fashionjax as package

@@ -13,7 +13,7 @@ os.environ.setdefault("FASHIONJAX_CACHE", str(Path(tempfile.gettempdir()) / "fas
 import jax
 import numpy as np
 import pytest
-from runs import SYNTHETIC, SYNTHETIC_SET
+from commands import SYNTHETIC, SYNTHETIC_SET
 
 from experiments import demo
 from fashionjax.data import builders

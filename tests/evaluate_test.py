@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import damaged_copy, run, train_to_its_end
+from commands import damaged_copy, run, train_to_its_end
 
 from fashionjax.data import source
 

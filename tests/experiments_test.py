@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from runs import run
+from commands import run
 
 from experiments import common
 from fashionjax import evaluate, tasks, train

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from runs import run
+from commands import run
 
 from tfds_builders.synthetic_fashion import release
 

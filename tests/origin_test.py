@@ -4,8 +4,8 @@ import json
 import types
 
 import pytest
+from commands import train_to_its_end
 from ml_collections import ConfigDict
-from runs import train_to_its_end
 
 from fashionjax import evaluate
 from fashionjax.errors import UserError

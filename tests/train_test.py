@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from runs import STEPS, damaged_copy, finish, start, train_to_its_end
+from commands import STEPS, damaged_copy, finish, start, train_to_its_end
 
 from fashionjax import train
 from fashionjax.errors import UserError

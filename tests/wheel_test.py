@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import SYNTHETIC_SET, environment
+from commands import SYNTHETIC_SET, environment
 
 ROOT = Path(__file__).parents[1]
 TINY = [

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from runs import run
+from commands import run
 from safetensors import safe_open
 from torch_writers import save_zip
 from weight_files import assert_same, drawn, file_for, tiny_config

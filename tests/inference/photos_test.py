@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 from checkpoints import save
+from commands import run
 from outfits import photo
-from runs import run
 
 from fashionjax.data.photo import read_photo
 from fashionjax.errors import UserError

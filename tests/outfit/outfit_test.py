@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
+from commands import run
 from outfits import PAIRS, TYPES, photo, save_model
-from runs import run
 
 from fashionjax.errors import UserError
 from fashionjax.inference import photos

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import save
+from commands import run
 from outfits import photo
-from runs import run
 
 from fashionjax import cli, tasks
 from fashionjax.data import builders

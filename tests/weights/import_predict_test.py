@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import save
+from commands import run
 from PIL import Image
-from runs import run
 from torch_writers import save_zip
 
 from experiments import attributes, inshop
