@@ -263,5 +263,7 @@ class _quiet:
                 logging.getLogger(name).removeFilter(_not_orbax)
 
     def _unraisable(self, unraisable):
-        if not _of_orbax(unraisable.exc_traceback):
+        # a read of TensorStore that ends after Orbax's event loop has no frame of either in its traceback
+        late = unraisable.object is None and str(unraisable.exc_value) == "Event loop is closed"
+        if not late and not _of_orbax(unraisable.exc_traceback):
             self.hook(unraisable)
