@@ -75,6 +75,7 @@ def test_damaged_records_stop_an_evaluation_unless_allowed(workdir, synthetic_di
     assert f"{report['n']} of 13" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "told"),
     [

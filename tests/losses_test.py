@@ -84,6 +84,7 @@ def test_landmark_regression_means_over_visible_points():
     assert not np.asarray(gradient[1]).any()
 
 
+@pytest.mark.slow
 def test_zero_vectors_have_finite_gradients():
     zero = jnp.zeros((2, 4))
     other = jnp.asarray(RANDOM.normal(size=(2, 4)))

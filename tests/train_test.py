@@ -181,6 +181,7 @@ def test_two_processes_train_as_one(uninterrupted, synthetic_dir, tmp_path):
     assert [line["step"] for line in logged(tmp_path)] == [5, 10, 15, 20]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "told"),
     [

@@ -29,6 +29,7 @@ def same(left, right):
     return all(np.array_equal(a[name], b[name]) for a, b in zip(left, right, strict=True) for name in a)
 
 
+@pytest.mark.slow
 def test_an_epoch_is_a_permutation_and_epochs_differ(split):
     batches = take(split, 12)
     first = np.concatenate([b["index"] for b in batches[:6]])

@@ -37,6 +37,7 @@ def test_the_file_is_what_safetensors_reads(imported):
     assert [p.name for p in (folder / "sub").iterdir()] == ["w.safetensors"]
 
 
+@pytest.mark.slow
 def test_a_model_trained_here_goes_out_and_comes_back(tmp_path):
     """Weights that never were PyTorch's → file → the same values."""
     config = tiny_config(

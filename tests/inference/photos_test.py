@@ -82,6 +82,7 @@ def test_photos_that_no_detector_reads(runs, tmp_path):
     assert "not an image" in told[1]
 
 
+@pytest.mark.slow
 def test_an_answer_does_not_depend_on_chance_or_the_other_photos(runs, tmp_path):
     """Of a model with MMFashion's switches: neither random crops nor the landmarks of other photos."""
     paths = [photo(tmp_path / f"{number}.png", number) for number in range(3)]

@@ -42,6 +42,7 @@ def test_roi_pooling_is_landmark_major(drawn):
     assert_sums_close(jax.jit(module.apply)(variables, [x], landmark), want, terms=24)
 
 
+@pytest.mark.slow
 def test_several_maps_are_joined_per_landmark(drawn):
     maps = [RNG.normal(size=(2, side, side, c)).astype(np.float32) for side, c in ((12, 2), (6, 3))]
     landmark = RNG.uniform(size=(2, 8, 2)).astype(np.float32)

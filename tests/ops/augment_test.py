@@ -143,6 +143,7 @@ def test_colour_factors():
     np.testing.assert_array_equal(ops.colour_jitter(jax.random.key(0), image), image)
 
 
+@pytest.mark.slow
 def test_random_erase():
     image = jnp.ones((40, 30, 3))
     shares = []
@@ -181,6 +182,7 @@ def _batch(b=6):
     }
 
 
+@pytest.mark.slow
 def test_front_function_moves_everything_together():
     settings = ops.AugmentSettings(out_hw=(32, 40), scale=(0.3, 0.6), brightness=0.3, hue=0.1, erase=0.5)
     batch = _batch()

@@ -107,6 +107,7 @@ def test_hand_written_numbers(box, options, expected):
     np.testing.assert_array_equal(got[0, :, :, 0], np.array(expected, np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("size, shape, stride", [(7, (40, 57, 3), 4.0), (3, (9, 70, 2), 8.0)])
 def test_equals_the_definition(mode, size, shape, stride):

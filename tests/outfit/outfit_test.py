@@ -214,6 +214,7 @@ def test_photos_that_cannot_be_read(models, looks, tmp_path):
     assert len(told) == 2 and "bad.jpg" in told[0] and "gone.jpg" in told[1]
 
 
+@pytest.mark.slow
 def test_the_complete_command(models, looks, gallery, tmp_path):
     """A folder with given types; what it saved gives the same."""
     saved = tmp_path / "gallery.safetensors"
@@ -269,6 +270,7 @@ def test_words_that_make_no_command(words, given, told):
         outfit.check_arguments(words, given)
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line(tmp_path):
     done = run("outfit", "complete", "a.jpg", "--gallery=b", f"--checkpoint={tmp_path / 'none'}")
     assert done.returncode == 2 and "Traceback" not in done.stderr

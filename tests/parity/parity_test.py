@@ -38,6 +38,7 @@ def reached(folder):
     assert all(result.state == "ok" and result.value < BOUND for result in results), results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_recorded_outputs_are_reached(name):
     reached(FOLDERS / name)
@@ -76,6 +77,7 @@ def shapes_in(template, module):
     return key_maps.torch_shapes(template, backbones.torch_keys(module))
 
 
+@pytest.mark.slow
 def test_wrong_and_missing_outputs_fail(capsys, tmp_path):
     folder = tmp_path / "any_name"
     manifest = tiny_folder(folder)
@@ -198,6 +200,7 @@ def test_depths_and_normalisation_are_recognised_by_the_numbers():
     assert weight_files.backbone_of(shapes) == resnet.ResNet(depth=50, stage_strides=(1, 2, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

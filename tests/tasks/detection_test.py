@@ -91,6 +91,7 @@ def test_training_logs_every_term_and_evaluates(run):
     assert {"standard/box_ap", "standard/mask_ap", "standard/mask_ap50"} <= set(measured)
 
 
+@pytest.mark.slow
 def test_evaluation_writes_page_and_results(run, tmp_path):
     result = evaluate.evaluate(run[1], "", tmp_path)
     assert result["n"] == 8 and result["label"] == "synthetic"

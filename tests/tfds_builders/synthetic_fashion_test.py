@@ -35,6 +35,7 @@ def test():
 
 
 # ------------------------------------------------------------------------------ bytes and identities
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_processes(train):
     # `train` was rendered in two processes; here: this process, single records, out of order
     for index in (280, 3, 100, 31, 32):

@@ -162,6 +162,7 @@ def loaded_positions(tmp_path, config, positions):
     return found.config, found.variables["params"]["backbone"]["pos_embed"], notes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, grid", [("larger", 7), ("smaller", 3)])
 def test_positions_are_resized_as_pytorch_does(tmp_path, resized, name, grid):
     _, positions, notes = loaded_positions(tmp_path, vit_config(grid), resized["positions"])

@@ -250,6 +250,7 @@ def type_spaces(folder, pairs=PAIRS):
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "argument", ["projection=mask,types=false", "projection=fc", "recipe=origin,projection=fc,types=false"]
 )

@@ -260,6 +260,7 @@ def test_plain_backbones_are_recognised_by_their_keys(name):
 # --- the command ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save", [save_zip, save_legacy])
 def test_a_file_becomes_a_checkpoint_and_comes_out_bitwise(tmp_path, capsys, save):
     """Import → export → import; head widths are the file's, whatever the config's dataset says."""

@@ -92,6 +92,7 @@ def test_bfloat16_sums_in_float32():
             assert relative(mine, theirs) < 5e-3  # one rounding of inputs and result: 2**-9 each
 
 
+@pytest.mark.slow
 def test_under_vmap_scan_remat_and_both_kinds_of_parallel_step():
     xs, kernel = draw((2, 1, 15, 16, 3), 3, 64)
 

@@ -59,6 +59,7 @@ def test_nan_is_passed_on_in_both_modes():
         np.testing.assert_array_equal(np.isnan(y[0, :, :, 0]), [[True, False], [False, False]])
 
 
+@pytest.mark.slow
 def test_under_vmap_scan_and_remat():
     x = jnp.asarray(np.random.default_rng(2).normal(size=(3, 2, 6, 6, 2)), jnp.float32)
 

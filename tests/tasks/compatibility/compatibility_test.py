@@ -205,6 +205,7 @@ def test_one_batch_is_overfitted(argument):
     assert np.median(losses[-50:]) < 0.01 * losses[0], (losses[0], losses[-50:])
 
 
+@pytest.mark.slow
 def test_real_and_artificial_outfits_differ_in_items_alone(monkeypatch):
     """Where a type has no other piece in the batch, the slot is left out of both."""
     config = tiny("recipe=set")
