@@ -35,8 +35,6 @@ def nms(box, score, valid, *, threshold: float, legacy: bool = False, group=None
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}, not {method!r}")
-    if method == "auto":
-        method = "loop" if jax.default_backend() == "cpu" else "rounds"
     n = box.shape[0]
     if n == 0:
         return jnp.zeros(0, bool)
@@ -47,7 +45,10 @@ def nms(box, score, valid, *, threshold: float, legacy: bool = False, group=None
         above &= group[order][:, None] == group[order][None, :]
     suppresses = above & (jnp.arange(n)[:, None] < jnp.arange(n)[None, :])  # row suppresses column
     start = valid[order]
-    kept = (_loop if method == "loop" else _rounds)(suppresses, start)
+    if method == "auto":  # by the platform that the program is lowered for
+        kept = jax.lax.platform_dependent(suppresses, start, cpu=_loop, default=_rounds)
+    else:
+        kept = (_loop if method == "loop" else _rounds)(suppresses, start)
     return jnp.zeros(n, bool).at[order].set(kept)
 
 

@@ -31,11 +31,16 @@ def save(workdir: Path, kind: str, weights: int = 0, points: int = 8, **fields) 
         config.model.hidden = config.model.features = 16
     config.labels = LABELS | {"type_space": [["tops", "tops"], ["tops", "bags"], ["bags", "bags"]]}
     config.update(fields)
+    record = {"landmark": np.zeros((points, 2), np.float32), "visibility": np.zeros(points, np.int32)}
+    return save_drawn(workdir, config, weights, record)
+
+
+def save_drawn(workdir: Path, config, seed: int, record: dict | None = None) -> Path:
+    """A checkpoint of step 3 with weights drawn by numpy; `record` is what its input has beside an image."""
     task = tasks.make(config)
-    record = {"image": np.zeros((40, 60, 3), np.uint8)}
-    record |= {"landmark": np.zeros((points, 2), np.float32), "visibility": np.zeros(points, np.int32)}
+    record = {"image": np.zeros((40, 60, 3), np.uint8)} | (record or {})
     batch = {name: value[None] for name, value in task.preprocess(record, None).items()}
-    rng = np.random.default_rng(weights)
+    rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(task.init, jax.random.PRNGKey(0), batch)
     params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(x.dtype), shapes[0])
     model_state = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes[1])

@@ -3,13 +3,11 @@
 import itertools
 from pathlib import Path
 
-import jax
 import numpy as np
+from checkpoints import save_drawn
 from PIL import Image
 
 from experiments import compatibility
-from fashionjax import tasks
-from fashionjax.runtime import checkpoint, state
 
 TYPES = [
     *("accessories", "all-body", "bags", "bottoms", "hats", "jewellery"),
@@ -31,19 +29,7 @@ def save_model(workdir: Path, kind: str, seed: int = 0, **fields) -> Path:
     config.model.backbone_fields.width = 4
     config.labels = {"category": TYPES, "type_space": PAIRS}
     config.update(fields)
-    task = tasks.make(config)
-    example = task.preprocess({"image": np.zeros((40, 60, 3), np.uint8)}, None)
-    batch = {name: value[None] for name, value in example.items()}
-    rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(task.init, jax.random.PRNGKey(0), batch)
-    params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(x.dtype), shapes[0])
-    model_state = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes[1])
-    run = state.TrainState(np.int32(3), params, model_state, {}, jax.random.PRNGKey(1))
-    manager = checkpoint.open_manager(workdir)
-    checkpoint.save(manager, run, config)
-    manager.wait_until_finished()
-    manager.close()
-    return workdir
+    return save_drawn(workdir, config, seed)
 
 
 def photo(path: Path, seed: int) -> str:

@@ -254,5 +254,5 @@ ENTRY = TaskEntry(
     },
     report=DetectionReport,
     command="segment",
-    unread_labels=("landmark", "landmark_flip", "landmark_count", "landmark_flip_pair", "attribute"),
+    unread_labels=("landmark", "landmark_flip", "landmark_count", "attribute"),
 )
