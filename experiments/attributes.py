@@ -73,8 +73,10 @@ def get_config(arg: str | None = None):
             config.eval_split, config.validation.items = "validation", 0.1
     if common.choose("faithful", args["faithful"], common.SWITCHED):
         config.box_clip = False
-        roi = config.model.pooling == "roi"
-        common.switch_on(config, "s1", "s2", "s12", *(["s5"] if roi else []), group=per_gpu if roi else None)
+        config.quirks = ("s1_random_crop_at_test", "s2_landmark_not_moved", "s12_best_50_attributes")
+        if config.model.pooling == "roi":
+            config.quirks += ("s3_roi_scramble_group", "s5_align_corners")
+            config.images_per_gpu = per_gpu
     if args["tiny"]:
         common.tiny(config, "train=200,val=40,test=40,size=64")
         config.eval_split, config.test_split, config.validation.items = "val", "test", 0.0

@@ -52,8 +52,10 @@ def get_config(arg: str | None = None):
         config.batch_size, config.eval_every, config.best = 128, 500, "standard/category_top1"
     if common.choose("faithful", args["faithful"], common.SWITCHED):
         config.box_clip = False
-        roi = config.model.pooling == "roi"
-        common.switch_on(config, "s1", "s2", "s12", group=per_gpu if roi else None)
+        config.quirks = ("s1_random_crop_at_test", "s2_landmark_not_moved", "s12_best_50_attributes")
+        if config.model.pooling == "roi":
+            config.quirks += ("s3_roi_scramble_group",)
+            config.images_per_gpu = per_gpu
     if args["tiny"]:
         common.tiny(config, "train=200,val=40,test=40,size=64")
     return config

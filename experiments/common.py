@@ -4,30 +4,6 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict, config_dict
 
-# The switches of docs/faithful.md: each repeats one peculiarity behind MMFashion's published numbers.
-FAITHFUL = (
-    "s1_random_crop_at_test",
-    "s2_landmark_not_moved",
-    "s3_roi_scramble_group",
-    "s4_landmark_scaled_twice",
-    "s5_align_corners",
-    "s6_landmark_list_shifted",
-    "s7_pair_label_halved",
-    "s8_attribute_zero",
-    "s9_double_sigmoid",
-    "s10_invisible_counts",
-    "s11_every_20th_batch",
-    "s12_best_50_attributes",
-    "s13_share_of_matches",
-    "s14_mean_sigmoid_loss",
-    "s15_gallery_per_pair",
-    "c1_zoo_names",
-    "c2_raw_masks",
-    "c3_no_text",
-    "c4_same_type_apart",
-    "c5_vse_weighted_twice",
-    "c6_tested_on_disjoint",
-)
 BACKBONES = {"vgg16": "vgg16", "resnet50": "resnet50"}
 POOLS = {"global": "global", "landmark": "roi"}
 SWITCHED = {"none": False, "zoo": True}
@@ -77,9 +53,8 @@ def base() -> ConfigDict:
     # share of the training items held out as the split "validation", where a benchmark has none; 0: none
     config.validation = ConfigDict({"items": 0.0, "seed": 0})
     config.item_labels = False  # whether the dataset's items are labels
-    config.faithful = ConfigDict(dict.fromkeys(FAITHFUL, False))
-    del config.faithful.s3_roi_scramble_group
-    config.faithful.s3_roi_scramble_group = config_dict.placeholder(int)
+    config.quirks = ()  # names of docs/faithful.md
+    config.images_per_gpu = 0  # of the original: the group of the quirk s3_roi_scramble_group
     config.labels = ConfigDict()  # filled from the dataset when a run starts
 
     config.image_size = 224
@@ -146,14 +121,6 @@ def zoo(config: ConfigDict, *, lr: float, drops: tuple, epochs: int, batch: int,
     config.save_every = 2000
 
 
-def switch_on(config: ConfigDict, *switches: str, group: int | None = None) -> None:
-    """Turn switches on by their number ("s1", …); `group` is s3's images per GPU, None leaves it off."""
-    for switch in switches:
-        (name,) = [name for name in FAITHFUL if name.split("_")[0] == switch]
-        config.faithful[name] = True
-    config.faithful.s3_roi_scramble_group = group
-
-
 def tiny(config: ConfigDict, records: str) -> None:
     """The same system small enough for a laptop: synthetic `records`, 64 px, narrow layers, 20 steps."""
     config.dataset = "synthetic"
@@ -193,6 +160,7 @@ def detection(config: ConfigDict, backbone: str) -> None:
         "box_clip",
         "shrink_first",
         "augment",
+        "images_per_gpu",
     ):
         del config[unused]
     # sides in pixels; buckets (height, width) in multiples of 32: the shapes that batches are padded to

@@ -43,9 +43,11 @@ def get_config(arg: str | None = None):
 
     if common.choose("faithful", args["faithful"], common.SWITCHED):
         config.dataset = "deepfashion_consumer2shop/val_test"
-        common.switch_on(config, "s1", "s2", "s7", "s8", "s13", "s15")
+        config.quirks = ("s1_random_crop_at_test", "s2_landmark_not_moved", "s7_pair_label_halved")
+        config.quirks += ("s8_attribute_zero", "s13_share_of_matches", "s15_gallery_per_pair")
         if config.model.pooling == "roi":
-            common.switch_on(config, "s4", group=PER_GPU)
+            config.quirks += ("s3_roi_scramble_group", "s4_landmark_scaled_twice")
+            config.images_per_gpu = PER_GPU
     if args["tiny"]:
         common.tiny(config, "train_items=30,val_items=6,test_items=8,size=64")
         config.model.embedding = 16

@@ -75,9 +75,11 @@ def get_config(arg: str | None = None):
 
     if common.choose("faithful", args["faithful"], common.SWITCHED):
         config.box_clip = False
-        common.switch_on(config, "s1", "s2", "s13")
+        config.quirks = ("s1_random_crop_at_test", "s2_landmark_not_moved", "s13_share_of_matches")
         if pooling == "roi":
-            common.switch_on(config, "s4", "s5", "s6", group=per_gpu)
+            config.quirks += ("s3_roi_scramble_group", "s4_landmark_scaled_twice", "s5_align_corners")
+            config.quirks += ("s6_landmark_list_shifted",)
+            config.images_per_gpu = per_gpu
     if args["tiny"]:
         common.tiny(config, "train_items=40,test_items=10,size=64")
         config.model.embedding = 16

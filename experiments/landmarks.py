@@ -49,7 +49,8 @@ def get_config(arg: str | None = None):
         heatmap(config)
     if common.choose("faithful", args["faithful"], common.SWITCHED):
         config.box_clip = False
-        common.switch_on(config, "s1", "s2", "s9", "s10", "s11")
+        config.quirks = ("s1_random_crop_at_test", "s2_landmark_not_moved", "s9_double_sigmoid")
+        config.quirks += ("s10_invisible_counts", "s11_every_20th_batch")
     if args["tiny"]:
         common.tiny(config, "train=200,val=40,test=40,size=64")
     return config

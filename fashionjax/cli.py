@@ -145,12 +145,25 @@ def make_folder(path: str | Path, flag: str) -> Path:
 def _parse(argv: list[str]) -> list[str]:
     """absl's parser; an unknown flag or config field is reported in one line instead of a traceback."""
     try:
+        _check_moved(argv)
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS:
             _ = flags.FLAGS.config.task  # errors of a config file surface on first access
         return rest
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, UserError) as error:
         sys.exit(_refuse(_one_line(error)))
+
+
+def _check_moved(argv: Sequence[str]) -> None:
+    """A UserError for config fields of earlier versions that shows the new form."""
+    for word in argv:
+        old = re.match(r"--?(?:no)?config\.faithful\.(\w+)(?:=(.*))?", word)
+        if old:
+            size = " --config.images_per_gpu=N" if old[1] == "s3_roi_scramble_group" else ""
+            raise UserError(
+                f"{word}: this is now --config.quirks={old[1]}{size} (repeat --config.quirks for several; "
+                "leave a name out to turn it off)"
+            )
 
 
 def _one_line(error: Exception) -> str:

@@ -185,8 +185,8 @@ def main(argv: list[str]) -> int:
         allow_missing=args.allow_missing,
         with_baselines=args.baselines,
     )
-    judged = quirks.judged_by(ConfigDict(result["config"]))
-    headline = {name: value for name, value in result["metrics"].items() if name.startswith(judged)}
+    prefix = quirks.headline_prefix(ConfigDict(result["config"]))
+    headline = {name: value for name, value in result["metrics"].items() if name.startswith(prefix)}
     for name, value in headline.items():
         print(f"{name:<40} {value:.4f}")
     print(f"{result['n']} of {result['n_total']} records, label {result['label']}")

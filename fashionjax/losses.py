@@ -70,7 +70,7 @@ def visibility_bce(logits, visibility):
 
 
 def visibility_bce_double_sigmoid(logits, visibility):
-    """As `visibility_bce` but the sigmoid of the logits is taken for a logit once more (switch S9)."""
+    """As `visibility_bce` but the sigmoid of the logits is taken for a logit once more (quirk S9)."""
     return sigmoid_bce(jax.nn.sigmoid(logits.astype(jnp.float32)), visibility)
 
 

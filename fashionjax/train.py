@@ -226,8 +226,8 @@ def _summary(config: ConfigDict, workdir: Path, step: int) -> None:
     if lines:
         metrics = json.loads(lines[-1])
         print(f"{config.eval_split} at step {metrics.pop('step')}:")
-        judged = {name: v for name, v in metrics.items() if name.startswith(quirks.judged_by(config))}
-        for name, value in judged.items():
+        headline = {name: v for name, v in metrics.items() if name.startswith(quirks.headline_prefix(config))}
+        for name, value in headline.items():
             print(f"  {name:<40} {value:.4f}")
     print(f"checkpoint of step {step}: {workdir / checkpoint.FOLDER / str(step)}")
     print(

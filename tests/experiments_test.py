@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from commands import run
 
-from experiments import common
-from fashionjax import evaluate, tasks, train
+from fashionjax import evaluate, quirks, tasks, train
 from fashionjax.data import builders
 from fashionjax.task import AXIS
 
@@ -113,7 +112,7 @@ def shapes(config) -> tuple:
     params, model_state = jax.eval_shape(
         task.init, jax.random.PRNGKey(0), batch_of(config, config.image_size)
     )
-    random_crop = config.faithful.s1_random_crop_at_test
+    random_crop = "s1_random_crop_at_test" in config.quirks
     count = config.outfit.slots if config.task == "compatibility" else 3
     batch = batch_of(config, config.image_size if random_crop else config.canvas_size, count)
     batch |= {"example_weight": np.ones(count, np.float32), "slot": np.arange(count, dtype=np.int32)}
@@ -145,8 +144,8 @@ def check_combinations(name, change=lambda config: None):
         config = with_labels(system(name).get_config(argument))
         assert bool(config.steps) != bool(config.epochs), argument
         change(config)
-        traced = [config.get(name, {}) for name in ("model", "loss", "faithful", "retrieval")]
-        key = repr([sorted(dict(part).items()) for part in traced] + [LABELS[config.dataset]])
+        traced = [config.get(name, {}) for name in ("model", "loss", "retrieval")]
+        key = repr([sorted(dict(part).items()) for part in traced] + [config.quirks, LABELS[config.dataset]])
         if key not in seen:
             seen[key] = shapes(config)
         scalars, predicted = seen[key]
@@ -197,28 +196,24 @@ def test_wrong_arguments_are_told(name):
 def test_docstrings_say_the_command_and_nothing_is_on_by_default(name):
     module = system(name)
     assert f"--config=experiments/{name}.py" in module.__doc__ and "fashionjax evaluate" in module.__doc__
-    faithful = dict(module.get_config().faithful)
-    assert not any(faithful.values()) and tuple(faithful) != () and set(faithful) == set(common.FAITHFUL)
+    assert module.get_config().quirks == () and not module.get_config().images_per_gpu
 
 
 def test_faithful_sets_what_the_rows_used():
     def on(name, argument=""):
-        faithful = system(name).get_config(f"faithful=zoo{argument}").faithful
-        return {switch.split("_")[0]: value for switch, value in faithful.items() if value}
+        config = system(name).get_config(f"faithful=zoo{argument}")
+        return " ".join(quirk.split("_")[0] for quirk in quirks.names_on(config)), config.images_per_gpu
 
-    flags = dict.fromkeys
-    assert on("attributes") == flags(["s1", "s2", "s12"], True)
-    assert on("attributes", ",pool=landmark") == flags(["s1", "s2", "s5", "s12"], True) | {"s3": 32}
     landmark = ",backbone=resnet50,pool=landmark"
-    assert on("category_attributes", landmark) == flags(["s1", "s2", "s12"], True) | {"s3": 64}
-    assert on("landmarks") == flags(["s1", "s2", "s9", "s10", "s11"], True)
-    assert on("inshop") == flags(["s1", "s2", "s13"], True)
-    assert on("inshop", landmark) == flags(["s1", "s2", "s4", "s5", "s6", "s13"], True) | {"s3": 16}
-    pairs = flags(["s1", "s2", "s4", "s7", "s8", "s13", "s15"], True)
-    assert on("consumer2shop") == pairs | {"s3": 8}
-    outfits = flags(["s1", "c1", "c2", "c3", "c4", "c5"], True)
-    assert on("compatibility") == outfits
-    assert on("compatibility", ",split=nondisjoint") == outfits | {"c6": True}
+    assert on("attributes") == ("s1 s2 s12", 0)
+    assert on("attributes", ",pool=landmark") == ("s1 s2 s3 s5 s12", 32)
+    assert on("category_attributes", landmark) == ("s1 s2 s3 s12", 64)
+    assert on("landmarks") == ("s1 s2 s9 s10 s11", 0)
+    assert on("inshop") == ("s1 s2 s13", 0)
+    assert on("inshop", landmark) == ("s1 s2 s3 s4 s5 s6 s13", 16)
+    assert on("consumer2shop") == ("s1 s2 s3 s4 s7 s8 s13 s15", 8)
+    assert on("compatibility") == ("s1 c1 c2 c3 c4 c5", 0)
+    assert on("compatibility", ",split=nondisjoint") == ("s1 c1 c2 c3 c4 c5 c6", 0)
 
 
 # ------------------------------------------------------------------------------ two steps of each family

@@ -36,7 +36,7 @@ REPORT_FIELDS = {
     **{"label": str, "dataset": str, "split": str, "n": int, "metrics": dict},
     **{"n_total": int, "step": int | None, "switches": list, "config": dict},
 }
-CONFIG_FIELDS = {"dataset": str, "faithful": dict, "imported": dict | None, "init_from": str | None}
+CONFIG_FIELDS = {"dataset": str, "quirks": list, "imported": dict | None, "init_from": str | None}
 
 
 class Found(NamedTuple):
@@ -69,6 +69,8 @@ def read_report(path: Path) -> dict:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{path}: not readable as JSON ({reason}); evaluate again, or remove it") from error
     wrong = _wrong_field(report, REPORT_FIELDS, REQUIRED)
+    if wrong is None and "config" in report:
+        checkpoint_files.convert(report["config"])
     if wrong is None:
         wrong = next((f"metrics.{name}" for name, v in report["metrics"].items() if not _is_number(v)), None)
     if wrong is None and not all(isinstance(name, str) for name in report.get("switches", [])):
@@ -109,7 +111,7 @@ def is_synthetic(report: Mapping) -> bool:
 
 
 def find_checkpoints(zoo: Zoo, workdirs: Iterable[str | Path]) -> dict[tuple[str, str], Path]:
-    """(row id, column) → the newest run below `workdirs` that has the row's config and switches."""
+    """(row id, column) → the newest run below `workdirs` that has the row's config and quirks."""
     found: dict[tuple[str, str], tuple[float, Path]] = {}
     for step_folder in checkpoint_files.below(workdirs):
         config = checkpoint_files.read_config(step_folder)
@@ -166,7 +168,7 @@ def compare(
 
 
 def _row(zoo: Zoo, row, mine: list[Found], places: Mapping, remarks: list, checkpoints, data_dir) -> dict:
-    """A zoo row with its lines: one per metric and set of switches, the published set first."""
+    """A zoo row with its lines: one per metric and set of quirks, the published set first."""
     kept = ("id", "table", "backbone", "pooling", "variant", "dataset", "split", "config", "notes")
     metrics, shown = [], set()
     for metric in row["metrics"]:

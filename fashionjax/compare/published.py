@@ -8,7 +8,7 @@ A report belongs to a row when its label is not synthetic and
 - no other row fits as well.
 
 Anything else that could change the number (records left out, picture size, optimiser …) keeps it in the row
-with a remark. Results measured with other faithful switches than the row's stay apart from those with the
+with a remark. Results measured with other quirks than the row's stay apart from those with the
 row's. A report that misses the rule is listed with what differs, and not placed.
 """
 
@@ -80,8 +80,8 @@ NEUTRAL = frozenset(
         "eval_every",
         "save_every",
     )
-    + ("best", "best_mode", "workers", "parallel", "nonfinite", "eval_split", "test_split", "faithful")
-    + ("init_from", "init_skip")
+    + ("best", "best_mode", "workers", "parallel", "nonfinite", "eval_split", "test_split", "quirks")
+    + ("init_from", "init_skip", "images_per_gpu")
 )
 # fields that only training reads
 TRAINING = frozenset(
@@ -101,7 +101,7 @@ class Place(NamedTuple):
     """Where a result belongs: in `row` with `remarks`, or nowhere because of `why`."""
 
     row: dict | None
-    as_published: bool = False  # measured with exactly the row's faithful switches
+    as_published: bool = False  # measured with exactly the row's quirks
     remarks: tuple[str, ...] = ()
     why: str = ""
 
@@ -183,8 +183,8 @@ def experiment(config: str) -> dict:
 
 
 def switches(config: Mapping) -> list[str]:
-    """Names of the faithful switches that are on, as reports list them."""
-    return sorted(name for name, on in config.get("faithful", {}).items() if on)
+    """Names of the quirks that are on, sorted."""
+    return sorted(config.get("quirks", ()))
 
 
 def imported_file(config: Mapping, *, backbone: bool = False) -> str:
@@ -263,7 +263,7 @@ def _placed(row: Mapping, report: Mapping) -> Place:
     if not forward and imported_file(config):
         remarks.append(f"trained on from imported weights {imported_file(config)}")
     passed = NEUTRAL | {"task", "model"} | (TRAINING if forward else {"loss"})
-    passed -= {"faithful"} if as_published else set()  # a switch may hold a number
+    passed -= {"images_per_gpu"} if as_published else set()
     want = experiment(config_argument(row, faithful=as_published))
     changed = _differences(config, want, lambda section: section not in passed)
     if changed:

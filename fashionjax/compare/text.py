@@ -82,7 +82,7 @@ def _lines(row: Mapping, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
 def switches_text(on: Sequence[str]) -> str:
     """How a line measured otherwise than the published one is named; s1_random_crop_at_test is s1."""
     short = sorted((name.split("_")[0] for name in on), key=lambda name: (len(name), name))
-    return f"with {', '.join(short)}" if on else "without switches"
+    return f"with {', '.join(short)}" if on else "without quirks"
 
 
 def _notes(row: Mapping) -> list[str]:

@@ -78,7 +78,7 @@ CROP_SCALE, CROP_RATIO, CROP_TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10  # torchvis
 
 
 def rng_of(seed: int, record: Example) -> np.random.Generator:
-    """A generator that belongs to a record, so that random crops at evaluation (switch S1) replay."""
+    """A generator that belongs to a record, so that random crops at evaluation (quirk S1) replay."""
     return np.random.default_rng((seed, zlib.crc32(str(record.get("image_id", "")).encode())))
 
 
@@ -119,11 +119,11 @@ def place_at_random(
     shrink: bool = True,
     flip_order: Callable[[int], np.ndarray] | None = None,
 ) -> Example:
-    """MMFashion's chain for every picture, in training as in evaluation (switch S1): crop the frame (black
+    """MMFashion's chain for every picture, in training as in evaluation (quirk S1): crop the frame (black
     outside the picture), shrink it to fit `size` (Lanczos, aspect kept, never enlarged), random resized crop
     (bilinear), flip.
 
-    → image, frame, landmark and visibility as `place`; with `move` False (switch S2) the landmarks stay in
+    → image, frame, landmark and visibility as `place`; with `move` False (quirk S2) the landmarks stay in
     the frame as if it had been stretched to the picture; with `shrink` False (outfits) the crop is taken from
     the frame as it is. `flip_order` (number of slots → slot that each takes its value from) exchanges left
     and right landmarks; None: neighbours. Source: mmfashion/datasets/attr_dataset.py.

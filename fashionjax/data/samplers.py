@@ -121,7 +121,7 @@ def pair_triplets(
 
     Positive: the shop's picture that the consumer's is paired with last. Negative: a pair drawn uniformly
     until its item differs, then the shop's picture of a uniform pair of that item. `halved_label` [n], a
-    label per record, turns switch S7 on: the label of pair i is that of pair i // 2. Source:
+    label per record, turns quirk S7 on: the label of pair i is that of pair i // 2. Source:
     mmfashion/datasets/Consumer_to_shop.py.
     """
     pairs = pairs_of(pair_id, view, item)

@@ -26,8 +26,8 @@ from fashionjax.runtime import progress
 
 DATASET = "dataset:"  # --gallery=dataset:NAME/CONFIG:SPLIT
 # the config fields beside the parameters that an embedding or a type's number depends on, the random crops of
-# switch S1 apart, which `photos.load` turns off
-FINGERPRINTED = ("task", "model", "image_size", "dtype", "crop_box", "box_margin", "faithful", "labels")
+# quirk S1 apart, which `photos.load` turns off
+FINGERPRINTED = ("task", "model", "image_size", "dtype", "crop_box", "box_margin", "labels")
 
 
 class Embedded(NamedTuple):
@@ -47,8 +47,9 @@ def fingerprint(model: inference.Model) -> str:
     """Hex digits that two models share only if they embed alike."""
     digest = hashlib.sha256()
     config = model.config.to_dict()
-    told = {name: config.get(name) for name in FINGERPRINTED}
-    digest.update(json.dumps(told, sort_keys=True, default=str).encode())
+    fields = {name: config.get(name) for name in FINGERPRINTED}
+    fields["quirks"] = sorted(config.get("quirks", ()))
+    digest.update(json.dumps(fields, sort_keys=True, default=str).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path((model.params, model.model_state)):
         leaf = np.ascontiguousarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
@@ -122,7 +123,7 @@ def open_split(name: str, model: inference.Model, data_dir: str = "") -> tuple[s
 
 
 def embed_split(split: source.Split, where: dict[str, str], model: inference.Model) -> Embedded:
-    """The records of a split, seen as an evaluation sees them but for the switches that are off here: cut to
+    """The records of a split, seen as an evaluation sees them but for the quirks that are off here: cut to
     their boxes and pooled at their landmarks where they have them."""
     if photos.takes_landmarks(model.config) and "landmark" not in split.features:
         raise UserError(

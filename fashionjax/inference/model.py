@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,13 +33,20 @@ class Model(NamedTuple):
     step: int  # how long it was trained
 
 
-def load(path: str | Path, which: str = "best", overrides: Mapping[str, str] | None = None) -> Model:
+def load(
+    path: str | Path,
+    which: str = "best",
+    overrides: Mapping[str, str] | None = None,
+    quirks_off: Sequence[str] = (),
+) -> Model:
     """The model of a checkpoint. `path` and `which` (best, last or a step) as for
-    `checkpoint.restore_for_inference`; `overrides` replaces config fields, empty values do not."""
+    `checkpoint.restore_for_inference`; `overrides` replaces config fields, empty values do not;
+    `quirks_off` are left out of `config.quirks`."""
     restored = checkpoint.restore_for_inference(path, which)
     config = restored.config
     with config.unlocked():
         config.update({name: value for name, value in (overrides or {}).items() if value})
+        config.quirks = [name for name in config.get("quirks", ()) if name not in quirks_off]
     task, mesh = tasks.make(config), parallel.make_mesh()
     step = parallel.compile_predict_step(state.make_predict_step(task), config.parallel, mesh)
     params, model_state = parallel.replicate((restored.params, restored.model_state), mesh)
@@ -139,8 +146,8 @@ def predictions(
         process=process,
         collate=model.task.collate,
     )
-    # the devices' shares are equal, and whole groups under switch S3: the same numbers on any device count
-    share = len(model.mesh.local_devices) * (quirks.on(config, "s3_roi_scramble_group") or 1)
+    # the devices' shares are equal, and whole groups under quirk S3: the same numbers on any device count
+    share = len(model.mesh.local_devices) * quirks.scramble_group(config)
     batches = (pipeline.pad(batch, share) for batch in batches)
     feed = parallel.prefetch(batches, lambda batch: parallel.put_batch(batch, config.parallel, model.mesh))
     started, seen, broken = time.monotonic(), 0, []

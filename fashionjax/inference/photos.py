@@ -32,14 +32,10 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", "
 UNREAD_SUFFIXES = (".jxl", ".svg", ".psd", ".eps", ".ico", ".tga", ".exr", ".hdr", ".dng", ".cr2", ".cr3",
                    ".nef", ".arw", ".raf", ".rw2", ".orf", ".pef", ".srw")  # fmt: skip
 READERS = min(4, os.cpu_count() or 1)  # each may hold a 100-megapixel photo
-# Switches that `load` turns off. They repeat how the published numbers were measured, and under them an
+# Quirks that `load` turns off. They repeat how the published numbers were measured, and under them an
 # answer depends on chance (S1), on the other images of the batch (S3) or on whether an image comes from a
 # released list (S6): the same garment would embed differently as a photo and in a gallery.
-OFF = {
-    "s1_random_crop_at_test": False,
-    "s3_roi_scramble_group": None,
-    "s6_landmark_list_shifted": False,
-}
+OFF = ("s1_random_crop_at_test", "s3_roi_scramble_group", "s6_landmark_list_shifted")
 UNUSED = 3  # a landmark that the detector does not see: as the slots that a garment has no landmark for
 
 Pixels = str | os.PathLike | Image.Image | np.ndarray  # a file, or an image in memory
@@ -72,12 +68,12 @@ class Photo(NamedTuple):
 
 
 def load(path: str | os.PathLike, command: str | None = None, which: str = "best") -> inference.Model:
-    """The model of a checkpoint for photos and galleries of users: the switches `OFF` are off, so that a
+    """The model of a checkpoint for photos and galleries of users: the quirks `OFF` are off, so that a
     photo is stretched to the input size once and always answered alike. `which`: best, last or a step.
 
     A UserError where its task is not one of `command`, naming the command that fits.
     """
-    model = inference.load(path, which, overrides={"faithful": OFF})
+    model = inference.load(path, which, quirks_off=OFF)
     fits = tasks.entry(model.config.task).command
     if command not in (None, fits):
         raise UserError(

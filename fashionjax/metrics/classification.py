@@ -11,7 +11,7 @@ import numpy as np
 
 from fashionjax.errors import UserError
 
-BEST_CLASSES = 50  # MMFashion averages over its 50 best attributes only (switch S12)
+BEST_CLASSES = 50  # MMFashion averages over its 50 best attributes only (quirk S12)
 
 ATTRIBUTE_DEFINITIONS = {
     "zoo/attribute_recall@k": (

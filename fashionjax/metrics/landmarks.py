@@ -10,7 +10,7 @@ from fashionjax.errors import UserError
 
 FRAME = 224.0
 DETECTED_PIXELS = 10.0  # of the 224 frame, inclusive
-ZOO_EVERY = 20  # MMFashion's final figure is the mean of batches 0, 20, 40, ... (switch S11)
+ZOO_EVERY = 20  # MMFashion's final figure is the mean of batches 0, 20, 40, ... (quirk S11)
 # Coordinates pass through float32 on their way here, so "at most 10 pixels" needs this much room.
 SLACK = 1e-6
 
@@ -113,7 +113,7 @@ def landmark_metrics(
     """predicted, true [n k 2] in [0, 1], visibility [n k] of 0/1, predicted_visibility [n k] probability ->
     metrics.
 
-    The zoo's own averaging (switch S11) is zoo_batch_size = its test batch, zoo_every = ZOO_EVERY.
+    The zoo's own averaging (quirk S11) is zoo_batch_size = its test batch, zoo_every = ZOO_EVERY.
     """
     predicted, true, visibility = _checked(predicted, true, visibility)
     seen = visibility > 0.5

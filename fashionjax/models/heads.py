@@ -112,7 +112,7 @@ class RoIPooling(nn.Module):
     The pooled vectors (of several maps: joined per landmark) are concatenated landmark-major.
 
     `crop` is the side of the plane in cells, the window around a landmark spans 2 of them; `samples` points
-    per axis. `group` (switch S3) mixes the centres of that many images as the original does, None keeps each
+    per axis. `group` (quirk S3) mixes the centres of that many images as the original does, None keeps each
     image's own. `align_corners` (S5) selects the sampling rule of PyTorch before 1.3. Missing landmarks are
     fed as (0, 0) and pool the corner. `norm` as in `AverageGlobalPooling`.
     """

@@ -19,7 +19,7 @@ class Predictor(PooledFeatures):
 
     Keys, as far as the model has the part: attribute_logits [b a], category_logits [b categories], feature [b
     d], landmark [b k 2] in [0, 1], visibility_logits [b k]. `PooledFeatures` has the pooling fields.
-    `roi_group` is switch S3 (None: correct; `roi_count` images at the front are real, the rest padding),
+    `roi_group` is quirk S3 (None: correct; `roi_count` images at the front are real, the rest padding),
     `align_corners` S5. Dropout draws from the 'dropout' stream in training.
     """
 

@@ -31,7 +31,7 @@ class AugmentSettings(NamedTuple):
     erase: float = 0.0  # probability
     erase_scale: tuple[float, float] = (0.02, 0.33)
     erase_ratio: tuple[float, float] = (0.3, 3.3)
-    move_landmark: bool = True  # False: landmarks stay where they were before crop and flip (switch S2)
+    move_landmark: bool = True  # False: landmarks stay where they were before crop and flip (quirk S2)
     landmark_flip: tuple[tuple[int, int], ...] | None = None  # (left, right) slots, as for `flip_order`
     dtype: str = "float32"  # of the image that leaves
 

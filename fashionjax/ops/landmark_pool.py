@@ -67,7 +67,7 @@ def landmark_pool(feature, landmark, *, samples: int = 2, crop: int = 7, align_c
 
 
 def scramble_centres(landmark, group: int, count=None):
-    """Exchange landmark coordinates between images as MMFashion's ROI layer did (switch S3).
+    """Exchange landmark coordinates between images as MMFashion's ROI layer did (quirk S3).
 
     landmark [b k 2] -> [b k 2]. The images are cut into chunks of `group` (the batch that one GPU received;
     the last chunk may be shorter). Within a chunk of size B the list x_0..x_{B-1}, y_0..y_{B-1} was read

@@ -1,6 +1,6 @@
 """The recorded outputs of the type-aware compatibility models, MMFashion's and the original author's.
 
-Losses go through the terms that training uses, with the weights and the faithful switches of the experiment;
+Losses go through the terms that training uses, with the weights and quirks of the experiment;
 everything is in evaluation mode, as it was recorded. Roles are x (anchor), z (positive) and y (negative).
 """
 
@@ -77,7 +77,7 @@ def outputs(config: ConfigDict, origin: bool, model: TypeAware, variables: dict,
     def run(variables, triplet):
         embeddings, top = _embed(model, variables, triplet["image"])
         text = jnp.stack([model.apply(variables, t, method="encode_text") for t in triplet["text"]])
-        # training rectifies masks; evaluation does not where switch C2 is on
+        # training rectifies masks; evaluation does not where quirk C2 is on
         trained = model.apply(variables, method="scoring")
         raw = model.apply(variables, not quirks.on(config, "c2_raw_masks"), method="scoring")
         projected = [type_spaces.project(trained, e, triplet["space"]) for e in embeddings]

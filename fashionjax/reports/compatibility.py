@@ -130,7 +130,7 @@ def panels(config, found: Found, images: Images) -> list[Panel]:
 
 
 def variant_name(config) -> str:
-    """What the model is; under switch C1 as the zoo names it."""
+    """What the model is; under quirk C1 as the zoo names it."""
     if config.model.kind == "set_transformer":
         return "set transformer"
     if quirks.on(config, "c1_zoo_names"):

@@ -56,11 +56,19 @@ def below(folders: Iterable[str | Path]) -> Iterator[Path]:
 
 def read_config(step_folder: Path) -> dict:
     """The config in one step's folder, fields of earlier versions under today's names."""
-    config = _read_json(step_folder / CONFIG)
-    model = config.get("model", {})
+    return convert(_read_json(step_folder / CONFIG))
+
+
+def convert(config: dict) -> dict:
+    """A stored config, of a checkpoint or report, with fields of earlier versions under today's names."""
+    model, switches = config.get("model", {}), config.get("faithful")
     for old, new in RENAMED_MODEL_FIELDS.items():
         if old in model:
             model[new] = model.pop(old)
+    if isinstance(switches, dict):  # {switch: bool}, of S3 the number of images per GPU or None
+        del config["faithful"]
+        config["quirks"] = [name for name, value in switches.items() if value]
+        config["images_per_gpu"] = switches.get("s3_roi_scramble_group") or 0
     return config
 
 

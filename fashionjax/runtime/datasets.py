@@ -30,7 +30,7 @@ def is_synthetic(config: ConfigDict) -> bool:
 
 
 def tested_name(config: ConfigDict) -> str:
-    """The dataset that a run is evaluated on, as `config.dataset`: its own, but for switch C6."""
+    """The dataset that a run is evaluated on, as `config.dataset`: its own, but for quirk C6."""
     swapped = config.dataset == NONDISJOINT and quirks.on(config, "c6_tested_on_disjoint")
     return DISJOINT if swapped else config.dataset
 
@@ -72,7 +72,7 @@ def attach_labels(config: ConfigDict, split: source.Split) -> None:
 def labels_of(config: ConfigDict, split: source.Split) -> dict[str, list]:
     """The split's label names, and with `config.item_labels` the items of all splits as `item_id`.
 
-    Under switch C6 the type spaces are those of the dataset that is tested.
+    Under quirk C6 the type spaces are those of the dataset that is tested.
     """
     labels = dict(split.labels)
     if tested_name(config) != config.dataset:

@@ -110,7 +110,7 @@ def model_inputs(config: ConfigDict, batch: Batch, roles: int = 1) -> dict:
                 "checkpoint that detects them, or use a model trained with landmark_source=predicted"
             )
         given["landmark"] = quirks.roi_landmark(config, batch, roles)
-        given["align_corners"] = bool(quirks.on(config, "s5_align_corners"))
+        given["align_corners"] = quirks.on(config, "s5_align_corners")
     return given
 
 
@@ -153,7 +153,7 @@ def predictions(outputs: dict) -> dict:
 def metrics(config: ConfigDict, context: Context) -> LabelMetrics:
     """Every metric whose prediction and truth are in the stream.
 
-    Under switch S11 the zoo's landmark metrics are means over every 20th batch of `config.zoo_test_batch`.
+    Under quirk S11 the zoo's landmark metrics are means over every 20th batch of `config.zoo_test_batch`.
     """
     if not quirks.on(config, "s11_every_20th_batch"):
         return LabelMetrics(context.gather)

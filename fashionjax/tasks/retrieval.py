@@ -126,7 +126,7 @@ def order(config: ConfigDict, column: Callable[[str], np.ndarray]) -> samplers.S
 
 # ------------------------------------------------------------------------------ loss
 def model_inputs(config: ConfigDict, batch: Batch) -> dict:
-    """As the attribute models'; in triplets switch S3 mixes anchors with anchors, positives with positives
+    """As the attribute models'; in triplets quirk S3 mixes anchors with anchors, positives with positives
     and negatives with negatives."""
     triplets = _in_triplets(config) and "slot" in batch  # slots are of training batches
     return attributes.model_inputs(config, batch, roles=3 if triplets else 1)
@@ -225,8 +225,8 @@ TERMS = {
 
 # ------------------------------------------------------------------------------ evaluation
 def metrics(config: ConfigDict, context: Context) -> retrieval.RetrievalMetrics:
-    """Every retrieval metric; under switch S15 a picture counts once per pair it is in."""
-    return retrieval.RetrievalMetrics(context, per_pair=bool(quirks.on(config, "s15_gallery_per_pair")))
+    """Every retrieval metric; under quirk S15 a picture counts once per pair it is in."""
+    return retrieval.RetrievalMetrics(context, per_pair=quirks.on(config, "s15_gallery_per_pair"))
 
 
 def baselines(task: Task, context: Context) -> dict[str, collect.Mapped]:

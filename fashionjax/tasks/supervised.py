@@ -20,7 +20,14 @@ from fashionjax.ops import augment
 from fashionjax.task import AXIS, Batch, Task
 
 INITS = ("zoo", "torch")
-PREPROCESSED = ("s1", "s2", "s4", "s6", "s8")  # the switches that act on records
+# the quirks that act on records
+PREPROCESSED = (
+    "s1_random_crop_at_test",
+    "s2_landmark_not_moved",
+    "s4_landmark_scaled_twice",
+    "s6_landmark_list_shifted",
+    "s8_attribute_zero",
+)
 
 
 def make_task(
@@ -82,11 +89,9 @@ def make_preprocess(config: ConfigDict) -> Callable:
 
     The frame is the whole picture or, with `config.crop_box`, the box grown by `config.box_margin` pixels.
     For training (rng given) the picture is `config.canvas_size` wide, so that the device's random crop finds
-    pixels to choose from; otherwise `config.image_size`. Under switch S1 both are MMFashion's random chain.
+    pixels to choose from; otherwise `config.image_size`. Under quirk S1 both are MMFashion's random chain.
     """
-    s1, s2, s4, s6, s8 = (
-        quirks.on(config, name) for name in quirks.SWITCHES if name.split("_")[0] in PREPROCESSED
-    )
+    s1, s2, s4, s6, s8 = (quirks.on(config, name) for name in PREPROCESSED)
 
     order = functools.partial(augment.flip_order, pairs=landmark_flip(config))
 
@@ -125,7 +130,7 @@ def make_preprocess(config: ConfigDict) -> Callable:
 def make_augment(config: ConfigDict) -> Callable[[Batch, jax.Array], Batch]:
     """(batch, rng) → the batch as the model sees it in training; an example draws from fold_in(rng, slot).
 
-    Under switch S1 the pictures were cropped and flipped when they were read.
+    Under quirk S1 the pictures were cropped and flipped when they were read.
     """
     if quirks.on(config, "s1_random_crop_at_test"):
         return lambda batch, rng: augment.prepare_eval(batch, config.dtype)

@@ -61,7 +61,7 @@ def dataset_labels(config: ConfigDict) -> dict[str, list]:
 
 
 def _tested_labels(config: ConfigDict) -> dict[str, list]:
-    """Labels of the dataset that switch C6 tests on, where it is prepared."""
+    """Labels of the dataset that quirk C6 tests on, where it is prepared."""
     name = datasets.tested_name(config)
     if name == config.dataset:
         return {}

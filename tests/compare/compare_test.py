@@ -271,7 +271,7 @@ def test_numbers_keep_the_digits_of_the_document():
 def test_switches_are_named_by_their_numbers():
     on = ["s10_invisible_counts", "s1_random_crop_at_test", "s9_double_sigmoid"]
     assert compare_text.switches_text(on) == "with s1, s9, s10"
-    assert compare_text.switches_text([]) == "without switches"
+    assert compare_text.switches_text([]) == "without quirks"
 
 
 def test_folded_command_is_the_same_for_the_shell():
@@ -316,7 +316,7 @@ def test_page_and_json(tmp_path):
     result = compared(tmp_path / "runs")
     compare.write(tmp_path / "out", result)
     page = Page((tmp_path / "out/compare.html").read_text())
-    for text in ("14.70", "(+1.00)", "39,990 of 40,000 records", "without switches", HOSTILE, "0.0813"):
+    for text in ("14.70", "(+1.00)", "39,990 of 40,000 records", "without quirks", HOSTILE, "0.0813"):
         assert text in page.text
     assert "None" not in page.text
     fetched = [value for name, value in page.attributes if name == "src"]
@@ -355,7 +355,7 @@ def test_broken_report_is_one_line(tmp_path, content, told):
         ({"step": "last"}, "step"),
         ({"metrics": {"zoo/recall@5": True}}, "metrics.zoo/recall@5"),
         ({"metrics": {"zoo/recall@5": "0.5"}}, "metrics.zoo/recall@5"),
-        ({"config": {"faithful": ["s1"]}}, "config.faithful"),
+        ({"config": {"quirks": "s1"}}, "config.quirks"),
         ({"config": {"imported": "x.pth"}}, "config.imported"),
     ],
 )
@@ -373,7 +373,7 @@ def test_folders_without_reports_are_refused(tmp_path):
         compare.find_reports([tmp_path / "none"])
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"faithful": []}', '{"imported": 3}', '{"dataset": 1}'])
+@pytest.mark.parametrize("content", ["{", "[]", '{"quirks": {}}', '{"imported": 3}', '{"dataset": 1}'])
 def test_broken_checkpoint_config_is_named(tmp_path, content):
     (tmp_path / "checkpoints/0/config").mkdir(parents=True)
     (tmp_path / "checkpoints/0/config/metadata").write_text(content)
@@ -408,3 +408,12 @@ def test_fraction_is_compared_with_a_published_percentage():
     assert cell["value"] == pytest.approx(55.966) and cell["difference"] == pytest.approx(0.1)
     fraction = metric | {"value": 0.599, "unit": "fraction"}
     assert compare._cell(fraction, 0.55966, item, published.Place(None))["value"] == 0.55966
+
+
+def test_reports_of_earlier_versions_are_read(tmp_path):
+    report = report_of(FIRST)
+    quirks, group = report["config"].pop("quirks"), report["config"].pop("images_per_gpu")
+    report["config"]["faithful"] = dict.fromkeys(quirks, True) | {"s3_roi_scramble_group": group, "s9": False}
+    (found,) = compare.find_reports([write(tmp_path / "a", report)])
+    assert found.report["config"]["quirks"] == [*quirks, "s3_roi_scramble_group"]
+    assert found.report["config"]["images_per_gpu"] == group

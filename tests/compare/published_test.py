@@ -221,9 +221,9 @@ def test_other_switches_stay_apart(made_up):
 
 def test_switch_with_another_number_is_remarked(made_up):
     report = report_of(BUILT[1])
-    report["config"]["faithful"]["roi_scramble_group"] = 16
+    report["config"]["images_per_gpu"] = 16
     place = published.place(ZOO, report)
-    assert place.as_published and place.remarks == ("faithful.roi_scramble_group 16 (32)",)
+    assert place.as_published and place.remarks == ("images_per_gpu 16 (32)",)
 
 
 def test_alternative_config_of_the_benchmark_counts(made_up):

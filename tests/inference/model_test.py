@@ -20,7 +20,7 @@ def split(synthetic_dir):
 
 
 def model_on(devices: int, config) -> inference.Model:
-    """It answers each record's index times a parameter, and its landmark as switch S3 mixes it."""
+    """It answers each record's index times a parameter, and its landmark as quirk S3 mixes it."""
 
     def preprocess(record, rng):
         return {"landmark": np.asarray(record["landmark"], np.float32)}
@@ -40,7 +40,8 @@ def model_on(devices: int, config) -> inference.Model:
 def test_equal_on_any_number_of_devices(split, mode, group):
     """21 records in batches of 12: neither a batch nor the rest divides over 8 devices, or over 5."""
     config = common.base()
-    config.batch_size, config.parallel, config.faithful.s3_roi_scramble_group = 12, mode, group
+    config.batch_size, config.parallel, config.images_per_gpu = 12, mode, group or 0
+    config.quirks = ("s3_roi_scramble_group",) if group else ()
     found = {}
     for devices in (1, 2, 3, 5, 8):
         pairs = inference.predictions(model_on(devices, config), split, show_progress=False)

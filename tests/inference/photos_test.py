@@ -84,9 +84,9 @@ def test_photos_that_no_detector_reads(runs, tmp_path):
 
 @pytest.mark.slow
 def test_an_answer_does_not_depend_on_chance_or_the_other_photos(runs, tmp_path):
-    """Of a model with MMFashion's switches: neither random crops nor the landmarks of other photos."""
+    """Of a model with MMFashion's quirks: neither random crops nor the landmarks of other photos."""
     paths = [photo(tmp_path / f"{number}.png", number) for number in range(3)]
-    assert inference.load(runs["zoo"]).config.faithful.s3_roi_scramble_group
+    assert "s3_roi_scramble_group" in inference.load(runs["zoo"]).config.quirks
     model = photos.load(runs["zoo"])
     detector = photos.load_detector(runs["detector"], model)
     predictor = photos.predictor(model, 16, detector)  # two photos a device
@@ -97,7 +97,7 @@ def test_an_answer_does_not_depend_on_chance_or_the_other_photos(runs, tmp_path)
 
 
 def test_outfits_are_not_cropped_either(tmp_path):
-    model = outfit_items.load(save(tmp_path / "run", "outfits", faithful={"s1_random_crop_at_test": True}))
+    model = outfit_items.load(save(tmp_path / "run", "outfits", quirks=("s1_random_crop_at_test",)))
     image = {"image": read_photo(photo(tmp_path / "a.png", 1)), "image_id": "a"}
     one, other = (model.task.preprocess(image | {"image_id": name}, None)["image"] for name in "ab")
     np.testing.assert_array_equal(one, other)

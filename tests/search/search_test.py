@@ -160,8 +160,8 @@ def test_galleries_that_are_refused(opened, runs, model, predictor, tmp_path):
 
 def test_a_split_and_its_pictures_as_files_embed_alike(data_dir, runs, tmp_path):
     """Of a model that is evaluated on random crops, too: users' galleries are never cropped."""
-    run = save(tmp_path / "run", "global", crop_box=False, faithful={"s1_random_crop_at_test": True})
-    assert inference.load(run).config.faithful.s1_random_crop_at_test
+    run = save(tmp_path / "run", "global", crop_box=False, quirks=("s1_random_crop_at_test",))
+    assert "s1_random_crop_at_test" in inference.load(run).config.quirks
     model = photos.load(run)
     predictor = photos.predictor(model, 8)
     found, unread = collection.open_collection(
@@ -182,10 +182,8 @@ def test_a_split_and_its_pictures_as_files_embed_alike(data_dir, runs, tmp_path)
 
 
 def test_the_seed_of_random_crops_is_no_part_of_a_model(tmp_path):
-    switched = {"s1_random_crop_at_test": True}
-    told = [
-        photos.load(save(tmp_path / str(seed), "global", seed=seed, faithful=switched)) for seed in (1, 2)
-    ]
+    quirks = ("s1_random_crop_at_test",)
+    told = [photos.load(save(tmp_path / str(seed), "global", seed=seed, quirks=quirks)) for seed in (1, 2)]
     assert len({embed.fingerprint(model) for model in told}) == 1
 
 

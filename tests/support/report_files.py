@@ -4,7 +4,7 @@ import copy
 import json
 from pathlib import Path
 
-SWITCHES = {"random_crop_at_test": False, "roi_scramble_group": None}
+ROW_QUIRKS = ["random_crop_at_test", "roi_scramble_group"]
 
 
 def experiment(config: str) -> dict:
@@ -16,9 +16,7 @@ def experiment(config: str) -> dict:
         name: name for name in ("landmarks", "compatibility")
     }
     learns = {"attributes": ["attribute"], "category_attributes": ["attribute", "category"]}
-    on = (
-        {"random_crop_at_test": True, "roi_scramble_group": 32} if args.get("faithful") == "zoo" else SWITCHES
-    )
+    on = args.get("faithful") == "zoo"
     return {
         "task": task.get(name, "attributes"),
         "dataset": f"of_{name}" + (f"/{args['split']}" if "split" in args else ""),
@@ -34,7 +32,8 @@ def experiment(config: str) -> dict:
         },
         "loss": {"attribute": 1.0},
         "optim": {"lr": 0.001},
-        "faithful": dict(on),
+        "quirks": ROW_QUIRKS if on else [],
+        "images_per_gpu": 32 if on else 0,
     }
 
 
@@ -50,7 +49,7 @@ def report_of(row: dict, *, faithful: bool = True, label: str = "reproduced-forw
         "missing": [],
         "step": 0,
         "metrics": {metric["name"]: metric["value"] + 1.0 for metric in row["metrics"]},
-        "switches": sorted(name for name, on in config["faithful"].items() if on),
+        "switches": sorted(config["quirks"]),
         "config": config | {"labels": {}, "dataset": row["trained_on"] or row["dataset"]},
     } | copy.deepcopy(changes)
 

@@ -79,7 +79,7 @@ def test_halved_labels_reach_the_stream():
     }
     plain = tasks.make(config).sampler(columns.__getitem__)
     assert plain.epoch == 12 and isinstance(plain.at(0, 0), int)
-    config.faithful.s7_pair_label_halved = True
+    config.quirks = ("s7_pair_label_halved",)
     halved = tasks.make(config).sampler(columns.__getitem__)
     labels = dict(halved.at(0, position) for position in range(0, 12, 3))
     assert {row: int(label["item_id"]) for row, label in labels.items()} == {0: 0, 2: 0, 4: 1, 6: 1}
@@ -151,7 +151,7 @@ def test_batch_losses_do_not_depend_on_the_number_of_devices(monkeypatch):
 
 def test_s3_mixes_within_the_roles_of_triplets():
     config = tiny(argument="backbone=vgg16,pool=landmark")
-    config.faithful.s3_roi_scramble_group = 2
+    config.quirks, config.images_per_gpu = ("s3_roi_scramble_group",), 2
     given = batch(6)
     plain = task_module.model_inputs(config, given)["landmark"]  # evaluation: in the order of the records
     training = task_module.model_inputs(config, given | {"slot": np.arange(6)})["landmark"]
@@ -197,7 +197,7 @@ def test_s15_counts_a_picture_once_per_pair():
     truth = truth | {"pairs": np.asarray([2, 1, 1, 2, 1, 1, 1, 1])}
     config = tiny()
     assert measure(config, [(predicted, truth)]) == measure(config, [EXAMPLE])
-    config.faithful.s15_gallery_per_pair = True
+    config.quirks = ("s15_gallery_per_pair",)
     ranking = retrieval_metrics.rank(predicted, truth, per_pair=True)
     assert len(ranking.query) == 3 and len(ranking.gallery) == 7
     found = measure(config, [(predicted, truth)])

@@ -66,7 +66,7 @@ def metric():
 def detector():
     """With the published model's double sigmoid (S9)."""
     config = landmarks.get_config()
-    config.faithful.s9_double_sigmoid = True
+    config.quirks = ("s9_double_sigmoid",)
     config = shrunk(config, rate=1e-5)
     config.model.hidden = config.model.features = 4
     return config
@@ -79,7 +79,7 @@ def type_aware_mask():
 def type_aware_fc():
     """With MMFashion's inverted image similarity (C4) and its VSE term weighted twice (C5)."""
     config = compatibility.get_config("projection=fc,types=false")
-    config.faithful.c4_same_type_apart = config.faithful.c5_vse_weighted_twice = True
+    config.quirks = ("c4_same_type_apart", "c5_vse_weighted_twice")
     return type_aware(config)
 
 
@@ -208,7 +208,7 @@ def test_gradient_of_every_loss(case):
         assert relative(gradients[term], reference.flax(f"grad/{term}/")) <= GRADIENT, term
     if name in OTHERS:
         switch, term = OTHERS[name]
-        config.faithful[switch] = not config.faithful[switch]
+        config.quirks = tuple({switch} ^ set(config.quirks))
         values, gradients = terms_and_gradients(tasks.make(config), reference)
         assert values[f"loss_{term}"] == pytest.approx(reference.terms()[f"other_{term}"], rel=1e-5)
         assert relative(gradients[f"loss_{term}"], reference.flax(f"grad/other_{term}/")) <= GRADIENT

@@ -83,7 +83,7 @@ def _check(config: ConfigDict) -> None:
         raise UserError("config.loss has terms of texts; set config.model.text to features or words")
     if quirks.on(config, "c5_vse_weighted_twice") and "vse" in wanted and "text_similarity" not in wanted:
         raise UserError(
-            "config.faithful.c5_vse_weighted_twice multiplies vse by the weight of text_similarity, which "
+            "the quirk c5_vse_weighted_twice multiplies vse by the weight of text_similarity, which "
             "config.loss has not; add it, or turn the switch off"
         )
     if config.accumulate > 1:
@@ -172,7 +172,7 @@ def make_loss(config: ConfigDict, model) -> Callable:
 
 
 def coefficient(config: ConfigDict, term: str) -> float:
-    """The weight of a loss term; under switch C5 that of `vse` is multiplied by the text similarity's."""
+    """The weight of a loss term; under quirk C5 that of `vse` is multiplied by the text similarity's."""
     weight = float(config.loss[term])
     if term == "vse" and quirks.on(config, "c5_vse_weighted_twice"):
         weight *= float(config.loss["text_similarity"])
@@ -189,7 +189,7 @@ def make_scorer(config: ConfigDict, params) -> scoring.Scorer:
 
 
 def make_spaces(config: ConfigDict, params) -> type_spaces.Spaces:
-    """The spaces of a trained type-aware model as evaluation uses them; under switch C2 with raw masks."""
+    """The spaces of a trained type-aware model as evaluation uses them; under quirk C2 with raw masks."""
     rectify = not quirks.on(config, "c2_raw_masks")
     return make_model(config).apply({"params": params}, rectify, method="scoring")
 

@@ -66,7 +66,7 @@ def test_texts_are_read_in_training_only():
 
 def test_c3_silences_every_text():
     config = tiny()
-    config.faithful.c3_no_text = True
+    config.quirks = ("c3_no_text",)
     silent = tasks.make(config).preprocess(record(), np.random.default_rng(0))
     assert silent["has_text"] == 0 and not silent["text"].any()
     assert silent["text"].dtype == np.float32
@@ -107,7 +107,7 @@ def value(term, view) -> float:
 
 def test_worked_terms():
     inverted = tiny()
-    inverted.faithful.c4_same_type_apart = True
+    inverted.quirks = ("c4_same_type_apart",)
     assert value("image_similarity", view(inverted)) == pytest.approx(0.031966, abs=1e-5)
     assert value("triplet", view()) == pytest.approx(0.65, abs=1e-4)
     zero = view().spaces._replace(metric=jnp.zeros(2))
@@ -151,7 +151,7 @@ def test_c5_multiplies_the_weight_again():
     config = tiny()
     config.loss.text_similarity = 5e-5
     assert compatibility.coefficient(config, "vse") == 5e-3
-    config.faithful.c5_vse_weighted_twice = True
+    config.quirks = ("c5_vse_weighted_twice",)
     assert compatibility.coefficient(config, "vse") == pytest.approx(2.5e-7)
     assert compatibility.coefficient(config, "triplet") == config.loss.triplet
 
@@ -271,7 +271,7 @@ def test_c2_takes_the_masks_as_they_are():
     params = params_of(config)
     first, second = np.asarray([0, 3]), np.asarray([5, 7])
     rectified = compatibility.make_scorer(config, params).pairs(embedding, category, first, second)
-    config.faithful.c2_raw_masks = True
+    config.quirks = ("c2_raw_masks",)
     raw = compatibility.make_scorer(config, params).pairs(embedding, category, first, second)
     assert np.abs(rectified - raw).max() > 1e-3
 
