@@ -123,7 +123,8 @@ def measure(
 
 def _definitions(result: dict) -> dict[str, str]:
     """One line for each metric and baseline."""
-    known = {name: tasks.definition(name) for name in result["metrics"]}
+    task = result["config"].get("task")
+    known = {name: tasks.definition(name, task) for name in result["metrics"]}
     known |= {name: baselines.DEFINITIONS[name] for name in result["baselines"]}
     return {name: line for name, line in known.items() if line}
 

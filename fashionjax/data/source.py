@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from fashionjax.data import columns
+from fashionjax.data.pairs import Pairs, has_pairs
 from fashionjax.errors import UserError
 
 READING = "reading labels from records (no label columns)"
@@ -99,9 +100,9 @@ class Split:
 
 class Joined:
     """Splits of one dataset one after the other, as `Split`; each record has `role`, the number of its
-    split."""
+    split, where it has none of its own."""
 
-    def __init__(self, parts: list[Split]):
+    def __init__(self, parts: list[Split] | list[Pairs]):
         self.parts = parts
         self.folder, self.dataset, self.labels = parts[0].folder, parts[0].dataset, parts[0].labels
         self.features, self.synthetic = parts[0].features, parts[0].synthetic
@@ -115,7 +116,7 @@ class Joined:
     def __getitem__(self, index: int) -> dict[str, Any]:
         role = bisect.bisect_right(self._ends, index)
         part = self.parts[role]
-        return part[index - self._ends[role] + len(part)] | {"role": role}
+        return {"role": role} | part[index - self._ends[role] + len(part)]
 
     def column(self, name: str) -> np.ndarray:
         """As `Split.column`; a table is of one split, whose records its rows count."""
@@ -124,11 +125,12 @@ class Joined:
         return np.concatenate([part.column(name) for part in self.parts])
 
 
-def open_split(dataset: str, split: str, data_dir: str | Path) -> Split | Joined:
+def open_split(dataset: str, split: str, data_dir: str | Path) -> Split | Joined | Pairs:
     """`dataset` is NAME or NAME/CONFIG as given to `fashionjax prepare`; `split` a split's name, or several
-    joined by "+" (query+gallery)."""
+    joined by "+" (query+gallery). Splits of attribute-specific retrieval come as their pairs."""
     folder = find(dataset, data_dir)
     parts = [Split(folder, name) for name in split.split("+")]
+    parts = [Pairs(part) if has_pairs(part.features) else part for part in parts]
     return parts[0] if len(parts) == 1 else Joined(parts)
 
 
@@ -262,8 +264,9 @@ def _version(name: str) -> tuple:
 
 
 def _labels(info) -> dict[str, list]:
-    """Names of every class feature, of the attributes and of the landmark slots, the left and right slots
-    that a flip exchanges, and the type spaces ([type, type] each), as plain lists."""
+    """Names of every class feature, of the attributes, the values of each attribute and the landmark slots,
+    the left and right slots that a flip exchanges, and the type spaces ([type, type] each), as plain
+    lists."""
     labels = {
         name: list(feature.names)
         for features in (info.features, _instance_features(info))
@@ -273,6 +276,7 @@ def _labels(info) -> dict[str, list]:
     for key, target in (
         ("attribute_names", "attribute"),
         ("attribute_groups", "attribute_group"),
+        ("attribute_values", "attribute_value"),
         ("type_spaces", "type_space"),
         ("category_ids", "category_id"),
         ("landmark_counts", "landmark_count"),

@@ -38,15 +38,17 @@ def metric_names(task: str, predicted: Container[str]) -> list[str]:
     return [name for key, table in tables.items() if key in predicted for name in table]
 
 
-def definition(name: str) -> str | None:
-    """The definition of a metric such as `zoo/recall@5`, None for an unknown name."""
-    for task in TASKS.values():
-        for table in task.definitions.values():
+def definition(name: str, task: str | None = None) -> str | None:
+    """The definition of a metric such as `zoo/recall@5`, None for an unknown name; that of `task` where
+    several tasks have a metric of this name."""
+    for known in (*([TASKS[task]] if task in TASKS else []), *TASKS.values()):
+        for table in known.definitions.values():
             if general(name) in table:
                 return table[general(name)]
     return None
 
 
 def general(name: str) -> str:
-    """`zoo/recall@5` → `zoo/recall@k`, as definitions list metrics of ranks."""
-    return re.sub(r"@\d+$", "@k", name)
+    """`zoo/recall@5` → `zoo/recall@k` and `zoo/map/sleeve_length` → `zoo/map/NAME`, as definitions list
+    metrics of ranks and of single attributes."""
+    return re.sub(r"^(\w+/\w+)/.+$", r"\1/NAME", re.sub(r"@\d+$", "@k", name))
