@@ -5,11 +5,11 @@
     fashionjax import epoch_16.pth --config=experiments/compatibility.py:types=false --workdir=… \\
         --type_spaces=disjoint/typespaces.p
 
-Reads .pth and .pt (both formats of torch.save), .safetensors and Google's ViT .npz without executing
-anything. The config says which model is built; the widths of its heads are taken from the file. Every
+Reads .pth and .pt (both formats of torch.save), .safetensors, detectron2's .pkl and Google's ViT .npz without
+executing anything. The config says which model is built; the widths of its heads are the file's. Every
 tensor must find its leaf and every leaf its tensor; only what no model ever reads is left out, and reported:
-step counters (num_batches_tracked) and the normalisation that MMFashion's retrievers store and never apply
-(embed_extractor.bn).
+step counters (num_batches_tracked), the normalisation that MMFashion's retrievers store and never apply
+(embed_extractor.bn), detectron2's buffers of constants.
 
 Of a file that holds several state dicts (`state_dict` beside `state_dict_ema`) the plain one is read, and
 the prefixes of wrappers (`module.`, `_orig_mod.`, `model.`) are removed from names; both are reported, and

@@ -38,6 +38,7 @@ class KeyRule(NamedTuple):
 class Ignore(NamedTuple):
     torch: str  # regular expression, matched against the whole key
     why: str
+    value: tuple[float, ...] | None = None  # what the tensor must hold, None: anything
 
 
 Rules = tuple[KeyRule | Ignore, ...]

@@ -9,6 +9,7 @@ compared. The last line counts; the exit status is 0 when something was compared
 something failed, 2 when a folder's model is unknown.
 """
 
+import contextlib
 import json
 import sys
 from functools import partial
@@ -19,44 +20,36 @@ import jax
 
 from fashionjax import cli
 from fashionjax.errors import UserError
-from fashionjax.parity import detection, draws, metrics, models
-from fashionjax.parity.results import Result, dense_difference, load_arrays
+from fashionjax.parity import draws, metrics, models
+from fashionjax.parity.results import DENSE_BOUND, Recording, Result, load_arrays
 from fashionjax.weights import key_maps
 from fashionjax.weights.checked_bytes import is_count
 from fashionjax.weights.selection import unwrapped
-
-DENSE_BOUND = 1e-4  # relative L2 of features, logits, embeddings, probabilities and losses in float32
 
 
 def check_model_folder(folder: Path) -> list[Result]:
     """Draw, import, run, compare one folder; UnknownModel when its keys belong to no model of the project."""
     manifest = read_manifest(folder)
     shapes = unwrapped({key: tuple(shape) for key, shape, _ in manifest["state_dict"]}).tensors
-    found = models.recognise(shapes, manifest.get("model_args"))
+    stored = load_arrays(folder / "outputs.npz")
+    model, rules, run = models.recognise(shapes, manifest, Recording(folder, stored))
     try:
-        inputs = draws.inputs(manifest)
-        arguments = found.arguments(manifest, inputs) if found.detector else found.arguments(inputs)
-        template = jax.eval_shape(partial(found.init, found.model), *arguments)
+        arguments = run.arguments(draws.inputs(manifest))
+        template = jax.eval_shape(partial(run.init, model), *arguments)
     except (KeyError, ValueError, TypeError, RuntimeError) as error:  # einops raises RuntimeError
         why = " ".join(str(error).split())[:200]
         raise UserError(f"{folder / 'manifest.json'}: inputs do not fit the model: {why}") from error
-    stored = load_arrays(folder / "outputs.npz")
     drawn = unwrapped(draws.state_dict(manifest)).tensors  # a key is drawn as it stands in the file
-    variables, _ = key_maps.fill(template, drawn, found.rules)
+    variables, _ = key_maps.fill(template, drawn, rules)
     with jax.default_matmul_precision("highest"):
-        run = partial(found.outputs, folder, stored) if found.detector else found.outputs
-        computed = run(found.model, variables, arguments)
+        computed = run.outputs(model, variables, arguments)
     results = []
     for output in manifest["outputs"]:
         name = output["name"]
         measure, error, bound = "rel_l2", float("nan"), DENSE_BOUND
-        try:
-            if found.detector:
-                measure, error, bound = detection.difference(stored, name, computed.get(name))
-            else:
-                error = dense_difference(stored, name, computed.get(name))
-        except (KeyError, IndexError, ValueError, TypeError):  # stored in parts that do not fit each other
-            pass
+        # an output may be stored in parts that do not fit each other
+        with contextlib.suppress(KeyError, IndexError, ValueError, TypeError):
+            measure, error, bound = run.difference(stored, name, computed.get(name))
         state = "ok" if error <= bound else "FAIL"
         results.append(Result(folder.name, name, measure, error, state))
     return results

@@ -18,7 +18,7 @@ from fashionjax.models import cgd
 from fashionjax.models.detection import rcnn
 from fashionjax.ops import boxes, masks, roi_align
 from fashionjax.parity import draws
-from fashionjax.parity.results import dense_difference
+from fashionjax.parity.results import Recording, dense
 from fashionjax.weights import key_maps
 
 CGD_FOLDER = "fr_cgd_head"  # sibling of a cascade's folder, whose weights its cgd_* outputs were made with
@@ -26,6 +26,11 @@ IOU, SCORE, UNMATCHED = 0.99, 1e-3, 0.02  # of a match; share of recorded rows t
 PIXELS, AREA = 5e-3, 1e-2  # share of mask pixels, and of a mask's area, that may differ
 SMALLEST_AREA = 100  # px; of smaller masks one pixel is more than that share
 PASTED = (0, 1, 2, 10)  # boxes whose pasted masks are recorded
+
+
+def run_of(manifest: dict, recording: Recording) -> tuple:
+    """The fields of `models.Run` for a detector's folder."""
+    return partial(arguments, manifest), partial(outputs, recording), init, difference
 
 
 def arguments(manifest: dict, inputs: dict) -> tuple:
@@ -49,8 +54,9 @@ def init(model, image, size, *_):
     return model.init(jax.random.key(0), image, size)
 
 
-def outputs(folder: Path, stored: dict, model, variables, arguments) -> dict:
+def outputs(recording: Recording, model, variables, arguments) -> dict:
     """Every output by its recorded name, sets in the order of the recorded ones."""
+    folder, stored = recording
     image, size, box, classes, output_size = arguments
     call = partial(model.apply, variables)
     found = _dense(call, model, image, size, box)
@@ -235,4 +241,4 @@ def difference(stored: dict, name: str, got) -> tuple[str, float, float]:
         flat = got.ravel() if index is None else got.ravel()[index]
         changed = np.unpackbits(flat.astype(np.uint8) ^ want.astype(np.uint8))
         return "pixels", float(changed.mean()), PIXELS
-    return "rel_l2", dense_difference(stored, name, got), 1e-4
+    return dense(stored, name, got)

@@ -24,28 +24,37 @@ from fashionjax.models.detection.rcnn import RCNN
 from fashionjax.models.heads import FRAME
 from fashionjax.models.torch_keys import Rules
 from fashionjax.parity import detection, outfits
+from fashionjax.parity.results import Recording, dense
 from fashionjax.weights import recognise as weight_files
 
 Shapes = dict[str, tuple[int, ...]]
 
 
-class Recognised(NamedTuple):
-    model: Any
-    rules: Rules
+class Run(NamedTuple):
+    """How the outputs of a model are computed and compared."""
+
     arguments: Callable[[dict], tuple]  # inputs of the folder -> positional arguments of the model
     outputs: Callable[[Any, dict, tuple], dict]  # (model, variables, arguments) -> jax arrays by output name
     init: Callable = lambda model, *arguments: model.init(jax.random.key(0), *arguments)
-    detector: bool = False  # its outputs need the folder and the recorded sets, see parity.detection
+    # (stored outputs, name, what was computed) -> (measure, difference, bound)
+    difference: Callable[[dict, str, Any], tuple[str, float, float]] = dense
+
+
+class Recognised(NamedTuple):
+    model: Any
+    rules: Rules
+    run: Run
 
 
 class UnknownModel(UserError):
     """No model of the project has these keys."""
 
 
-def recognise(shapes: Shapes, model_args: dict | None = None) -> Recognised:
+def recognise(shapes: Shapes, manifest: dict | None = None, recording: Recording | None = None) -> Recognised:
     """State-dict keys with their shapes -> the model; UnknownModel when they fit none.
 
-    `model_args` of the manifest, where it has them, give what keys cannot: the weights of losses.
+    `model_args` of the manifest, where it has them, give what keys cannot: the weights of losses. Sets of
+    detections are put into the order of the `recording`.
     """
     try:
         found = weight_files.model_of(shapes)
@@ -58,11 +67,11 @@ def recognise(shapes: Shapes, model_args: dict | None = None) -> Recognised:
     if unknown:
         raise UnknownModel(f"{len(unknown)} keys belong to no known model, first: {unknown[0]}")
     if isinstance(model, TypeAware):
-        outputs = outfits.outputs_of(shapes, model_args or {})
-        return Recognised(model, rules, outfits.arguments, outputs, outfits.init)
+        outputs = outfits.outputs_of(shapes, (manifest or {}).get("model_args") or {})
+        return Recognised(model, rules, Run(outfits.arguments, outputs, outfits.init))
     if isinstance(model, RCNN):
-        return Recognised(model, rules, detection.arguments, detection.outputs, detection.init, detector=True)
-    return Recognised(model, rules, *RUNS.get(type(model), (_zoo_arguments, _zoo_outputs)))
+        return Recognised(model, rules, Run(*detection.run_of(manifest or {}, recording)))
+    return Recognised(model, rules, RUNS.get(type(model), Run(_zoo_arguments, _zoo_outputs)))
 
 
 def _image_argument(inputs: dict) -> tuple:
@@ -174,10 +183,10 @@ def _zoo_outputs(model, variables: dict, arguments: tuple) -> dict:
     return jax.jit(run)(variables, *jax.tree.map(jnp.asarray, arguments))
 
 
-# module -> its arguments and outputs; the others are MMFashion's models
+# module -> how it runs; the others are MMFashion's models
 RUNS = {
-    ResNet: (_image_argument, _resnet_outputs),
-    VGG: (_image_argument, _vgg_outputs),
-    ViT: (_image_argument, _vit_outputs),
-    CGDHead: (detection.cgd_arguments, detection.cgd_outputs, detection.cgd_init),
+    ResNet: Run(_image_argument, _resnet_outputs),
+    VGG: Run(_image_argument, _vgg_outputs),
+    ViT: Run(_image_argument, _vit_outputs),
+    CGDHead: Run(detection.cgd_arguments, detection.cgd_outputs, detection.cgd_init),
 }

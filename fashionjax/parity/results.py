@@ -8,6 +8,15 @@ import numpy as np
 
 from fashionjax.errors import UserError
 
+DENSE_BOUND = 1e-4  # relative L2 of features, logits, embeddings, probabilities and losses in float32
+
+
+class Recording(NamedTuple):
+    """A folder and the arrays of its outputs.npz."""
+
+    folder: Path
+    stored: dict[str, np.ndarray]
+
 
 class Result(NamedTuple):
     folder: str
@@ -58,6 +67,11 @@ def dense_difference(stored: dict, name: str, got) -> float:
     flat = got.ravel()
     norm = float(np.linalg.norm(flat.astype(np.float64)))
     return max(relative_l2(flat[index], value), abs(norm - stats[2]) / max(stats[2], 1e-12))
+
+
+def dense(stored: dict, name: str, got) -> tuple[str, float, float]:
+    """(measure, difference, bound) of an array of fixed order."""
+    return "rel_l2", dense_difference(stored, name, got), DENSE_BOUND
 
 
 def array_difference(got, want) -> float:

@@ -1,7 +1,7 @@
 """PyTorch weights → variables of a config's model → a checkpoint that train, evaluate and predict read.
 
 Every tensor must find its leaf and every leaf its tensor; what no model reads (step counters, normalisations
-that the original never applies) is left out by name.
+that the original never applies, constants) is left out by name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from fashionjax import tasks
 from fashionjax.errors import UserError
 from fashionjax.models import backbones
-from fashionjax.models.backbones import vit
+from fashionjax.models.backbones import resnet, vit
 from fashionjax.models.torch_keys import Rules, prefixed
 from fashionjax.runtime import checkpoint, checkpoint_files, optim
 from fashionjax.runtime.state import TrainState, initial_key, run_key
@@ -29,6 +29,7 @@ from fashionjax.weights import files, labels, recognise, vit_positions
 from fashionjax.weights.key_maps import Accounting, KeyMismatch, fill, torch_shapes
 
 LANDMARKS = 8
+SIDE = 64  # px, of a model whose config leaves images their own size
 STAGES = (1, 2, 3, 4)  # of a ResNet
 COUNTER = "num_batches_tracked"
 BACKBONE = recognise.BACKBONE
@@ -52,7 +53,7 @@ def template(config: ConfigDict, task: Task) -> dict:
 
 def example_batch(config: ConfigDict) -> Batch:
     """A batch of one empty image with every input that a model may ask for."""
-    size = config.image_size
+    size = config.get("image_size", SIDE)
     return {
         "image": np.zeros((1, size, size, 3), np.uint8),
         "landmark": np.zeros((1, LANDMARKS, 2), np.float32),
@@ -105,7 +106,7 @@ def unrecognised(keys: Iterable[str]) -> str:
     """What helps with a file whose names belong to nothing that is known."""
     return (
         f"No supported model has such names ({', '.join(list(keys)[:3])}, …). Supported are the models of "
-        "MMFashion and of fashion-compatibility, and with --backbone_only the backbones "
+        "MMFashion, fashion-compatibility and detectron2, and with --backbone_only the backbones "
         f"{', '.join(backbones.BACKBONES)} in torchvision's, timm's or Google's names. If the names carry a "
         "prefix, --prefix=NAME removes it; if the file holds several state dicts, --entry=NAME reads another"
     )
@@ -124,6 +125,8 @@ def import_backbone(
     kept, dropped = _backbone_tensors(tensors, config, len(getattr(backbone, "stage_strides", STAGES)))
     if isinstance(backbone, vit.ViT) and "cls" in kept:
         rules, kept = vit.NPZ_KEYS, _merged(kept)
+    elif isinstance(backbone, resnet.ResNet):
+        rules, kept = resnet.keys_of(kept), resnet.with_statistics(kept)
     else:
         rules = backbones.torch_keys(backbone)
     rules = prefixed(rules, "", "backbone")
@@ -165,7 +168,7 @@ def _backbone_tensors(
     names = {recognise.canonical_key(key): key for key in tensors}
     prefix = _backbone_prefix({name: tensors[key].shape for name, key in names.items()}, config)
     later = "".join(f"|layer{stage}[.].*" for stage in STAGES[stages:])
-    others = re.compile(recognise.IMAGENET_HEADS + later)
+    others = re.compile(recognise.BESIDE_BACKBONES + later)
     kept, dropped = {}, []
     for name, key in names.items():
         inner = name.removeprefix(prefix)
@@ -277,7 +280,7 @@ def _left_out(ignored: list[str], note: Callable[[str], None]) -> list[str]:
     if len(ignored) > len(unused):
         note(f"left out {len(ignored) - len(unused)} step counters ({COUNTER}), which no model reads")
     if unused:
-        note(f"left out {len(unused)} tensors that the original never applies: {', '.join(unused)}")
+        note(f"left out {len(unused)} tensors that no model here reads: {', '.join(unused)}")
     return unused
 
 

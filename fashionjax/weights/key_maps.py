@@ -71,6 +71,7 @@ def fill(template: Mapping, tensors: Mapping[str, np.ndarray], rules: Rules) -> 
             filled[path] = array
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 unusable.append(f"{key}: holds NaN or infinity")
+    unusable += _other_constants(ignored, tensors, rules)
     accounting = Accounting(len(leaves), len(tensors), unread, unfilled, misshapen, unusable, ignored)
     if accounting.problems():
         raise KeyMismatch(accounting)
@@ -165,6 +166,20 @@ def _assign(leaves: Mapping, tensors: Iterable[str], rules: Rules):
         else:  # no rule, no such place in the model, or a place that another tensor has filled
             unread.append(key)
     return taken, unread, ignored
+
+
+def _other_constants(ignored: Iterable[str], tensors: Mapping[str, np.ndarray], rules: Rules) -> list[str]:
+    """Tensors left out by name that hold other numbers than the model's constants."""
+    wanted = [rule for rule in rules if isinstance(rule, Ignore) and rule.value is not None]
+    found = []
+    for key in ignored:
+        for rule in wanted:
+            if not re.fullmatch(rule.torch, key):
+                continue
+            have, want = np.asarray(tensors[key]).ravel(), np.asarray(rule.value)
+            if have.shape != want.shape or not np.allclose(have, want, rtol=1e-4):
+                found.append(f"{key}: {', '.join(f'{v:g}' for v in have[:4])}; the model has {rule.value}")
+    return found
 
 
 def _name(path: str, rules: Rules) -> str:

@@ -18,18 +18,19 @@ from fashionjax.models.backbones import resnet, vgg
 from fashionjax.models.backbones.resnet import ResNet
 from fashionjax.models.backbones.vgg import VGG
 from fashionjax.models.backbones.vit import ViT
-from fashionjax.models.detection import recognise as detectors
-from fashionjax.models.detection.torch_keys import torch_keys as detector_keys
 from fashionjax.models.torch_keys import Rules
 from fashionjax.task import Weights
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 BACKBONE = "backbone."  # before the backbone's names in every model
-# a name that each kind of backbone has: ResNet, VGG, timm's ViT, Google's ViT
-SIGNATURES = ("layer1.0.conv1.weight", "features.0.weight", "patch_embed.proj.weight", "embedding/kernel")
-# classifiers of ImageNet models, for which no model here has a place
-IMAGENET_HEADS = r"(fc|classifier|head|head_dist|fc_norm|pre_logits)[./].*"
+# a name that each kind of backbone has: ResNet in several spellings, VGG, timm's ViT, Google's ViT
+SIGNATURES = (*resnet.SPELLINGS, "features.0.weight", "patch_embed.proj.weight", "embedding/kernel")
+# what lies beside a backbone: classifiers of ImageNet models, for which no model here has a place, and the
+# pyramid that detectron2 files under the same prefix
+BESIDE_BACKBONES = (
+    r"(fc|classifier|head|head_dist|fc_norm|pre_logits)[./].*|(fc1000|pred)_[wb]|fpn_(lateral|output)\d[.].*"
+)
 HEAD_SIZE = 64  # channels of one attention head in every published ViT
 
 
@@ -95,9 +96,6 @@ def model_of(shapes: Shapes) -> tuple[Any, Rules] | None:
 
     KeyError, IndexError or ValueError where parts of a known model are missing or have impossible shapes.
     """
-    if detectors.is_detector(shapes):
-        detector = detectors.model_of(shapes)
-        return detector, detector_keys(detector)
     if cgd.is_cgd_head(shapes):
         return cgd.head_of(shapes), cgd.TORCH_KEYS
     known = canonical(shapes)
@@ -159,10 +157,13 @@ def _specs() -> list[tuple[str, Weights]]:
 
 # ------------------------------------------------------------------------------ backbones
 def backbone_of(shapes: Shapes, prefix: str = "") -> Any | None:
-    """The ResNet or VGG in torchvision's names, or ViT in timm's or Google's, that lies under `prefix`, with
-    its widths and classifier; None where there is none."""
+    """The backbone that lies under `prefix`, with its widths and classifier; None where there is none.
+
+    Names: of a ResNet torchvision's, detectron2's or Detectron's, of a VGG torchvision's, of a ViT timm's or
+    Google's.
+    """
     own = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
-    for build in (_resnet, _vgg, _vit, _google_vit):
+    for build in (_resnet, _detectron2_resnet, _caffe2_resnet, _vgg, _vit, _google_vit):
         try:
             module = build(own)
         except (KeyError, IndexError, ValueError, ZeroDivisionError):  # parts missing, or of a wrong rank
@@ -177,20 +178,35 @@ def _classes(shapes: Shapes, key: str) -> int | None:
 
 
 def _resnet(shapes: Shapes) -> ResNet | None:
-    if len(shapes["conv1.weight"]) != 4:
+    return _any_resnet(shapes, "conv1.weight", r"layer(\d)\.(\d+)\.conv1\.weight", "layer1.0.conv3.weight", 1)
+
+
+def _detectron2_resnet(shapes: Shapes) -> ResNet | None:
+    return _any_resnet(
+        shapes, "stem.conv1.weight", r"res(\d)\.(\d+)\.conv1\.weight", "res2.0.conv3.weight", 2
+    )
+
+
+def _caffe2_resnet(shapes: Shapes) -> ResNet | None:
+    return _any_resnet(shapes, "conv1_w", r"res(\d)_(\d+)_branch2a_w", "res2_0_branch2c_w", 2)
+
+
+def _any_resnet(shapes: Shapes, stem: str, block: str, bottleneck: str, first: int) -> ResNet | None:
+    """The ResNet of one spelling: names of its stem, of a block (stage, number) and of a bottleneck's last
+    convolution, and the number of its first stage."""
+    if len(shapes[stem]) != 4:
         return None
-    matches = [re.fullmatch(r"layer([1-4])\.(\d+)\.conv1\.weight", key) for key in shapes]
-    blocks = {(int(match[1]), int(match[2])) for match in matches if match}
-    counts = [sum(stage == number for stage, _ in blocks) for number in (1, 2, 3, 4)]
+    matches = [re.fullmatch(block, key) for key in shapes]
+    blocks = {(int(match[1]) - first, int(match[2])) for match in matches if match}
+    counts = [sum(stage == number for stage, _ in blocks) for number in range(4)]
     while counts and not counts[-1]:  # a network that stops early
         counts.pop()
-    bottleneck = "layer1.0.conv3.weight" in shapes
     for depth, known in resnet.BLOCKS.items() if counts else ():
         same_blocks = list(known[: len(counts)]) == counts
-        if same_blocks and (depth in resnet.BOTTLENECK_DEPTHS) == bottleneck:
+        if same_blocks and (depth in resnet.BOTTLENECK_DEPTHS) == (bottleneck in shapes):
             return ResNet(
                 depth=depth,
-                width=shapes["conv1.weight"][0],
+                width=shapes[stem][0],
                 stage_strides=(1, 2, 2, 2)[: len(counts)],
                 num_classes=_classes(shapes, "fc.weight"),
             )

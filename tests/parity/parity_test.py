@@ -66,8 +66,8 @@ def tiny_folder(folder, salt="salt:"):
     }
     found = models.recognise({key: tuple(shape) for key, shape, _ in manifest["state_dict"]})
     variables, _ = key_maps.fill(template, draws.state_dict(manifest), found.rules)
-    arguments = found.arguments(draws.inputs(manifest))
-    computed = found.outputs(found.model, variables, arguments)
+    arguments = found.run.arguments(draws.inputs(manifest))
+    computed = found.run.outputs(found.model, variables, arguments)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     np.savez(folder / "outputs.npz", layer2=computed["layer2"], output=computed["output"])
     return manifest
@@ -232,12 +232,12 @@ def test_weights_of_losses_are_the_folders_own():
 def outputs_of(name, model_args) -> dict:
     """Everything that is computed for a folder, as the command does it."""
     manifest = parity.read_manifest(FOLDERS / name)
-    found = models.recognise(shapes_of(name), model_args)
-    arguments = found.arguments(draws.inputs(manifest))
-    template = jax.eval_shape(functools.partial(found.init, found.model), *arguments)
+    found = models.recognise(shapes_of(name), {"model_args": model_args})
+    arguments = found.run.arguments(draws.inputs(manifest))
+    template = jax.eval_shape(functools.partial(found.run.init, found.model), *arguments)
     variables, _ = key_maps.fill(template, draws.state_dict(manifest), found.rules)
     with jax.default_matmul_precision("highest"):
-        return found.outputs(found.model, variables, arguments)
+        return found.run.outputs(found.model, variables, arguments)
 
 
 def copied(tmp_path, name="mmf_cateattr_global_vgg16_lite"):

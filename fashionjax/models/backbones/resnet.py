@@ -4,18 +4,30 @@ Source of the layout: torchvision/models/resnet.py (v1.5: the stride of a bottle
 convolution); with `stride_in_1x1` it sits in the first 1x1, as in the Caffe and Detectron models.
 """
 
+from collections.abc import Container, Mapping
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fashionjax.models import layers
-from fashionjax.models.torch_keys import BATCH_COUNTER, CONV, KeyRule, batch_norm_rules, linear_rules
+from fashionjax.models.torch_keys import (
+    BATCH_COUNTER,
+    CONV,
+    SAME,
+    Ignore,
+    KeyRule,
+    Rules,
+    batch_norm_rules,
+    linear_rules,
+)
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 BOTTLENECK_DEPTHS = (50, 101)
+EPSILON = 1e-5  # of the batch normalisations
 
 TORCH_KEYS = (
     KeyRule(r"conv1\.weight", "params/conv1/kernel", CONV),
@@ -27,6 +39,79 @@ TORCH_KEYS = (
     *linear_rules("fc", "fc"),
     BATCH_COUNTER,
 )
+
+
+def _stage_rules(stage: int) -> Rules:
+    """detectron2's names of stage 2..5, which is layer 1..4 here."""
+    theirs, ours = rf"res{stage}\.(\d+)", rf"layer{stage - 1}_\1"
+    return (
+        KeyRule(rf"{theirs}\.conv(\d)\.weight", rf"params/{ours}/conv\2/kernel", CONV),
+        *batch_norm_rules(rf"{theirs}\.conv(\d)\.norm", rf"{ours}/bn\2"),
+        KeyRule(rf"{theirs}\.shortcut\.weight", f"params/{ours}/downsample_0/kernel", CONV),
+        *batch_norm_rules(rf"{theirs}\.shortcut\.norm", f"{ours}/downsample_1"),
+    )
+
+
+DETECTRON2_KEYS: Rules = (
+    KeyRule(r"stem\.conv1\.weight", "params/conv1/kernel", CONV),
+    *batch_norm_rules(r"stem\.conv1\.norm", "bn1"),
+    *(rule for stage in (2, 3, 4, 5) for rule in _stage_rules(stage)),
+)
+
+
+def _caffe2_norm(torch: str, flax: str) -> Rules:
+    places = {"s": "params/{}/scale", "b": "params/{}/bias"}
+    places |= {"rm": "batch_stats/{}/mean", "riv": "batch_stats/{}/var"}
+    return tuple(KeyRule(rf"{torch}_bn_{name}", place.format(flax), SAME) for name, place in places.items())
+
+
+def _caffe2_stage_rules(stage: int) -> Rules:
+    theirs, ours = rf"res{stage}_(\d+)", rf"layer{stage - 1}_\1"
+    branches = {"branch2a": ("conv1", "bn1"), "branch2b": ("conv2", "bn2"), "branch2c": ("conv3", "bn3")}
+    branches["branch1"] = ("downsample_0", "downsample_1")
+    return tuple(
+        rule
+        for branch, (conv, norm) in branches.items()
+        for rule in (
+            KeyRule(rf"{theirs}_{branch}_w", f"params/{ours}/{conv}/kernel", CONV),
+            *_caffe2_norm(f"{theirs}_{branch}", f"{ours}/{norm}"),
+        )
+    )
+
+
+# Detectron's ImageNet files (MSRA/R-50.pkl, R-101.pkl); `with_statistics` completes them.
+CAFFE2_KEYS: Rules = (
+    KeyRule("conv1_w", "params/conv1/kernel", CONV),
+    Ignore("conv1_b", "detectron2 does not read it either: a normalisation follows"),
+    *_caffe2_norm("res_conv1", "bn1"),
+    *(rule for stage in (2, 3, 4, 5) for rule in _caffe2_stage_rules(stage)),
+)
+
+
+def with_statistics(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Detectron's tensors with a mean and variance for every normalisation: the files hold a scale and a bias
+    alone, into which the statistics were folded, so mean 0 and variance 1 (less the epsilon) change nothing.
+    """
+    norms = [key.removesuffix("_bn_s") for key in tensors if key.endswith("_bn_s")]
+    added = {}
+    for norm in norms:
+        scale = tensors[f"{norm}_bn_s"]
+        added[f"{norm}_bn_rm"] = np.zeros(scale.shape, np.float32)
+        added[f"{norm}_bn_riv"] = np.full(scale.shape, 1 - EPSILON, np.float32)
+    return added | dict(tensors)
+
+
+# which names a file has, by one that it must hold
+SPELLINGS = {
+    "layer1.0.conv1.weight": TORCH_KEYS,
+    "res2.0.conv1.weight": DETECTRON2_KEYS,
+    "res2_0_branch2a_w": CAFFE2_KEYS,
+}
+
+
+def keys_of(names: Container[str]) -> Rules:
+    """The rules of a ResNet's file: torchvision's names, detectron2's or Detectron's."""
+    return next((rules for mark, rules in SPELLINGS.items() if mark in names), TORCH_KEYS)
 
 
 class BasicBlock(nn.Module):

@@ -2,8 +2,6 @@
 R-CNN.
 """
 
-import re
-
 from fashionjax.models.backbones import resnet
 from fashionjax.models.detection.rcnn import RCNN
 from fashionjax.models.torch_keys import (
@@ -13,22 +11,28 @@ from fashionjax.models.torch_keys import (
     KeyRule,
     Layout,
     Rules,
-    batch_norm_rules,
     chw_linear,
     linear_rules,
     prefixed,
 )
 
+# the names of one codebase for what another one calls otherwise, for `weights.recognise`
+ALIASES = (
+    ("backbone.bottom_up.", "backbone."),
+    ("rpn_head.rpn_conv.", "proposal_generator.rpn_head.conv."),
+    ("bbox_head.fc_cls.", "roi_heads.box_predictor.cls_score."),
+    ("mask_head.conv_logits.", "roi_heads.mask_head.predictor."),
+)
+PARTS = {
+    "RPN": "proposal_generator.rpn_head.conv.weight",
+    "box head": "roi_heads.box_predictor.cls_score.weight",
+    "cascade of box heads": "roi_heads.box_predictor.0.cls_score.weight",
+    "mask head": "roi_heads.mask_head.predictor.weight",
+}
 DECONV = Layout(
     lambda x: x.transpose(0, 2, 3, 1), lambda x: x.transpose(0, 3, 1, 2)
 )  # [i o a b] <-> [i a b o]
-STAGES = (2, 3, 4, 5)  # names of a pyramid's levels and, in detectron2, of the ResNet's stages
-
-# Buffers of older checkpoints; they hold constants of the config.
-D2_CONSTANTS = (
-    Ignore(r"pixel_(mean|std)", "a constant of the config"),
-    Ignore(r"proposal_generator\.anchor_generator\.cell_anchors\.(\d+)", "anchors, computed here"),
-)
+LEVELS = (2, 3, 4, 5)  # names of a pyramid's maps
 
 
 def detectron2(model: RCNN) -> Rules:
@@ -36,21 +40,15 @@ def detectron2(model: RCNN) -> Rules:
     rules = [
         *_conv(r"backbone\.fpn_lateral(\d)", r"fpn/lateral\1"),
         *_conv(r"backbone\.fpn_output(\d)", r"fpn/output\1"),
-        KeyRule(r"backbone\.bottom_up\.stem\.conv1\.weight", "params/backbone/conv1/kernel", CONV),
-        *batch_norm_rules(r"backbone\.bottom_up\.stem\.conv1\.norm", "backbone/bn1"),
+        *prefixed(resnet.DETECTRON2_KEYS, "backbone.bottom_up.", "backbone"),
         *_conv(r"proposal_generator\.rpn_head\.conv", "rpn_head/conv"),
         *_conv(r"proposal_generator\.rpn_head\.objectness_logits", "rpn_head/objectness"),
         *_conv(r"proposal_generator\.rpn_head\.anchor_deltas", "rpn_head/deltas"),
-        *D2_CONSTANTS,
+        # buffers of older checkpoints
+        Ignore("pixel_mean", "a constant of the config", model.pixel_mean),
+        Ignore("pixel_std", "a constant of the config", model.pixel_std),
+        Ignore(r"proposal_generator\.anchor_generator\.cell_anchors\.(\d+)", "anchors, computed here"),
     ]
-    for stage in STAGES:
-        theirs, ours = rf"backbone\.bottom_up\.res{stage}\.(\d+)", rf"backbone/layer{stage - 1}_\1"
-        rules += [
-            KeyRule(rf"{theirs}\.conv(\d)\.weight", rf"params/{ours}/conv\2/kernel", CONV),
-            *batch_norm_rules(rf"{theirs}\.conv(\d)\.norm", rf"{ours}/bn\2"),
-            KeyRule(rf"{theirs}\.shortcut\.weight", f"params/{ours}/downsample_0/kernel", CONV),
-            *batch_norm_rules(rf"{theirs}\.shortcut\.norm", f"{ours}/downsample_1"),
-        ]
     number, own = (r"\.(\d)", r"_\1") if len(model.settings.stage_iou) > 1 else ("", "_0")
     head, predictor = rf"roi_heads\.box_head{number}", rf"roi_heads\.box_predictor{number}"
     side = model.settings.box_pool
@@ -80,7 +78,7 @@ def mmdetection(model: RCNN) -> Rules:
         *linear_rules(r"bbox_head\.fc_reg", "box_predictor_0/bbox_pred"),
         *_mask_head(r"mask_head", "upsample", "conv_logits"),
     ]
-    for index, level in enumerate(STAGES):
+    for index, level in enumerate(LEVELS):
         rules += _conv(rf"neck\.lateral_convs\.{index}\.conv", f"fpn/lateral{level}")
         rules += _conv(rf"neck\.fpn_convs\.{index}\.conv", f"fpn/output{level}")
     for index in range(model.mask_convolutions):
@@ -103,22 +101,3 @@ def _mask_head(torch: str, deconv: str, predictor: str) -> Rules:
         KeyRule(rf"{torch}\.{deconv}\.bias", "params/mask_head/deconv/bias", SAME),
         *_conv(rf"{torch}\.{predictor}", "mask_head/predictor"),
     )
-
-
-def is_detectron2(keys) -> bool:
-    return any(key.startswith("proposal_generator.rpn_head.") for key in keys)
-
-
-def is_mmdetection(keys) -> bool:
-    return any(key.startswith("rpn_head.rpn_conv.") for key in keys)
-
-
-def blocks(shapes) -> tuple[int, ...]:
-    """Residual blocks of each stage, of detectron2's or mmdetection's names."""
-    found = [
-        re.fullmatch(r"backbone\.(?:bottom_up\.res|layer)(\d)\.(\d+)\.conv1\.weight", key) for key in shapes
-    ]
-    counts: dict[int, int] = {}
-    for match in filter(None, found):
-        counts[int(match[1])] = max(counts.get(int(match[1]), 0), int(match[2]) + 1)
-    return tuple(counts[stage] for stage in sorted(counts))

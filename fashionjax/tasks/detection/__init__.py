@@ -27,6 +27,7 @@ from fashionjax.reports.detection import DetectionReport
 from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry
 from fashionjax.tasks import supervised
 from fashionjax.tasks.detection.metrics import DetectionMetrics
+from fashionjax.tasks.detection.weight_files import WEIGHTS
 
 INIT_SIDE = 64  # px; parameters do not depend on the image
 
@@ -255,4 +256,5 @@ ENTRY = TaskEntry(
     report=DetectionReport,
     command="segment",
     unread_labels=("landmark", "landmark_flip", "landmark_count", "attribute"),
+    weights=WEIGHTS,
 )
