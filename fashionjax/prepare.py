@@ -22,6 +22,9 @@ def add_flags() -> None:
     flags.DEFINE_string("manual_dir", None, "folder with the benchmark's own files")
     flags.DEFINE_string("data_dir", None, "folder that prepared datasets are written to")
     flags.DEFINE_bool("skip_damaged", False, "leave damaged images out and list them, instead of refusing")
+    flags.DEFINE_integer(
+        "allow_damaged", 0, "leave up to N damaged images out and list them; more are an error", lower_bound=0
+    )
     flags.DEFINE_multi_string("set", [], "FIELD=VALUE of the builder config; may be repeated")
     flags.DEFINE_integer(
         "processes", None, "processes that read images (default: as many as pay)", lower_bound=1
@@ -57,6 +60,7 @@ def main(argv: list[str]) -> int:
         manual_dir=options.manual_dir,
         overrides=overrides,
         skip_damaged=options.skip_damaged,
+        allow_damaged=options.allow_damaged,
         processes=options.processes,
         overwrite=options.overwrite,
     )

@@ -50,6 +50,7 @@ class BenchmarkConfig(tfds.core.BuilderConfig):
     clip_boxes: bool = False  # move box edges that lie outside the image onto its edge instead of refusing
     manual_dir: str = ""
     skip_damaged: bool = False
+    allow_damaged: int = 0  # damaged images that are left out before one is an error
     processes: int | None = None  # None: one per core for large benchmarks
     progress: bool = False
 
@@ -140,6 +141,12 @@ class BenchmarkBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         """Where every image lies."""
         return locate(self.release, records)
 
+    def measured(
+        self, located: dict[str, Location], executor: ProcessPoolExecutor | None
+    ) -> dict[str, pictures.Probe]:
+        """The size of every image."""
+        return measure(self.probe, located, executor, self.builder_config.progress)
+
     def vocabulary(self, release: Release) -> Vocabulary:
         """Read the name lists."""
         return Vocabulary()
@@ -204,7 +211,7 @@ class BenchmarkBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         executor = pictures.start_workers(processes)
         if executor is not None:
             self._stack.callback(executor.shutdown, cancel_futures=True)
-        probes = measure(self.probe, located, executor, config.progress)
+        probes = self.measured(located, executor)
         records, damaged = self._fit(records, located, probes)
         self.notes = list(records.notes)
         if find_text(self.release, SYNTHETIC, ()) is not None:
@@ -246,9 +253,12 @@ class BenchmarkBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         return fit_to_pictures(records, size, clip=self.builder_config.clip_boxes), damaged
 
     def _damaged(self, location: Location, name: str, reason: str) -> None:
-        if not self.builder_config.skip_damaged:
+        config = self.builder_config
+        if not config.skip_damaged and len(self.skipped) >= config.allow_damaged:
+            beyond = f", beyond the {config.allow_damaged} allowed" if config.allow_damaged else ""
             raise ReleaseError(
-                f"{location.label}: damaged image ({reason}); replace it, or build with --skip_damaged"
+                f"{location.label}: damaged image ({reason}){beyond}; replace it, or build with "
+                "--skip_damaged"
             )
         self.skipped.append({"id": name, "reason": reason})
 

@@ -13,7 +13,7 @@ import multiprocessing.connection
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import NamedTuple, TypeVar
 
@@ -24,6 +24,7 @@ from tfds_builders.release import Location, read_picture
 
 # Only decoders of photos: Pillow's full list also starts external programs (EPS) and parses rare formats.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_PIXELS = 100_000_000  # the limit of fashionjax/data/photo.py, which reads the records
 HEADER_BYTES = 1 << 16  # enough for the size of nearly every JPEG and PNG; the rest is read whole
 ORIENTATION = 0x0112  # EXIF tag
 UPRIGHT = {  # its value → how to turn the stored pixels
@@ -60,14 +61,14 @@ class Picture(NamedTuple):
 
 def probe(location: Location) -> Probe:
     """Width and height from the image's header, without decoding it."""
-    reason = ""
+    why = ""
     for limit in (HEADER_BYTES, None):
         try:
             with Image.open(io.BytesIO(read_picture(location, limit)), formats=FORMATS) as image:
                 return Probe(*image.size)
         except Exception as error:  # whatever a decoder throws at damaged bytes
-            reason = _reason(error)
-    return Probe(0, 0, reason)
+            why = reason(error)
+    return Probe(0, 0, why)
 
 
 def probe_upright(location: Location) -> Probe:
@@ -79,7 +80,7 @@ def probe_upright(location: Location) -> Probe:
         with Image.open(io.BytesIO(read_picture(location)), formats=FORMATS) as image:
             turned = image.getexif().get(ORIENTATION) in (5, 6, 7, 8)  # those that swap the sides
     except Exception as error:  # whatever a decoder throws at damaged bytes
-        return Probe(0, 0, _reason(error))
+        return Probe(0, 0, reason(error))
     return Probe(found.height, found.width) if turned else found
 
 
@@ -103,22 +104,43 @@ def load_upright_rgb(location: Location) -> Picture:
 def _load(location: Location, *, upright: bool) -> Picture:
     try:
         data = read_picture(location)
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            warnings.simplefilter("ignore")  # large images and odd metadata are no damage
-            image.load()
-            turn = UPRIGHT.get(image.getexif().get(ORIENTATION)) if upright else None
-            if image.format in ("JPEG", "PNG") and image.mode == "RGB" and turn is None:
-                return Picture(data)
-            out, rgb = io.BytesIO(), _eight_bit_rgb(image)
-            if turn is not None:
-                rgb = rgb.transpose(turn)
-                rgb.info.pop("exif", None)
-            rgb.save(out, "PNG")
-            return Picture(out.getvalue())
+        rgb, as_stored = decode(data, upright=upright)
+        return Picture(data if as_stored else png(rgb))
     except MemoryError:
         raise
     except Exception as error:  # whatever a decoder throws at damaged bytes
-        return Picture(b"", _reason(error))
+        return Picture(b"", reason(error))
+
+
+def decode(
+    data: bytes, *, upright: bool, formats: Sequence[str] = FORMATS, most_pixels: int | None = None
+) -> tuple[Image.Image, bool]:
+    """(the image as 8-bit RGB, decoded to its end; whether `data` are an RGB JPEG or PNG of these very
+    pixels). Raises whatever Pillow's decoders throw at damaged bytes, and ValueError above `most_pixels`,
+    before anything is decoded.
+    """
+    with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=formats) as image:
+        warnings.simplefilter("ignore")  # large images and odd metadata are no damage
+        if most_pixels is not None and image.width * image.height > most_pixels:
+            raise ValueError(
+                f"{image.width} x {image.height} pixels, more than {most_pixels // 10**6} million"
+            )
+        image.load()
+        turn = UPRIGHT.get(image.getexif().get(ORIENTATION)) if upright else None
+        if image.format in ("JPEG", "PNG") and image.mode == "RGB" and turn is None:
+            return image.copy(), True
+        rgb = _eight_bit_rgb(image)
+        if turn is not None:
+            rgb = rgb.transpose(turn)
+            rgb.info.pop("exif", None)
+        return rgb, False
+
+
+def png(rgb: Image.Image) -> bytes:
+    """The image as a PNG."""
+    out = io.BytesIO()
+    rgb.save(out, "PNG")
+    return out.getvalue()
 
 
 def _eight_bit_rgb(image: Image.Image) -> Image.Image:
@@ -146,7 +168,8 @@ def _gray_levels(image: Image.Image) -> np.ndarray:
     return np.rint(levels).astype(np.uint8)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why an image cannot be decoded, in one line."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "not an image"
     return " ".join(str(error).split()) or type(error).__name__

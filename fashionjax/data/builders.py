@@ -32,7 +32,8 @@ RECORD = (
     "prepared.json"  # beside the dataset's files: what the command printed, and the builder-config fields
 )
 BUILDING = ".building-"  # prefix of unfinished builds
-RUNTIME_FIELDS = frozenset({"manual_dir", "skip_damaged", "processes", "progress"})  # how to build, not what
+# how to build, not what
+RUNTIME_FIELDS = frozenset({"manual_dir", "skip_damaged", "allow_damaged", "processes", "progress"})
 
 
 # ------------------------------------------------------------------------------ finding a builder
@@ -114,6 +115,7 @@ def prepare(
     manual_dir: str | os.PathLike[str] | None = None,
     overrides: Mapping[str, Any] | None = None,
     skip_damaged: bool = False,
+    allow_damaged: int = 0,
     processes: int | None = None,
     progress: bool = True,
     overwrite: bool = False,
@@ -132,6 +134,7 @@ def prepare(
     _check_manual_dir(builder, manual_dir)
     root, dataset = Path(data_dir).expanduser(), builder.name
     run = {"manual_dir": os.fspath(manual_dir or ""), "skip_damaged": skip_damaged, "progress": progress}
+    run["allow_damaged"] = allow_damaged
     if processes is not None:
         run["processes"] = processes
     with _building_folder(root, dataset) as building:
@@ -266,7 +269,7 @@ def _report(instance: Any, result: Mapping[str, Any]) -> None:
     for note in getattr(instance, "notes", []):
         print(f"note: {note}", file=sys.stderr)
     if result["skipped"]:
-        print(f"{len(result['skipped'])} damaged images were skipped; see {RECORD}", file=sys.stderr)
+        print(f"{len(result['skipped'])} images were left out; {RECORD} lists them", file=sys.stderr)
 
 
 # ------------------------------------------------------------------------------ atomic folders

@@ -83,6 +83,18 @@ def test_derived_box_and_area_and_a_compressed_string(tree: Path) -> None:
     assert records[2]["instance"]["area"][1] == 4 * 17
 
 
+def test_splits_that_no_json_gives(tree: Path) -> None:
+    """val_share and test_share hold out training images, copies of a file together."""
+    (tree / VAL).unlink()
+    shutil.copy(tree / "images/train/001.jpg", tree / "images/train/003.jpg")
+    made = build(tree, overrides={"val_share": "0.2", "test_share": "0.2"})["splits"]
+    assert sum(made.values()) == 6 and made["val"] and made["test"]
+    split_of = {r["image_id"]: name for name, records in read(tree).items() for r in records}
+    assert split_of[b"001.jpg"] == split_of[b"003.jpg"]
+    with pytest.raises(UserError, match="test_share=1"):
+        build(tree, overrides={"test_share": "1.0"}, overwrite=True)
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [

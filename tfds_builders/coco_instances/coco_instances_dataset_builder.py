@@ -6,18 +6,31 @@ files' names.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
+import numpy as np
+
 from tfds_builders import coco, pictures
 from tfds_builders.benchmark import BenchmarkConfig, Records, Vocabulary
 from tfds_builders.coco_instances import files
 from tfds_builders.instances import InstanceBuilder, instance_features, read_json
-from tfds_builders.release import Location, Release, ReleaseError, TextFile, check_readable, open_release
+from tfds_builders.own_photos import holdout
+from tfds_builders.release import (
+    Location,
+    Release,
+    ReleaseError,
+    TextFile,
+    check_readable,
+    open_release,
+    read_picture,
+)
 
 SPLITS = ("train", "val", "test")
 
@@ -26,7 +39,8 @@ SPLITS = ("train", "val", "test")
 class CocoConfig(BenchmarkConfig):
     """train, val, test: the json of each split, as a path below manual_dir; where none is given, every COCO
     instances json there, by the split's name in its path, or a single json as train. images: the folder that
-    file_name is relative to; "": found by the end of the path. exif: apply EXIF orientation.
+    file_name is relative to; "": found by the end of the path. exif: apply EXIF orientation. val_share,
+    test_share: shares of the training images that make a split which no json gives, by `seed`; 0: none.
     """
 
     train: str = ""
@@ -34,6 +48,9 @@ class CocoConfig(BenchmarkConfig):
     test: str = ""
     images: str = ""
     exif: bool = True
+    val_share: float = 0.0
+    test_share: float = 0.0
+    seed: int = 0
 
 
 class Builder(InstanceBuilder):
@@ -91,9 +108,43 @@ file_name is relative to with --set=images=FOLDER"""
         if len(set(names)) < len(names):
             names = [f"{split}/{names[i]}" for split, rows in joined.split.items() for i in rows]
         columns = joined.columns | {"image_id": names}
-        return Records(joined.places, names, joined.split, columns, notes=joined.notes)
+        records = Records(joined.places, names, joined.split, columns, notes=joined.notes)
+        self.places = self._find(records)
+        return records._replace(split=self._held_out(records))
+
+    def _held_out(self, records: Records) -> dict[str, np.ndarray]:
+        """The splits, those that no json gives made of the training images by the config's shares: copies of
+        one file stay together, images of rare categories are in every split."""
+        config, given = self.builder_config, records.split
+        shares = {"test": config.test_share, "val": config.val_share}
+        for name, share in shares.items():
+            if not 0 <= share < 1 or sum(shares.values()) >= 1:
+                raise ReleaseError(f"--set={name}_share={share}: shares are of at least 0, together below 1")
+        shares = {name: share for name, share in shares.items() if share and name not in given}
+        if not shares or "train" not in given:
+            return given
+        rows = given["train"].tolist()
+        names = [records.image[row] for row in rows]
+        digests = [hashlib.blake2b(read_picture(self.places[name])).digest() for name in names]
+        shown = [[entry["category"] for entry in records.columns["instance"][row]] for row in rows]
+        count = collections.Counter(label for labels in shown for label in set(labels))
+        stratum = [min(labels, key=lambda label: (count[label], label), default=-1) for labels in shown]
+        group = holdout.groups(digests)
+        made = np.asarray(holdout.hold_out(group, names, stratum, shares, config.seed))
+        if not set(shares) <= set(made.tolist()):  # too few images of each category
+            made = np.asarray(holdout.hold_out(group, names, [0] * len(rows), shares, config.seed))
+        for name in shares:
+            if name not in made:
+                raise ReleaseError(f"{len(rows)} images are too few to hold out a split {name}")
+        parts = {name: given["train"][made == name] for name in ("train", *shares)} | {
+            name: rows for name, rows in given.items() if name != "train"
+        }
+        return {name: parts[name] for name in SPLITS if name in parts}
 
     def locate(self, records: Records) -> dict[str, Location]:
+        return self.places
+
+    def _find(self, records: Records) -> dict[str, Location]:
         """Where every image lies; two splits must not share one."""
         index = files.index_images(self.release.root)
         located: dict[str, Location] = {}

@@ -11,7 +11,7 @@ from tfds_builders.release import PICTURE_SUFFIXES, Location, archive_members, m
 SUFFIXES = (*PICTURE_SUFFIXES, ".tif", ".tiff")
 
 
-def index_images(root: str) -> dict[str, list[tuple[str, Location]]]:
+def index_images(root: str, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, list[tuple[str, Location]]]:
     """File name → (path below root, location) of every image with that name. Links are followed once."""
     found: dict[str, list[tuple[str, Location]]] = {}
     seen: set[tuple[int, int]] = set()
@@ -25,11 +25,11 @@ def index_images(root: str) -> dict[str, list[tuple[str, Location]]]:
         for name in sorted(names):
             path = os.path.join(folder, name)
             label = os.path.relpath(path, root).replace(os.sep, "/")
-            if name.lower().endswith(SUFFIXES):
+            if name.lower().endswith(suffixes):
                 found.setdefault(name, []).append((label, Location(label, path)))
             elif name.lower().endswith(".zip"):
                 for member in archive_members(path, label):
-                    if member.filename.lower().endswith(SUFFIXES):
+                    if member.filename.lower().endswith(suffixes):
                         inside = f"{label.removesuffix('.zip')}/{member.filename}"
                         place = member_location(f"{label}/{member.filename}", path, member)
                         base = PurePosixPath(member.filename).name
