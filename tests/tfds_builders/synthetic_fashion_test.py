@@ -188,7 +188,7 @@ def test_a_bag_takes_pixels_from_mask_and_landmarks():
     rng = world.rng_of(0, 9, 5)
     figure = scene.make_figure(rng)
     worn = paint.Worn(item, garments.make_garment(item, figure), 1)
-    matrix = scene._spread(worn.garment.parts[0].outline, rng, (SIZE, SIZE), 0.0, (0.6, 0.7))
+    matrix = scene.spread(worn.garment.parts[0].outline, rng, (SIZE, SIZE), 0.0, (0.6, 0.7))
     person = paint.Person(figure, (worn,), matrix)
     on = paint.canvas(ground.plain(rng, (2 * SIZE, 2 * SIZE)))
     paint.paint_person(on, person, rng)
@@ -312,7 +312,7 @@ SMALL = {
 }
 
 
-FIGURES = [config for config in builder.BUILDER_CONFIGS if config.name != "outfits"]
+FIGURES = [config for config in builder.BUILDER_CONFIGS if config.name not in ("outfits", "fine_grained")]
 
 
 @pytest.mark.parametrize("config", FIGURES, ids=lambda config: config.name)
@@ -367,6 +367,8 @@ def test_defaults_are_large_enough_to_train_on():
         ("consumer_to_shop", "val_items", "0", "val_items=0: must be at least 1"),
         ("instances", "seed", "-1", "seed=-1: must not be negative"),
         ("outfits", "size", "-1", "size=-1: must be at least 1"),
+        ("fine_grained", "queries", "2", "queries=2.0: must be between 0 and 1"),
+        ("fine_grained", "val", "1", "val=1: must be at least 2, a query and a candidate"),
     ],
 )
 def test_numbers_that_no_config_has(config, field, value, message, tmp_path):

@@ -47,7 +47,7 @@ class Picture(NamedTuple):
     codes: np.ndarray  # [h w] uint8, what is seen where, see paint.py
 
 
-def _spread(
+def spread(
     outlines: np.ndarray, rng, size, turn: float, cover: tuple[float, float], freedom: float = 1.0
 ) -> np.ndarray:
     """Matrix [2 3] body units → canvas pixels: outlines [n 2] turned, scaled to a share of the frame, moved
@@ -87,15 +87,17 @@ def _outfit(rng, item: Item, seed: int) -> list[Item]:
     return [other, item] if _tuck(rng, other, 0.9) else [item, other]
 
 
-def _render(rng, size, persons: list[paint.Person], consumer: bool) -> tuple[Image.Image, np.ndarray]:
-    """Image and codes [h w] at supersampled size."""
+def render(
+    rng, size, persons: list[paint.Person], consumer: bool, *, things: bool = True
+) -> tuple[Image.Image, np.ndarray]:
+    """Image and codes [h w] at supersampled size; `things`: now and then a bag or a telephone."""
     canvas_size = tuple(paint.SUPERSAMPLE * v for v in size)
     on = paint.canvas((ground.cluttered if consumer else ground.plain)(rng, canvas_size))
     for person in persons:
         paint.paint_person(on, person, rng)
-        if rng.random() < (0.3 if consumer else 0.16):
+        if things and rng.random() < (0.3 if consumer else 0.16):
             ground.bag(on, person, rng)
-        if rng.random() < (0.2 if consumer else 0.04):
+        if things and rng.random() < (0.2 if consumer else 0.04):
             ground.phone(on, person, rng)
     image = ground.photograph(rng, on.image.reduce(paint.SUPERSAMPLE), consumer)
     return image, np.asarray(on.codes)
@@ -180,8 +182,8 @@ def single(
     turn = freedom * rng.normal(0, 13 if consumer else 6)
     closest = 1.05 if consumer else 1.0
     cover = (closest - freedom * (0.5 if consumer else 0.4), closest)
-    person = paint.Person(figure, worn, _spread(_outline(own.garment), rng, size, turn, cover, freedom))
-    image, codes = _render(rng, size, [person], consumer)
+    person = paint.Person(figure, worn, spread(_outline(own.garment), rng, size, turn, cover, freedom))
+    image, codes = render(rng, size, [person], consumer)
     return Picture(encode(image), *size, (_read(codes, person, own),), joints(person), _reduced(codes))
 
 
@@ -211,14 +213,14 @@ def several(
         _outline(worn.garment) + move for (_, outfit), move in zip(dressed, moved) for worn in outfit
     ]  # fmt: skip
     cover = (0.7, 1.25) if consumer else (0.6, 1.1)
-    matrix = _spread(np.concatenate(everything), rng, size, rng.normal(0, 9 if consumer else 3), cover)
+    matrix = spread(np.concatenate(everything), rng, size, rng.normal(0, 9 if consumer else 3), cover)
     persons = []
     for (figure, outfit), move in zip(dressed, moved):
         shifted = np.concatenate([matrix[:, :2], (matrix[:, :2] @ move + matrix[:, 2])[:, None]], 1)
         persons.append(paint.Person(figure, outfit, shifted))
     if rng.random() < 0.5:
         persons = persons[::-1]
-    image, codes = _render(rng, size, persons, consumer)
+    image, codes = render(rng, size, persons, consumer)
     seen = tuple(_read(codes, person, worn) for person in persons for worn in person.worn)
     least = 0.002 * size[0] * size[1]
     seen = tuple(found for found in seen if found.mask.sum() >= least)

@@ -3,8 +3,9 @@
 Configs: `attributes` (category, attributes, landmarks, box and identity of one worn garment), `landmarks`,
 `in_shop` (train / query / gallery, identities of query and gallery unseen in training), `consumer_to_shop`
 (the same with val and the pairs of consumers' and shop's images), `instances` (one or two people, a mask
-per garment), `outfits` (product images of pieces that go together, with texts and questions). Sizes are
-fields of the config: `dataclasses.replace(BUILDER_CONFIGS[0], train=2000, size=96)`.
+per garment), `outfits` (product images of pieces that go together, with texts and questions),
+`fine_grained` (six small details of a top, each with a value and a box). Sizes are fields of the config:
+`dataclasses.replace(BUILDER_CONFIGS[0], train=2000, size=96)`.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from tfds_builders import fine_split
 from tfds_builders.annotations import landmark_metadata
 from tfds_builders.instances import instance_features
 from tfds_builders.release import ReleaseError
-from tfds_builders.synthetic_fashion import outfits, product, records
+from tfds_builders.synthetic_fashion import fine_details, fine_grained, outfits, product, records
 from tfds_builders.synthetic_fashion.wardrobe import TYPES, VOCABULARY, Taste, text_vector
 from tfds_builders.synthetic_fashion.world import (
     ATTRIBUTE_GROUPS,
@@ -33,7 +35,7 @@ COUNTS = {  # fields that must be at least 1
     *("train", "val", "test", "per_item", "size"),
     *("train_items", "val_items", "test_items", "shop_views", "consumer_views"),
 }
-SHARES = {"cluttered", "freedom"}
+SHARES = {"cluttered", "freedom", "queries"}
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -122,6 +124,25 @@ class OutfitsConfig(tfds.core.BuilderConfig):
     progress: bool = False
 
 
+@dataclasses.dataclass(eq=False, kw_only=True)
+class FineGrainedConfig(tfds.core.BuilderConfig):
+    """Tops with six small details. train, val, test count images; every image has a value of each attribute.
+
+    queries: share of the images of val and test that are queries, the others are candidates. cluttered: share
+    of consumer views. size: side of the image, at least twice what a model of whole images is given.
+    """
+
+    train: int = 3000
+    val: int = 300
+    test: int = 600
+    queries: float = 0.2
+    cluttered: float = 0.3
+    size: int = 192
+    seed: int = 0
+    processes: int | None = None
+    progress: bool = False
+
+
 BUILDER_CONFIGS = [
     LabelledConfig(name="attributes", description="Category, attributes and landmarks of one worn garment."),
     LabelledConfig(name="landmarks", description="Landmarks with visibility of one worn garment."),
@@ -129,6 +150,7 @@ BUILDER_CONFIGS = [
     ConsumerToShopConfig(name="consumer_to_shop", description="Pairs of consumers' and shop's images."),
     InstancesConfig(name="instances", description="Masks and boxes of all garments of one or two people."),
     OutfitsConfig(name="outfits", description="Pieces that go together, with texts and questions."),
+    FineGrainedConfig(name="fine_grained", description="Six small details of a top, each with its value."),
 ]
 
 
@@ -142,6 +164,8 @@ def check_config(config: tfds.core.BuilderConfig) -> None:
             raise ReleaseError(f"{field.name}={value}: must be between 0 and 1")
         if field.name == "seed" and value < 0:
             raise ReleaseError(f"seed={value}: must not be negative")
+        if config.name == "fine_grained" and field.name in ("val", "test") and value < 2:
+            raise ReleaseError(f"{field.name}={value}: must be at least 2, a query and a candidate")
 
 
 def make_plan(config: tfds.core.BuilderConfig) -> records.Plan:
@@ -162,6 +186,12 @@ def make_plan(config: tfds.core.BuilderConfig) -> records.Plan:
         if config.name == "instances"
         else plan._replace(per_item=config.per_item, freedom=config.freedom)
     )
+
+
+def fine_plan(config: FineGrainedConfig) -> fine_grained.Plan:
+    """The numbers of `fine_grained` that decide the bytes."""
+    sizes = {split: getattr(config, split) for split in fine_grained.SPLITS}
+    return fine_grained.Plan(sizes, config.size, config.seed, config.queries, config.cluttered)
 
 
 def _labels() -> dict:
@@ -206,6 +236,17 @@ def outfit_features() -> tfds.features.FeaturesDict:
     )
 
 
+def pair_features() -> tfds.features.FeaturesDict:
+    """The features of `fine_grained`: those of attribute-specific retrieval and the boxes of the parts."""
+    return tfds.features.FeaturesDict(
+        fine_split.features() | {"part_box": tfds.features.Sequence(box_feature())}
+    )
+
+
+def box_feature() -> tfds.features.Tensor:
+    return tfds.features.Tensor(shape=(4,), dtype=np.float32)
+
+
 def draw_outfits(config: OutfitsConfig) -> dict[str, outfits.Outfits]:
     """Pieces and outfits of every split of the config."""
     taste = Taste(config.palettes, config.styles, config.jitter, config.off_palette)
@@ -233,6 +274,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         check_config(self.builder_config)
         if self.builder_config.name == "outfits":
             return self._outfits_info()
+        if self.builder_config.name == "fine_grained":
+            return self._fine_grained_info()
         plan = make_plan(self.builder_config)
         more = {"category_ids": list(range(1, len(CATEGORY_NAMES) + 1))} if plan.kind == "instances" else {}
         return tfds.core.DatasetInfo(
@@ -259,8 +302,22 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,  # the tables count the records
         )
 
+    def _fine_grained_info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Tops with six small details, each in a few values, drawn from parametric shapes.",
+            features=pair_features(),
+            metadata=tfds.core.MetadataDict(
+                attribute_names=list(fine_details.ATTRIBUTES),
+                attribute_values=[list(values) for values in fine_details.VALUES.values()],
+                parameters=fine_plan(self.builder_config)._asdict(),
+            ),
+        )
+
     def _split_generators(self, dl_manager):
         del dl_manager
+        if self.builder_config.name == "fine_grained":
+            return {split: self._generate_fine(split) for split in fine_grained.SPLITS}
         if self.builder_config.name == "outfits":
             drawn, seed = draw_outfits(self.builder_config), self.builder_config.seed
             self.info.metadata["tables"] = {
@@ -273,6 +330,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str):
         config, plan = self.builder_config, make_plan(self.builder_config)
         rendered = records.records(plan, split, config.processes or os.cpu_count() or 1)
+        bar = tqdm(rendered, f"rendering {split}", plan.sizes[split], disable=not config.progress, unit="img")
+        for record in bar:
+            yield record["image_id"], record
+
+    def _generate_fine(self, split: str):
+        config, plan = self.builder_config, fine_plan(self.builder_config)
+        rendered = fine_grained.rendered(plan, split, config.processes or os.cpu_count() or 1)
         bar = tqdm(rendered, f"rendering {split}", plan.sizes[split], disable=not config.progress, unit="img")
         for record in bar:
             yield record["image_id"], record
