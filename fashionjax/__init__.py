@@ -18,24 +18,27 @@ if TYPE_CHECKING:
     from fashionjax.errors import UserError
     from fashionjax.gallery.collection import Gallery, Match, SearchResult
     from fashionjax.inference.photo_model import PhotoModel, load
-    from fashionjax.inference.results import Label, Landmark, Prediction
     from fashionjax.outfit.complete import complete_outfit
     from fashionjax.outfit.completion import Completion
     from fashionjax.outfit.score import OutfitScore, score_outfit
     from fashionjax.outfit.typed_gallery import TypedGallery
+    from fashionjax.results import Instance, Label, Landmark, Prediction, Result, Segmentation
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Completion",
     "Gallery",
+    "Instance",
     "Label",
     "Landmark",
     "Match",
     "OutfitScore",
     "PhotoModel",
     "Prediction",
+    "Result",
     "SearchResult",
+    "Segmentation",
     "TypedGallery",
     "UserError",
     "__version__",
@@ -48,9 +51,12 @@ _MODULES = {
     "UserError": "errors",
     "load": "inference.photo_model",
     "PhotoModel": "inference.photo_model",
-    "Prediction": "inference.results",
-    "Label": "inference.results",
-    "Landmark": "inference.results",
+    "Prediction": "results",
+    "Result": "results",
+    "Segmentation": "results",
+    "Instance": "results",
+    "Label": "results",
+    "Landmark": "results",
     "Gallery": "gallery.collection",
     "Match": "gallery.collection",
     "SearchResult": "gallery.collection",

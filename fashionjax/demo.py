@@ -15,7 +15,7 @@ from absl import flags
 from experiments import demo as experiment
 from fashionjax import cli, evaluate, files, predict, train
 from fashionjax.errors import UserError
-from fashionjax.inference.results import Prediction
+from fashionjax.results import Prediction
 from fashionjax.runtime import datasets, parallel
 
 PHOTOS = 8  # held-out images that are written out and predicted on

@@ -23,10 +23,9 @@ from PIL import Image
 
 from fashionjax import cli
 from fashionjax.errors import UserError
-from fashionjax.inference import photos, results
+from fashionjax.inference import answers, photos
 from fashionjax.inference.photos import Predictor, expand
-from fashionjax.inference.results import Prediction
-from fashionjax.reports import draw
+from fashionjax.results import Result
 from fashionjax.runtime import parallel, progress
 
 ANNOTATED_SIDES = (480, 1280)  # longer side of an annotated image, at least and at most
@@ -45,32 +44,16 @@ def load(
 
 def predict(
     paths: Sequence[str], predictor: Predictor, *, topk: int = 5, out: Path | None = None
-) -> Iterator[Prediction]:
+) -> Iterator[Result]:
     """A result for each path, in order. With `out`, `annotated` names the image written there; nothing that
     exists is overwritten."""
-    for found, item in results.predict(paths, predictor, topk=topk, sides=ANNOTATED_SIDES):
+    for found, item in answers.predict(paths, predictor, topk=topk, sides=ANNOTATED_SIDES):
         if out is None or item is None:
             yield found
         else:
-            picture = _jpeg(annotate(item.shown, found))
+            picture = _jpeg(predictor.results.annotate(item.shown, found))
             written = photos.write_new(picture, out, Path(item.path).stem, "jpg")
             yield dataclasses.replace(found, annotated=str(written))
-
-
-def annotate(shown: np.ndarray, found: Prediction) -> np.ndarray:
-    """An image at display size, uint8 [h w 3], and its result → the same with landmarks drawn and scores
-    below."""
-    if found.landmark is not None:
-        size = np.asarray([found.width, found.height], np.float64)
-        points = np.asarray([[point.x, point.y] for point in found.landmark]) / size
-        shown = draw.landmarks(shown, points, np.asarray([point.visible for point in found.landmark]))
-    lines: list[str] = []
-    scores: list[float | None] = []
-    for part in ("category", "attribute"):
-        if getattr(found, part):
-            lines += [part, *(entry.name for entry in getattr(found, part))]
-            scores += [None, *(entry.score for entry in getattr(found, part))]
-    return draw.caption(shown, lines, scores) if lines else shown
 
 
 def _jpeg(picture: np.ndarray) -> bytes:

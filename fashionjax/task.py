@@ -93,6 +93,30 @@ class Task(NamedTuple):
     collate: Callable[[Sequence[dict]], dict] | None = None
 
 
+class Seen(NamedTuple):
+    """One photo beside its outputs, for `PhotoResults.parts`."""
+
+    example: Mapping[str, np.ndarray]  # as `Task.preprocess` made it, without the batch axis
+    size: tuple[int, int]  # width, height in pixels as displayed
+    names: Mapping[str, Sequence[str]]  # "category", "attribute", "landmark"
+    config: Any  # the model's
+    topk: int  # labels of a kind that are listed
+
+
+class PhotoResults(NamedTuple):
+    """How a task's outputs for one photo become what `predict` prints and the Python API returns.
+
+    kind: the class of a result, a subclass of `results.Result`.
+    parts: (outputs without the batch axis, Seen) → the fields of `kind` that they fill; {} where there is
+        nothing to show of a photo.
+    annotate: (photo uint8 [h w 3] at display size, result) → the same with the result drawn.
+    """
+
+    kind: type
+    parts: Callable[[Mapping[str, np.ndarray], Seen], dict[str, Any]]
+    annotate: Callable[[np.ndarray, Any], np.ndarray]
+
+
 class Weights(NamedTuple):
     """How files of PyTorch weights become models of a task, and back; `fashionjax.weights` reads it.
 
@@ -138,6 +162,8 @@ class TaskEntry(NamedTuple):
     report: (Context, the Accumulator of the task's metrics) → Report; it may read what the metrics keep.
     baselines: (Task, Context) → {name of reports.baselines.DEFINITIONS: Accumulator}, simple references on
         the same stream under the same metric names.
+    photo_results: what `predict` and the Python API say of a photo; None where a model's outputs mean nothing
+        by themselves, as embeddings do.
     weights: how PyTorch weights are imported and exported; None where there are none.
     """
 
@@ -148,4 +174,5 @@ class TaskEntry(NamedTuple):
     command: str
     baselines: Callable[[Task, Context], dict[str, Accumulator]] = lambda task, context: {}
     unread_labels: tuple[str, ...] = ()
+    photo_results: PhotoResults | None = None
     weights: Weights | None = None

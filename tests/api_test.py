@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoints import save
+from checkpoints import save, save_drawn
 from commands import run
 from outfits import photo, save_model
 from PIL import Image
 
 import fashionjax
-from experiments import demo
+from experiments import demo, mask_rcnn
+from fashionjax.reports import detection
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,6 +28,9 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("api")
     save(root / "runs" / "demo" / "train", "demo")
     save(root / "runs" / "retrieval", "global")
+    detector = mask_rcnn.get_config("tiny=true")
+    detector.labels = {"category": ["top", "skirt"], "category_id": [3, 7]}
+    save_drawn(root / "runs" / "parsing", detector, 0)
     save_model(root / "runs" / "outfits", "mask")
     for number, name in enumerate(("look.jpg", "top.jpg", "shoes.jpg", "photos/a.png", "photos/b.png")):
         photo(root / name, number)
@@ -91,6 +95,29 @@ def test_files_arrays_and_pil_images_are_predicted_alike(at_place):
     )
     text = str(by_path)
     assert text.startswith("photos/a.png (60 x 80)") and by_path.category[0].name in text
+
+
+@pytest.mark.slow
+def test_a_detector_returns_instances(at_place):
+    """Of several sizes, each in its own pixels; the result serialises and prints."""
+    model = fashionjax.load("runs/parsing", batch_size=2)
+    images = [np.full((64, 40, 3), 90, np.uint8), np.full((30, 90, 3), 200, np.uint8)]
+    results = model.predict([*images, "none.jpg"])
+    for image, result in zip(images, results, strict=False):
+        assert (
+            isinstance(result, fashionjax.Segmentation) and (result.height, result.width) == image.shape[:2]
+        )
+        plain = json.loads(result.to_json())
+        assert len(plain["instances"]) == len(result.instances) > 0
+        for instance in result.instances:
+            assert (instance.category, instance.category_id) in (("top", 3), ("skirt", 7))
+            x1, y1, x2, y2 = instance.box
+            assert 0 <= x1 <= x2 <= result.width and 0 <= y1 <= y2 <= result.height
+            assert tuple(instance.segmentation["size"]) == image.shape[:2]
+        assert str(result.instances[0]) in str(result)
+        drawn = detection.annotate(np.repeat(np.repeat(image, 2, 0), 2, 1), result)
+        assert drawn.shape == (2 * image.shape[0], 2 * image.shape[1], 3)
+    assert isinstance(results[2], fashionjax.Segmentation) and results[2].instances is None
 
 
 def test_one_bad_image_leaves_the_others(at_place):

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from experiments import demo
-from fashionjax import predict, tasks
+from fashionjax import predict, task, tasks
 from fashionjax.errors import UserError
-from fashionjax.inference import results
-from fashionjax.inference.results import Label, Landmark
+from fashionjax.reports import photo_results
+from fashionjax.results import Label, Landmark
 from fashionjax.runtime import checkpoint, state
 
 NAMES = {"category": ["Tee", "Skirt <a>", "Dress"], "attribute": ["striped", "lace"]}
@@ -40,7 +40,8 @@ def fixed(batch_size=4, **outputs):
         batches.append({name: value.shape for name, value in batch.items()})
         return {name: np.stack([np.asarray(value)] * batch_size) for name, value in outputs.items()}
 
-    return predict.Predictor(frame_of_whole, run, NAMES, batch_size), batches
+    results = photo_results.LABELLED
+    return predict.Predictor(frame_of_whole, run, NAMES, batch_size, results=results), batches
 
 
 def test_landmarks_come_back_in_displayed_pixels(tmp_path):
@@ -62,13 +63,14 @@ def test_landmarks_come_back_in_displayed_pixels(tmp_path):
 
 def test_landmarks_of_a_frame_inside_the_photo():
     names = {"landmark": ["left collar"]}
-    found = results.describe({"landmark": np.array([[0.5, 1.0]])}, names, np.array([10, 20, 30, 100]), 5)
+    seen = task.Seen({"frame": np.array([10, 20, 30, 100])}, (40, 120), names, None, 5)
+    found = photo_results.parts({"landmark": np.array([[0.5, 1.0]])}, seen)
     assert found == {"landmark": (Landmark("left collar", 20.0, 100.0, True),)}
 
 
 def test_scores_are_softmax_and_sigmoid_best_first():
     logits = {"category_logits": np.log([0.2, 0.7, 0.1]), "attribute_logits": np.array([-800.0, 0.0])}
-    found = results.describe(logits, NAMES, np.zeros(4), 2)
+    found = photo_results.parts(logits, task.Seen({}, (1, 1), NAMES, None, 2))
     assert found["category"] == (Label("Skirt <a>", 0.7), Label("Tee", 0.2))
     assert found["attribute"] == (Label("lace", 0.5), Label("striped", 0.0))
 

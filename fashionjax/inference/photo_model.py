@@ -10,10 +10,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fashionjax.errors import UserError
+from fashionjax.inference import answers, photos
 from fashionjax.inference import model as inference
-from fashionjax.inference import photos, results
 from fashionjax.inference.photos import Pixels, Predictor
-from fashionjax.inference.results import Prediction
+from fashionjax.results import Result
 
 
 class PhotoModel:
@@ -38,7 +38,7 @@ class PhotoModel:
 
     @property
     def task(self) -> str:
-        """attributes, landmarks, retrieval or compatibility."""
+        """Its name in `tasks.TASKS`: attributes, landmarks, retrieval, …"""
         return self.config.task
 
     @property
@@ -51,13 +51,14 @@ class PhotoModel:
         """{"category": names, "attribute": names, …}, in the order of the model's outputs."""
         return {name: list(names) for name, names in self.config.get("labels", {}).items() if names}
 
-    def predict(self, images: Pixels | Iterable[Pixels], topk: int = 5) -> list[Prediction]:
+    def predict(self, images: Pixels | Iterable[Pixels], topk: int = 5) -> list[Result]:
         """A result for each image, in order; an image that cannot be read has its `error` set.
 
-        UserError where the model predicts neither categories nor attributes nor landmarks.
+        The class is that of the task: `Prediction` of labels and landmarks, `Segmentation` of a detector.
+        `topk` is the number of labels listed of a kind. UserError where the model only has embeddings.
         """
         sources = photos.collect(images)
-        return [found for found, _ in results.predict(sources, self.predictor(len(sources)), topk=topk)]
+        return [found for found, _ in answers.predict(sources, self.predictor(len(sources)), topk=topk)]
 
     def embed(self, images: Pixels | Iterable[Pixels]) -> np.ndarray:
         """The embedding of each image, float32 [n d], as an evaluation and a gallery have it.

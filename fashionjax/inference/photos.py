@@ -24,6 +24,7 @@ from fashionjax.data.preprocess import VISIBLE
 from fashionjax.errors import UserError
 from fashionjax.inference import model as inference
 from fashionjax.runtime import checkpoint
+from fashionjax.task import PhotoResults
 
 # what a file is called that is read from a folder
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mpo",
@@ -56,6 +57,9 @@ class Predictor(NamedTuple):
     names: Mapping[str, Sequence[str]]  # "category", "attribute", "landmark"
     batch_size: int
     detector: Predictor | None = None  # finds the landmarks that are given to the model
+    collate: Callable[[Sequence[dict]], dict] | None = None  # as of the task; None: examples are stacked
+    config: ConfigDict | None = None
+    results: PhotoResults | None = None  # of the task
 
 
 class Photo(NamedTuple):
@@ -127,7 +131,12 @@ def predictor(
     finder = None if detector is None else predictor(detector, batch_size)
     if finder is not None and "landmark" in finder.names:
         names.setdefault("landmark", finder.names["landmark"])
-    return Predictor(model.task.preprocess, functools.partial(inference.run, model), names, whole, finder)
+    run = functools.partial(inference.run, model)
+    entry = tasks.entry(model.config.task)
+    task = model.task
+    return Predictor(
+        task.preprocess, run, names, whole, finder, task.collate, model.config, entry.photo_results
+    )
 
 
 def outputs(
@@ -347,6 +356,7 @@ def _outputs(photos: Sequence[Photo], model: Predictor) -> Iterator[dict]:
         return
     rows = [item.example for item in photos]
     rows += rows[:1] * (model.batch_size - len(rows))
-    found = model.run({name: np.stack([row[name] for row in rows]) for name in rows[0]})
+    stack = model.collate or (lambda rows: {name: np.stack([row[name] for row in rows]) for name in rows[0]})
+    found = model.run(stack(rows))
     for index in range(len(photos)):
         yield {name: value[index] for name, value in found.items()}

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fashionjax.data.detections import found_in
 from fashionjax.reports import draw_instances
 from fashionjax.reports.panels import Bars, Curve, Panel, Table, Tiles
+from fashionjax.results import Instance, Segmentation
+from fashionjax.task import PhotoResults, Seen
 
 SHOWN, SIDE = 12, 360  # images that are drawn, their longer side in pixels
 SCORE = 0.3  # detections that are drawn
@@ -92,3 +95,41 @@ def precision_recall(kind: str, curves) -> Curve:
         mean = precision[:, known].mean(axis=1)
         series[f"IoU {threshold:.2f}"] = (curves.recall.tolist(), mean.tolist())
     return Curve(f"Precision and recall: {KINDS[kind]}", "recall", "precision", series)
+
+
+# ------------------------------------------------------------------------------ one photo
+def parts(output: dict, seen: Seen) -> dict[str, tuple]:
+    """A detector's outputs for one photo → its instances in the photo's pixels, best first; all of them,
+    whatever `topk`."""
+    labels, legacy = seen.config.labels, seen.config.model.geometry.inclusive_boxes
+    found = found_in(output, seen.example["size"], seen.example["original_size"], legacy=legacy)
+    ids = list(labels.get("category_id") or range(1, len(labels.category) + 1))
+    instances = []
+    for n in np.argsort(-found.score, kind="stable").tolist():
+        category, rle = int(found.category[n]), None
+        if found.rle is not None:
+            counts = found.rle[n]["counts"]
+            counts = counts.decode() if isinstance(counts, bytes) else counts
+            rle = {"size": [int(side) for side in found.rle[n]["size"]], "counts": counts}
+        box = tuple(round(float(side), 2) for side in found.box[n])
+        name, score = str(labels.category[category]), round(float(found.score[n]), 6)
+        instances.append(Instance(name, int(ids[category]), score, box, rle))
+    return {"instances": tuple(instances)}
+
+
+def annotate(shown: np.ndarray, result: Segmentation) -> np.ndarray:
+    """Instances with a score of `SCORE` or more, drawn on the photo."""
+    kept = [instance for instance in result.instances if instance.score >= SCORE]
+    scale = np.tile([shown.shape[1] / result.width, shown.shape[0] / result.height], 2)
+    masks = [instance.segmentation for instance in kept]
+    return draw_instances.instances(
+        shown,
+        np.asarray([instance.box for instance in kept]).reshape(-1, 4) * scale,
+        [instance.category_id for instance in kept],
+        {instance.category_id: instance.category for instance in kept},
+        None if None in masks else masks,
+        [instance.score for instance in kept],
+    )
+
+
+PHOTO_RESULTS = PhotoResults(Segmentation, parts, annotate)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -25,7 +25,7 @@ def instances(
     image: np.ndarray,
     box: np.ndarray,
     category: Sequence[int],
-    names: Sequence[str],
+    names: Sequence[str] | Mapping[int, str],
     rle: Sequence[dict] | None = None,
     score: Sequence[float] | None = None,
     side: int | None = None,

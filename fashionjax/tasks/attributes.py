@@ -21,6 +21,7 @@ from fashionjax.models import backbones, heads, pooled_features, predictor
 from fashionjax.models.predictor import Predictor
 from fashionjax.reports import attributes as attribute_report
 from fashionjax.reports import baselines as simple
+from fashionjax.reports.photo_results import LABELLED
 from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry, Weights
 from fashionjax.tasks import supervised
 
@@ -189,5 +190,6 @@ ENTRY = TaskEntry(
     report=attribute_report.LabelReport,
     baselines=simple.labelled,
     command="predict",
+    photo_results=LABELLED,
     weights=WEIGHTS,
 )

@@ -18,6 +18,7 @@ from fashionjax.models.heads import FRAME
 from fashionjax.models.landmark_detector import LandmarkDetector
 from fashionjax.reports import attributes as attribute_report
 from fashionjax.reports import baselines as simple
+from fashionjax.reports.photo_results import LABELLED
 from fashionjax.task import Batch, Task, TaskEntry, Weights
 from fashionjax.tasks import attributes, supervised
 
@@ -89,5 +90,6 @@ ENTRY = TaskEntry(
     report=attribute_report.LabelReport,
     baselines=simple.labelled,
     command="predict",
+    photo_results=LABELLED,
     weights=WEIGHTS,
 )

@@ -6,8 +6,10 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import fashionjax
 from fashionjax import evaluate, tasks, train
 from fashionjax.reports import baselines
 
@@ -44,4 +46,6 @@ def test_the_page_makes_a_task(colour, synthetic_dir, tmp_path):
     assert set(result["definitions"]) == {*result["metrics"], *result["baselines"]}
     assert set(result["baselines"]) <= set(baselines.DEFINITIONS) and "majority" in result["baselines"]
     tables = json.loads((tmp_path / "test" / "report.json").read_text())["tables"]
+    (shown,) = fashionjax.load(tmp_path / "run").predict(np.zeros((40, 30, 3), np.uint8), topk=2)
+    assert isinstance(shown, fashionjax.Prediction) and len(shown.category) == 2 and shown.landmark is None
     assert len(tables["Accuracy per category"]["values"]) == len(tables["Accuracy per category"]["names"])

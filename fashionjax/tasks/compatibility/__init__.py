@@ -26,6 +26,7 @@ from fashionjax.models.compatibility import VOCABULARY, SetTransformer, TypeAwar
 from fashionjax.ops import augment, type_spaces
 from fashionjax.reports import baselines as simple
 from fashionjax.reports import compatibility as compatibility_report
+from fashionjax.reports.photo_results import LABELLED
 from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry
 from fashionjax.tasks import attributes, supervised
 from fashionjax.tasks.compatibility import scoring, set_transformer, type_aware, weight_files
@@ -233,6 +234,7 @@ ENTRY = TaskEntry(
     report=compatibility_report.OutfitReport,
     baselines=baselines,
     command="outfit",
+    photo_results=LABELLED,  # the type of a piece, where the model has a type head
     unread_labels=("type_space",),  # models keep the order of the type spaces of their own checkpoint
     weights=weight_files.WEIGHTS,
 )

@@ -23,7 +23,7 @@ from fashionjax.models import backbones
 from fashionjax.models.detection import rcnn
 from fashionjax.models.detection.settings import Geometry, Settings
 from fashionjax.ops import masks
-from fashionjax.reports.detection import DetectionReport
+from fashionjax.reports.detection import PHOTO_RESULTS, DetectionReport
 from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry
 from fashionjax.tasks import supervised
 from fashionjax.tasks.detection.metrics import DetectionMetrics
@@ -255,6 +255,7 @@ ENTRY = TaskEntry(
     },
     report=DetectionReport,
     command="segment",
+    photo_results=PHOTO_RESULTS,
     unread_labels=("landmark", "landmark_flip", "landmark_count", "attribute"),
     weights=WEIGHTS,
 )
