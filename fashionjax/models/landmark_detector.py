@@ -59,6 +59,15 @@ class LandmarkDetector(nn.Module):
         }
 
 
+def landmarks_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """How many landmarks a file {PyTorch name: shape} detects; None where it has no landmark head."""
+    heatmap, head = shapes.get(heads.PARTS["heatmap head"]), shapes.get(heads.PARTS["landmark head"])
+    extractor = shapes.get("landmark_feature_extractor.linear.weight")
+    if heatmap:
+        return heatmap[0]
+    return extractor[0] // head[1] if extractor and head and len(head) == 2 else None
+
+
 def from_shapes(backbone: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> LandmarkDetector:
     """{PyTorch name: shape} of MMFashion's detector → its module; KeyError where a part is missing."""
     vector = shapes[heads.PARTS["landmark head"]][1]

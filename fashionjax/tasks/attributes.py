@@ -95,6 +95,7 @@ def make_landmark_head(config: ConfigDict):
     return heads.HeatmapHead(
         features=config.model.landmark_features,
         levels=config.model.landmark_levels,
+        landmarks=supervised.landmark_count(config),
         bn_axis_name=AXIS if config.model.sync_bn else None,
         dtype=jnp.dtype(config.dtype),
         parent=None,

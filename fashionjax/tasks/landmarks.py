@@ -46,6 +46,7 @@ def make_model(config: ConfigDict) -> LandmarkDetector:
         backbone=attributes.make_backbone(config),
         hidden=config.model.hidden,
         features=config.model.features,
+        landmarks=supervised.landmark_count(config),
         landmark_head=attributes.make_landmark_head(config) if heatmap else None,
         dtype=jnp.dtype(config.dtype),
     )
@@ -71,6 +72,20 @@ def fitting_config(backbone: str, pooling: str, parts: tuple[str, ...]) -> str:
     return f"task=landmarks model.backbone={backbone} model.pooling={pooling} model.head={head}"
 
 
+def fit_config(config: ConfigDict, shapes: dict, known: dict, given: bool = False) -> list[str]:
+    """The labels of the dataset; landmarks named by number where the file has more or fewer of them."""
+    remarks = supervised.fit_labels({}, config, shapes, known, given)
+    count, here = landmark_detector.landmarks_from_shapes(shapes), supervised.landmark_count(config)
+    if count not in (None, here):
+        remarks.append(f"{count} landmarks are named by number ({config.dataset} has {here})")
+        with config.unlocked():
+            config.labels = ConfigDict(
+                {name: value for name, value in config.labels.items() if name != "landmark_flip"}
+                | {"landmark": supervised.numbered("landmark", count)}
+            )
+    return remarks
+
+
 WEIGHTS = Weights(
     key_rules=lambda model, keys=None: pooled_features.torch_keys(model),
     parts={part: heads.PARTS[part] for part in ("landmark head", "heatmap head")},
@@ -78,7 +93,7 @@ WEIGHTS = Weights(
     from_shapes=landmark_detector.from_shapes,
     pooling=pooled_features.pooling,
     fitting_config=fitting_config,
-    fit_config=functools.partial(supervised.fit_labels, {}),
+    fit_config=fit_config,
 )
 ENTRY = TaskEntry(
     make=make,

@@ -20,6 +20,7 @@ from fashionjax.ops import augment
 from fashionjax.task import AXIS, Batch, Task
 
 INITS = ("zoo", "torch")
+DEEPFASHION_SLOTS = 8
 # the quirks that act on records
 PREPROCESSED = (
     "s1_random_crop_at_test",
@@ -154,6 +155,11 @@ def landmark_flip(config: ConfigDict) -> tuple[tuple[int, int], ...] | None:
     """The (left, right) landmark slots of the config's dataset; None for one that does not name them."""
     pairs = config.get("labels", {}).get("landmark_flip")
     return None if pairs is None else tuple((int(left), int(right)) for left, right in pairs)
+
+
+def landmark_count(config: ConfigDict) -> int:
+    """Landmark slots of the config's dataset; DeepFashion's eight where its labels do not name them."""
+    return len(config.get("labels", {}).get("landmark") or ()) or DEEPFASHION_SLOTS
 
 
 def torch_initial(rng: jax.Array, params: dict) -> dict:

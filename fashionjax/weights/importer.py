@@ -25,10 +25,10 @@ from fashionjax.models.torch_keys import Rules, prefixed
 from fashionjax.runtime import checkpoint, checkpoint_files, optim
 from fashionjax.runtime.state import TrainState, initial_key, run_key
 from fashionjax.task import Batch, Task
+from fashionjax.tasks import supervised
 from fashionjax.weights import files, labels, recognise, vit_positions
 from fashionjax.weights.key_maps import Accounting, KeyMismatch, fill, torch_shapes
 
-LANDMARKS = 8
 SIDE = 64  # px, of a model whose config leaves images their own size
 STAGES = (1, 2, 3, 4)  # of a ResNet
 COUNTER = "num_batches_tracked"
@@ -53,11 +53,11 @@ def template(config: ConfigDict, task: Task) -> dict:
 
 def example_batch(config: ConfigDict) -> Batch:
     """A batch of one empty image with every input that a model may ask for."""
-    size = config.get("image_size", SIDE)
+    size, landmarks = config.get("image_size", SIDE), supervised.landmark_count(config)
     return {
         "image": np.zeros((1, size, size, 3), np.uint8),
-        "landmark": np.zeros((1, LANDMARKS, 2), np.float32),
-        "visibility": np.zeros((1, LANDMARKS), np.float32),
+        "landmark": np.zeros((1, landmarks, 2), np.float32),
+        "visibility": np.zeros((1, landmarks), np.float32),
         "example_valid": np.ones((1,), bool),
     }
 

@@ -27,7 +27,7 @@ from weight_files import (
     tiny_config,
 )
 
-from experiments import inshop
+from experiments import inshop, landmarks
 from fashionjax import import_weights, tasks
 from fashionjax.errors import UserError
 from fashionjax.export import __main__ as export
@@ -279,6 +279,20 @@ def test_a_file_becomes_a_checkpoint_and_comes_out_bitwise(tmp_path, capsys, sav
     assert_same(written, tensors)
     import_weights.run(str(tmp_path / "out.safetensors"), config, str(tmp_path / "again"))
     assert_same(export.state_dict(tmp_path / "again"), tensors)
+
+
+def test_a_detector_of_another_number_of_landmarks(tmp_path, capsys):
+    config = landmarks.get_config()
+    config.dataset, config.data_dir = "none", str(tmp_path)  # not prepared
+    config.model.backbone, config.model.backbone_fields.width = "vgg11", 4
+    config.model.hidden = config.model.features = 16
+    config.image_size = 32
+    tensors = file_for(config, {"landmark": 6})
+    assert tensors["landmark_feature_extractor.linear.weight"].shape[0] == 6 * 256
+    import_weights.run(str(save_zip(tmp_path / "w.pth", tensors)), config, str(tmp_path / "run"))
+    assert "6 landmarks are named by number" in capsys.readouterr().err
+    saved = checkpoint.restore_for_inference(tmp_path / "run").config
+    assert saved.labels.landmark[0] == "landmark_0" and len(saved.labels.landmark) == 6
 
 
 def test_the_checkpoint_restores_as_a_training_state(tmp_path):
