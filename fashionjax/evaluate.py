@@ -53,21 +53,28 @@ def evaluate(
     cli.make_folder(out, "--out")
     writes = parallel.this_process()[0] == 0
     left_out: set[int] = set()
+    excluded: set[int] = set()
     context = inference.context(
-        model, split, allow_missing=allow_missing, out=Path(out) if writes else None, left_out=left_out
+        model,
+        split,
+        allow_missing=allow_missing,
+        out=Path(out) if writes else None,
+        left_out=left_out,
+        excluded=excluded,
     )
     stream = inference.predictions(model, split, allow_missing=allow_missing)
     figures = measure(model.task, tasks.entry(config.task), context, stream, with_baselines=with_baselines)
-    evaluated = figures.records - left_out
-    missing = sorted(set(range(len(split))) - evaluated)
+    counted = set(range(len(split))) - excluded
+    evaluated = (figures.records - left_out) & counted
+    missing = sorted(counted - evaluated)
     if missing:
-        print(f"evaluated {len(evaluated)} of {len(split)} records", file=sys.stderr)
+        print(f"evaluated {len(evaluated)} of {len(counted)} records", file=sys.stderr)
     result = {
         "label": _label(config, split, model.step),
         "dataset": split.dataset,
         "split": split_name,
         "n": len(evaluated),
-        "n_total": len(split),
+        "n_total": len(counted),
         "missing": missing,
         "step": model.step,
         "metrics": figures.metrics,

@@ -62,6 +62,8 @@ class Context(NamedTuple):
     gather: Callable[[dict], dict] = lambda rows: rows
     # tells records that the metrics do not count, and why; may refuse by a UserError
     leave_out: Callable[[Iterable[int], str], None] = _print_left_out
+    # tells records that are no part of the config's protocol (another source); the split is so much smaller
+    exclude: Callable[[Iterable[int]], None] = lambda records: None
     out: Path | None = None  # folder of a report's files; None where nothing is written
 
 

@@ -53,8 +53,9 @@ def make_preprocess(
     image u8 [h w 3] (bilinear with Pillow's antialiasing), size i32 [2] (h, w), original_size i32 [2]. In
     training (`rng` given) the shorter side is drawn from `resize.short_train` and the image is flipped with
     probability `resize.flip`; the example also has truth_box f32 [g 4] in pixels of the resized image,
-    truth_label i32 [g], truth_valid bool [g], and by `padding.mask_form` truth_ring f32 [g r p 2] with
-    truth_ring_length i32 [g r], or truth_bitmap u8 [g h w/8]. Crowds and objects outside the image are left
+    truth_label i32 [g], truth_valid bool [g], truth_masked bool [g] (whether the object has a mask), and by
+    `padding.mask_form` truth_ring f32 [g r p 2] with truth_ring_length i32 [g r], or truth_bitmap
+    u8 [g h w/8]. Crowds and objects outside the image are left
     out; of more than g objects a random part is taken. `truth`: arguments of `instances.instances`.
     `inclusive`: the far corner of a box is its last pixel.
     """
@@ -103,13 +104,14 @@ def _padded_truth(found, original, size, flip: bool, padding: Padding, inclusive
         "truth_label": _padded(found.category[kept].astype(np.int32), padding.objects),
         "truth_valid": np.arange(padding.objects) < len(kept),
     }
+    if padding.mask_form == "none":
+        return example
     chosen = [found.segmentation[k] for k in kept]
+    masked = np.asarray([masks.is_mask(segmentation) for segmentation in chosen], bool)
+    example["truth_masked"] = _padded(masked, padding.objects)
     if padding.mask_form == "polygon":
         return example | _padded_rings(chosen, scale, width, flip, padding)
-    if padding.mask_form == "bitmap":
-        bitmap = _bitmaps(chosen, original, size, flip)
-        return example | {"truth_bitmap": _padded(bitmap, padding.objects)}
-    return example
+    return example | {"truth_bitmap": _padded(_bitmaps(chosen, original, size, flip), padding.objects)}
 
 
 def _padded(rows: np.ndarray, count: int) -> np.ndarray:

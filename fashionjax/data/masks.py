@@ -41,6 +41,13 @@ def checked_rings(polygons, where: str = "polygon") -> list[np.ndarray]:
     return rings
 
 
+def is_mask(segmentation) -> bool:
+    """Whether a COCO `segmentation` encloses anything: annotations may have a box alone."""
+    if isinstance(segmentation, list | tuple):
+        return any(len(ring) >= 6 for ring in segmentation)
+    return area(segmentation) > 0
+
+
 def polygon_area(rings: Sequence) -> float:
     """Rings (flat lists or [p 2] arrays) -> sum of their areas in square pixels (shoelace formula)."""
     total = 0.0

@@ -67,11 +67,13 @@ def context(
     allow_missing: bool = True,
     out: Path | None = None,
     left_out: set[int] | None = None,
+    excluded: set[int] | None = None,
 ) -> Context:
     """What metrics, baselines and reports read beside the predictions over `split`.
 
     Records that a metric cannot count are an error, or with `allow_missing` a warning; their indices go into
-    `left_out`. `out` is the folder of a report's files.
+    `left_out`, those that the config's protocol does not count into `excluded`. `out` is the folder of a
+    report's files.
     """
     told = set() if left_out is None else left_out
 
@@ -99,6 +101,7 @@ def context(
         training=lambda count: _training(model, count),
         gather=parallel.gather_rows,
         leave_out=leave_out,
+        exclude=(set() if excluded is None else excluded).update,
         out=out,
     )
 

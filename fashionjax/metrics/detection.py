@@ -90,7 +90,8 @@ class CocoEvaluator:
         [b n], compressed counts or RLE dicts.
         batch: image_id, height, width, example_valid [b]; truth_box [b g 4], truth_category [b g] int,
         truth_valid [b g] bool; for masks truth_rle [b g]; optional truth_crowd [b g] bool (default: none) and
-        truth_area [b g] (default: the mask's where masks are evaluated, else the box's).
+        truth_area [b g] (default: the mask's where masks are evaluated, else the box's), truth_masked [b g]
+        bool: objects without a mask are, for masks, regions that count neither for nor against.
         """
         if self.evaluated is not None:
             raise ValueError("update after result")
@@ -111,7 +112,7 @@ class CocoEvaluator:
             masks = self._masks(prediction["rle"], prediction["detection_valid"], chosen, size)
         for kind, stream in self.streams.items():
             if kind == "box":
-                stream.update(images, truth, rows)
+                stream.update(images, [annotation for annotation, _ in truth], rows)
             else:
                 # without a box, so that a detection's area is its mask's
                 found = [
@@ -123,11 +124,12 @@ class CocoEvaluator:
                     }
                     for r, mask in zip(rows, masks, strict=True)
                 ]
-                stream.update(images, truth, found)
+                stream.update(images, [of_masks for _, of_masks in truth], found)
         if self.results:
             self.results.add(rows, masks)
 
-    def _truth(self, batch, chosen, image_id, size) -> list[dict]:
+    def _truth(self, batch, chosen, image_id, size) -> list[tuple[dict, dict]]:
+        """The annotations as they count for boxes and for masks."""
         annotations = []
         for b, i, (h, w) in zip(chosen, image_id.tolist(), size, strict=True):
             for g in np.flatnonzero(np.asarray(batch["truth_valid"][b], bool)):
@@ -151,7 +153,11 @@ class CocoEvaluator:
                 if "truth_area" in batch:
                     annotation["area"] = float(batch["truth_area"][b][g])
                 self.objects[label] += not crowd
-                annotations.append(annotation)
+                of_masks = annotation
+                if "mask" in self.streams and "truth_masked" in batch and not batch["truth_masked"][b][g]:
+                    # detections of masks inside of its box count neither for nor against
+                    of_masks = annotation | {"iscrowd": 1, "segmentation": _box_rle(x1, y1, x2, y2, h, w)}
+                annotations.append((annotation, of_masks))
         return annotations
 
     def _rows(self, prediction, chosen, image_id) -> np.ndarray:
@@ -248,6 +254,11 @@ def _rle(value, height: int, width: int) -> dict:
     if isinstance(value, dict):
         return value
     return {"size": [height, width], "counts": value.decode() if isinstance(value, bytes) else str(value)}
+
+
+def _box_rle(x1: float, y1: float, x2: float, y2: float, height: int, width: int) -> dict:
+    """The pixels of a box as RLE."""
+    return hotcoco.mask.frPoly([x1, y1, x2, y1, x2, y2, x1, y2], height, width)
 
 
 class ResultsWriter:

@@ -34,8 +34,10 @@ def outputs(boxes, slots: int = 3, scale: float = 2.0, top: float = 0.9) -> dict
     return {"box": box, "score": score, "category": category, "detection_valid": valid, "mask_logits": logits}
 
 
-def measured(tmp_path, shown=BOXES, last=0.9, **options):
-    context = Context(record=record, size=3, out=tmp_path)
+def measured(tmp_path, shown=BOXES, last=0.9, record=record, excluded=None, **options):
+    context = Context(
+        record=record, size=3, out=tmp_path, exclude=(set() if excluded is None else excluded).update
+    )
     metrics = DetectionMetrics(["a", "b"], context, truth=TRUTH, **options)
     found = [outputs(boxes) for boxes in shown[:2]] + [outputs(shown[2], top=last)]
     found += [outputs([(0, 0, 5, 5)])]  # the last row is padding
@@ -59,10 +61,29 @@ def test_detections_in_images_without_objects_count_against(tmp_path):
     assert result["standard/box_ap"] < 1
 
 
-def test_images_of_users_do_not_count_under_shop_only(tmp_path):
+@pytest.mark.parametrize("several_hosts", [False, True])
+def test_images_of_users_do_not_count_under_shop_only(tmp_path, several_hosts):
     nothing = (BOXES[0], [(20, 20, 22, 22)], [])  # wrong in image 1 alone, a user's
-    assert measured(tmp_path, shown=nothing, shop_only=True)["standard/box_ap"] == pytest.approx(1)
-    assert measured(tmp_path, shown=nothing)["standard/box_ap"] < 1
+    excluded, options = set(), {"shown": nothing, "several_hosts": several_hosts}
+    found = measured(tmp_path, shop_only=True, excluded=excluded, **options)
+    assert found["standard/box_ap"] == pytest.approx(1) and excluded == {1}
+    assert measured(tmp_path, excluded=excluded, **options)["standard/box_ap"] < 1
+
+
+def test_an_object_without_a_mask_counts_for_boxes_alone(tmp_path):
+    """Its detection is right as a box, and as a mask neither right nor wrong."""
+
+    def bare(index: int) -> dict:
+        found = record(index)
+        found["instance"]["segmentation"] = [
+            "[]" if index == 1 else text for text in found["instance"]["segmentation"]
+        ]
+        return found
+
+    found = measured(tmp_path, record=bare)
+    assert found["standard/box_ap"] == pytest.approx(1) and found["standard/mask_ap"] == pytest.approx(1)
+    missed = measured(tmp_path, record=bare, shown=(BOXES[0], [], []))
+    assert missed["standard/box_ap"] < 1 and missed["standard/mask_ap"] == pytest.approx(1)
 
 
 def test_legacy_boxes_end_behind_their_last_pixel():

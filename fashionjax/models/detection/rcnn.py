@@ -38,6 +38,7 @@ class Truth(NamedTuple):
     label: jax.Array  # [b g] int, 0-based class
     valid: jax.Array  # [b g] bool
     mask: Any = None  # arrays [b ...] that mask_target reads
+    masked: Any = None  # [b g] bool, objects that have a mask; None: all
 
 
 class Detections(NamedTuple):
@@ -248,7 +249,10 @@ class RCNN(nn.Module):
         rois = jax.tree.map(lambda x: x[:, :most], rois)
         logits = self.mask_logits(maps, rois.box, size)
         target = jax.lax.stop_gradient(jax.vmap(mask_target)(truth.mask, rois.truth, rois.box))
-        return jax.vmap(roi_heads.mask_loss)(logits, target, rois)
+        counted = rois.foreground
+        if truth.masked is not None and truth.masked.shape[1]:
+            counted &= jnp.take_along_axis(truth.masked, rois.truth, axis=1)
+        return jax.vmap(roi_heads.mask_loss)(logits, target, rois.label, counted)
 
 
 def aligned(size):
@@ -279,7 +283,8 @@ def losses(
 
     The names are detectron2's without 'loss_': rpn_cls, rpn_loc, cls, box_reg and mask, of a cascade
     cls_stage0, box_reg_stage0, ...; the loss of the model is their sum. RPN losses are divided by 256
-    anchors per image, box losses by the sampled RoIs of the batch, the mask loss by its foreground RoIs;
+    anchors per image, box losses by the sampled RoIs of the batch, the mask loss by its foreground RoIs whose
+    object has a mask;
     with `axis_name` these counts are averaged over the devices, so that the mean of the devices'
     gradients is the gradient of the whole batch. Keys should be drawn per example (folded with its
     number), so that a draw does not depend on where an image lies in a batch. An image whose `weight` [b]

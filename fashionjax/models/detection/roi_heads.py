@@ -206,15 +206,15 @@ def box_loss(settings: Settings, stage: int, logits, delta, rois: RoIs, truth_bo
     return BoxLoss(jnp.sum(jnp.where(rois.valid, entropy, 0.0)), box_sum, jnp.sum(rois.valid))
 
 
-def mask_loss(logits, target, rois: RoIs):
-    """logits [n m m k], target [n m m] in 0..1 -> (sum over the foreground of the mean binary
-    cross-entropy of its class's mask, number of foreground RoIs).
+def mask_loss(logits, target, label, counted):
+    """logits [n m m k], target [n m m] in 0..1, label [n] int, counted [n] bool -> (sum over the counted RoIs
+    of the mean binary cross-entropy of the mask of its class, number of counted RoIs).
     """
-    column = jnp.minimum(rois.label, logits.shape[-1] - 1)
+    column = jnp.minimum(label, logits.shape[-1] - 1)
     own = jnp.take_along_axis(logits, column[:, None, None, None], axis=-1)[..., 0]
     entropy = jax.nn.softplus(own) - target.astype(jnp.float32) * own
     per_roi = entropy.mean(axis=(1, 2))
-    return jnp.sum(jnp.where(rois.foreground, per_roi, 0.0)), jnp.sum(rois.foreground)
+    return jnp.sum(jnp.where(counted, per_roi, 0.0)), jnp.sum(counted)
 
 
 @jax.custom_vjp

@@ -174,7 +174,9 @@ def truth_of(batch: Batch) -> rcnn.Truth:
     masked = {
         name: batch[name] for name in ("truth_ring", "truth_ring_length", "truth_bitmap") if name in batch
     }
-    return rcnn.Truth(batch["truth_box"], batch["truth_label"], batch["truth_valid"], masked)
+    return rcnn.Truth(
+        batch["truth_box"], batch["truth_label"], batch["truth_valid"], masked, batch.get("truth_masked")
+    )
 
 
 def make_mask_target(config: ConfigDict, settings: Settings):

@@ -27,6 +27,7 @@ class Annotated(NamedTuple):
     rle: list[dict]
     crowd: np.ndarray  # [n] bool
     area: np.ndarray  # [n]
+    masked: np.ndarray  # [n] bool, objects that have a mask
 
 
 def annotated(record: Mapping, **truth: bool) -> Annotated:
@@ -35,16 +36,18 @@ def annotated(record: Mapping, **truth: bool) -> Annotated:
     coco_id, height, width = (int(record[name]) for name in ("coco_id", "height", "width"))
     rle = [masks.rle(value, height, width) for value in found.segmentation]
     name = str(record["image_id"])
-    return Annotated(name, coco_id, height, width, found.box, found.category, rle, found.iscrowd, found.area)
+    masked = np.asarray([masks.is_mask(value) for value in found.segmentation], bool)
+    boxes = (found.box, found.category, rle, found.iscrowd, found.area)
+    return Annotated(name, coco_id, height, width, *boxes, masked)
 
 
 class DetectionMetrics:
     """The accumulator of detectors. Ground truth is read from the records as the batches pass; an image is
     matched when it is seen, and OUT/detections.json grows with it where the evaluation writes files.
 
-    ids: category ids of result files. `truth`: arguments of `instances.instances`. shop_only: images of users
-    do not count. On several hosts the
-    detections wait, masks as RLE, until all of them are gathered.
+    ids: category ids of result files. `truth`: arguments of `instances.instances`. shop_only: images of
+    users do not count (`Context.exclude`). On several hosts the detections wait, masks as RLE, until all of
+    them are gathered.
     """
 
     def __init__(
@@ -74,6 +77,8 @@ class DetectionMetrics:
             index = int(batch["index"][b])
             record = self.context.record(index)
             if self.shop_only and int(record["source"]) != instances.SHOP:
+                if self.waiting is None:
+                    self.context.exclude([index])
                 continue
             rows.append(b)
             found = found_in(
@@ -99,6 +104,7 @@ class DetectionMetrics:
         batch |= {"example_valid": [True], "truth_valid": np.ones((1, len(truth.box)), bool)}
         batch |= {"truth_box": truth.box[None], "truth_category": truth.category[None]}
         batch |= {"truth_crowd": truth.crowd[None], "truth_area": truth.area[None], "truth_rle": [truth.rle]}
+        batch["truth_masked"] = truth.masked[None]
         prediction = {"box": found.box[None], "score": found.score[None], "category": found.category[None]}
         prediction["detection_valid"] = np.ones((1, len(found.score)), bool)
         if found.rle is not None:
@@ -108,7 +114,9 @@ class DetectionMetrics:
     def result(self) -> dict[str, float]:
         if self.measured is None:
             if self.waiting is not None:
-                for entry in self.waiting.whole()["entry"]:
+                whole = self.waiting.whole()
+                self.context.exclude([int(i) for i, e in zip(whole["index"], whole["entry"]) if e is None])
+                for entry in whole["entry"]:
                     if entry is not None:
                         self._add(*entry)
             self.measured = self.evaluator.result()

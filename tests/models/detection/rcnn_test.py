@@ -119,6 +119,22 @@ def test_images_without_objects_train_the_background_alone(cascade):
     assert found["rpn_cls"] > 0 and found["cls_stage2"] > 0
 
 
+def test_objects_without_a_mask_are_no_targets(cascade):
+    """The second object of the first image has a box alone: whatever its mask holds is not read."""
+    model, variables = cascade
+    image, size, truth = batch(64, 64)
+    masked = truth.valid.copy()
+    masked[0, 1] = False
+    other = truth.mask.copy()
+    other[0, 1] = ~other[0, 1]
+    one = losses(model, variables, image, size, truth._replace(masked=masked))
+    assert one == losses(model, variables, image, size, truth._replace(masked=masked, mask=other))
+    whole = losses(model, variables, image, size, truth._replace(masked=truth.valid))
+    assert one["mask"] != whole["mask"] and one["cls_stage0"] == whole["cls_stage0"]
+    none = losses(model, variables, image, size, truth._replace(masked=np.zeros_like(masked)))
+    assert none["mask"] == 0
+
+
 def test_an_object_outside_of_the_image_is_harmless(cascade):
     model, variables = cascade
     image, size, truth = batch(64, 64)
