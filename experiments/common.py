@@ -59,6 +59,7 @@ def base() -> ConfigDict:
 
     config.image_size = 224
     config.canvas_size = 256
+    config.normalisation = "auto"  # imagenet, caffe; auto: that of init_from, else imagenet
     config.crop_box = False
     config.box_margin = 10.0
     config.box_clip = True  # under s1: whether the frame may reach outside the picture
@@ -161,6 +162,7 @@ def detection(config: ConfigDict, backbone: str) -> None:
         "shrink_first",
         "augment",
         "images_per_gpu",
+        "normalisation",
     ):
         del config[unused]
     # sides in pixels; buckets (height, width) in multiples of 32: the shapes that batches are padded to

@@ -37,7 +37,33 @@ def softmax_ce(logits, label, smoothing: float = 0.0):
     return (1 - smoothing) * loss - smoothing * log_p.mean(axis=1) if smoothing else loss
 
 
+def balanced_bce(logits, target, positive: float, negative: float):
+    """logits [b a], target [b a] of 0/1 -> [b]: binary cross-entropies times a weight for positives and one
+    for negatives, summed over the attributes (FashionNet)."""
+    logits, target = logits.astype(jnp.float32), target.astype(jnp.float32)
+    per_label = positive * target * jax.nn.softplus(-logits) + negative * (1 - target) * jax.nn.softplus(
+        logits
+    )
+    return per_label.sum(axis=-1)
+
+
 # Landmarks
+
+
+def landmark_states(predicted, state_logits, true, state):
+    """predicted, true [b k 2], state_logits [b k s], state [b k] int -> [b]: FashionNet's loss, summed over
+    the landmarks.
+
+    State 0 is visible; only such points count |predicted - true|^2. Each state from 0 to s - 1 counts its
+    cross-entropy; a landmark with another state (the garment has none) counts nothing.
+    """
+    states = state_logits.shape[-1]
+    log_p = jax.nn.log_softmax(state_logits.astype(jnp.float32))
+    chosen = jnp.take_along_axis(log_p, jnp.clip(state, 0, states - 1)[..., None], axis=-1)[..., 0]
+    # coordinates of points that are not seen may be anything: taken out before the square
+    difference = jnp.where((state == 0)[..., None], (predicted - true).astype(jnp.float32), 0.0)
+    known = (state >= 0) & (state < states)
+    return (jnp.square(difference).sum(axis=-1) - jnp.where(known, chosen, 0.0)).sum(axis=1)
 
 
 def landmark_regression_zoo(predicted, true, visibility, frame: float = 1.0):

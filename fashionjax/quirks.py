@@ -41,9 +41,23 @@ MMFASHION_COMPATIBILITY = {
     "c5_vse_weighted_twice": "the visual-semantic term has the text similarity's weight as well",
     "c6_tested_on_disjoint": "the nondisjoint row has the disjoint release's type spaces and test outfits",
 }
+FASHIONNET = {
+    "f1_rois_of_first_image": "RoIs are pooled on the map of the first image of the batch",
+    "f2_roi_logits": "RoIs lie at the outputs before the sigmoid that the loss trains",
+    "f3_roi_corner": "a landmark is the upper left corner of its RoI",
+    "f4_roi_two_points": "a RoI is read at its four corners, not pooled",
+    "f5_attribute_weights_swapped": "rare attributes weigh less in the loss, not more",
+    "f6_categories_collapsed": "garments of women count under the men's category of the same name",
+    "f7_absent_landmarks_visible": "landmarks that a garment does not have are trained as visible at (0, 0)",
+    "f8_flip_keeps_sides": "a flip does not exchange left and right landmarks",
+    "f9_outside_stays_visible": "landmarks that a crop cuts off keep their visibility",
+    "f10_no_attribute_is_first": "an item without attributes has attribute 0",
+    "f11_frozen_blue_uses_batch": "a frozen blue branch is normalised by the batch in training",
+}
 SYSTEMS = {
     "mmfashion": MMFASHION,
     "mmfashion_compatibility": MMFASHION_COMPATIBILITY,
+    "fashionnet": FASHIONNET,
 }
 QUIRKS = {name: text for table in SYSTEMS.values() for name, text in table.items()}
 # Quirks that select the headline metrics of a run, `zoo/…` in place of `standard/…` (both are always

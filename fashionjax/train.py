@@ -46,6 +46,7 @@ def train(config: ConfigDict, workdir: str | Path, terminate: Terminate | None =
         split = datasets.open_split(config, config.train_split)
         held_out = datasets.open_split(config, config.eval_split)
         datasets.attach_labels(config, split)
+        checkpoint.inherit_normalisation(config)
         task = tasks.make(config)
         hosts = parallel.this_process()
         sample = next(

@@ -33,6 +33,10 @@ class Rows:
         for name, value in rows.items():
             self.parts.setdefault(name, []).append(np.asarray(value)[valid])
 
+    def filled(self) -> bool:
+        """Whether a batch was added, with valid examples or without."""
+        return bool(self.parts) or self.joined is not None
+
     def whole(self) -> dict[str, np.ndarray]:
         """{name: array [n …]} in the order of the stream; no more rows can be added."""
         if self.joined is None:

@@ -13,6 +13,9 @@ import numpy as np
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red; of ImageNet, in 0..255
+# what `normalise` makes of an image: torchvision's form, or that of Caffe's VGG, which Keras kept
+IMAGENET, CAFFE = NORMALISATIONS = ("imagenet", "caffe")
 GREY = (0.299, 0.587, 0.114)
 TRIES = 10
 
@@ -34,6 +37,7 @@ class AugmentSettings(NamedTuple):
     move_landmark: bool = True  # False: landmarks stay where they were before crop and flip (quirk S2)
     landmark_flip: tuple[tuple[int, int], ...] | None = None  # (left, right) slots, as for `flip_order`
     dtype: str = "float32"  # of the image that leaves
+    normalisation: str = IMAGENET
 
 
 def _random_box(rng, hw, scale, ratio):
@@ -235,18 +239,24 @@ def random_erase(rng, image, probability=0.5, scale=(0.02, 0.33), ratio=(0.3, 3.
     return jnp.where((inside & erase)[..., None], jnp.asarray(value, image.dtype), image)
 
 
-def normalise(image, dtype="float32"):
-    """image [... 3] in 0..255 (uint8 or float) -> (image / 255 - mean) / std with ImageNet's figures, in
-    `dtype`.
+def normalise(image, dtype="float32", form: str = IMAGENET):
+    """image [... 3] in 0..255 (uint8 or float), red first -> `dtype`.
+
+    imagenet: (image / 255 - mean) / std with ImageNet's figures. caffe: blue first, minus `CAFFE_MEAN`, as
+    Keras's VGG-16 weights expect it.
     """
+    if form not in NORMALISATIONS:
+        raise ValueError(f"normalisation must be one of {NORMALISATIONS}, not {form!r}")
+    if form == CAFFE:
+        return (image[..., ::-1].astype(jnp.float32) - np.asarray(CAFFE_MEAN, np.float32)).astype(dtype)
     mean, std = np.asarray(IMAGENET_MEAN), np.asarray(IMAGENET_STD)
     scale, offset = np.float32(1 / (255 * std)), np.float32(-mean / std)
     return (image.astype(jnp.float32) * scale + offset).astype(dtype)
 
 
-def prepare_eval(example: Mapping, dtype="float32") -> dict:
+def prepare_eval(example: Mapping, dtype="float32", form: str = IMAGENET) -> dict:
     """The example (one, or a whole batch) with its image normalised and nothing else changed."""
-    return {**example, "image": normalise(example["image"], dtype)}
+    return {**example, "image": normalise(example["image"], dtype, form)}
 
 
 def _move_landmarks(example, crop, flip, image_hw, pairs):
@@ -262,15 +272,18 @@ def _move_landmarks(example, crop, flip, image_hw, pairs):
         result["visibility"] = flip_landmark(
             jnp.where(inside, visibility, jnp.zeros_like(visibility)), flip, pairs
         )
+    if "landmark_state" in example:
+        result["landmark_state"] = flip_landmark(example["landmark_state"], flip, pairs)
     return result
 
 
 def augment(rng, example: Mapping, settings: AugmentSettings | Mapping = AugmentSettings()) -> dict:  # noqa: B008
     """Random crop, flip, colour and erasing of one example; every label present moves with the image.
 
-    example: image [h w 3] uint8, and any of landmark [k 2] xy in [0, 1], visibility [k] (1 visible), box [4]
-    or [n 4] xyxy pixels, mask [h w] or [n h w] of 0/1, image_hw [2] (height and width of the picture when it
-    fills only the top-left of the canvas; becomes out_hw). Returns the same keys, image [out_h out_w 3]
+    example: image [h w 3] uint8, and any of landmark [k 2] xy in [0, 1], visibility [k] (1 visible),
+    landmark_state [k] (DeepFashion's code: slots change places in a flip, values stay), box [4] or [n 4] xyxy
+    pixels, mask [h w] or [n h w] of 0/1, image_hw [2] (height and width of the picture when it fills only the
+    top-left of the canvas; becomes out_hw). Returns the same keys, image [out_h out_w 3]
     normalised. A box adds `box_valid` (False once nothing is left of it; combined with one that was there).
     Other keys pass unchanged.
     """
@@ -286,7 +299,7 @@ def augment(rng, example: Mapping, settings: AugmentSettings | Mapping = Augment
     colour = {name: getattr(settings, name) for name in ("brightness", "contrast", "saturation", "hue")}
     if any(colour.values()):
         moved = 255 * colour_jitter(colour_key, moved / 255, **colour)
-    moved = normalise(moved)
+    moved = normalise(moved, form=settings.normalisation)
     if settings.erase:
         moved = random_erase(erase_key, moved, settings.erase, settings.erase_scale, settings.erase_ratio)
     result = {**example, "image": moved.astype(settings.dtype)}

@@ -188,6 +188,18 @@ def initialise_from(state: TrainState, path: str, skip: tuple[str, ...] = ()) ->
     return state.replace(**filled)
 
 
+def inherit_normalisation(config: ConfigDict) -> None:
+    """Settles `config.normalisation` where it is auto: weights go on seeing images in the form that they were
+    trained on, so it is that of `config.init_from`'s checkpoint, imagenet without one."""
+    if config.get("normalisation") != "auto":
+        return
+    before = read_config(step_folder(config.init_from, "best")) if config.init_from else {}
+    form = before.get("normalisation", "auto")
+    config.normalisation = "imagenet" if form == "auto" else form
+    if config.normalisation != "imagenet":
+        print(f"config.normalisation={form}, as in {config.init_from}", file=sys.stderr)
+
+
 def keep_origin(manager: ocp.CheckpointManager, config: ConfigDict) -> None:
     """Where the weights that are being resumed came from, into `config`, so that reports go on to say it."""
     before = read_config(manager.directory / str(manager.latest_step()))

@@ -75,10 +75,13 @@ def make_train_step(
     gradient is not finite leaves everything but the step counter as it was and sets `nonfinite` to 1; the
     learning rate goes by the step counter.
     `accumulate` splits the local batch into that many equal parts, one after the other; batch-norm sees
-    each part alone. `frozen` (path → bool) names running statistics that must not move.
+    each part alone. `frozen` (path → bool) names parameters that get no gradient, so that the backward pass
+    ends where nothing below it is trained, and running statistics that must not move.
     """
 
     tx = optax.with_extra_args_support(tx)
+    if frozen is not None:
+        task = task._replace(loss=_stopped(task.loss, frozen))
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
         rng = jax.random.fold_in(state.rng, state.step)
@@ -142,6 +145,15 @@ def _accumulated(task: Task, state: TrainState, batch: Batch, rng: jax.Array, pa
     (model_state, total), _ = jax.lax.scan(body, (state.model_state, zeros), (jnp.arange(parts), split))
     loss, grads, scalars = jax.tree.map(lambda x: x / parts, total)
     return loss, grads, model_state, scalars
+
+
+def _stopped(loss: Callable, frozen: Callable) -> Callable:
+    """`loss` without a gradient for frozen parameters."""
+
+    def stop(path, leaf):
+        return jax.lax.stop_gradient(leaf) if frozen(path_name(path)) else leaf
+
+    return lambda params, *rest: loss(jax.tree_util.tree_map_with_path(stop, params), *rest)
 
 
 def _keep_frozen(frozen: Callable, old: Any, new: Any) -> Any:

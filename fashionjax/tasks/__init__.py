@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from fashionjax.errors import UserError
 from fashionjax.task import Task, TaskEntry
-from fashionjax.tasks import attributes, compatibility, detection, landmarks, retrieval
+from fashionjax.tasks import attributes, compatibility, detection, fashionnet, landmarks, retrieval
 
 TASKS: dict[str, TaskEntry] = {
     "attributes": attributes.ENTRY,
@@ -17,6 +17,7 @@ TASKS: dict[str, TaskEntry] = {
     "retrieval": retrieval.ENTRY,
     "compatibility": compatibility.ENTRY,
     "detection": detection.ENTRY,
+    "fashionnet": fashionnet.ENTRY,
 }
 
 

@@ -21,6 +21,7 @@ from fashionjax.task import AXIS, Batch, Task
 
 INITS = ("zoo", "torch")
 DEEPFASHION_SLOTS = 8
+MOVED = ("image", "landmark", "visibility", "landmark_state", "box")  # by a crop and a flip
 # the quirks that act on records
 PREPROCESSED = (
     "s1_random_crop_at_test",
@@ -51,15 +52,14 @@ def make_task(
     `preprocess` is `make_preprocess(config)` where a task has none of its own.
     """
     quirks.check(config)
+    prepare_eval = functools.partial(augment.prepare_eval, form=normalisation(config))
     to_training = make_augment(config)
     initial = config.model.get("init", "zoo")
     if initial not in INITS:
         raise UserError(f"config.model.init={initial!r}: use one of {', '.join(INITS)}")
 
     def init(rng, batch: Batch):
-        variables = model.init(
-            {"params": rng, "dropout": rng}, **arguments(augment.prepare_eval(batch)), train=False
-        )
+        variables = model.init({"params": rng, "dropout": rng}, **arguments(prepare_eval(batch)), train=False)
         params = variables["params"]
         if initial == "torch":
             params = torch_initial(jax.random.fold_in(rng, 1), params)
@@ -79,7 +79,7 @@ def make_task(
 
     def predict(params, model_state, batch: Batch) -> dict:
         variables = {"params": params, "batch_stats": model_state}
-        batch = augment.prepare_eval(batch, config.dtype)
+        batch = prepare_eval(batch, config.dtype)
         return predictions(model.apply(variables, **arguments(batch), train=False))
 
     return Task(preprocess or make_preprocess(config), init, loss, predict, metrics, sampler)
@@ -134,25 +134,35 @@ def make_augment(config: ConfigDict) -> Callable[[Batch, jax.Array], Batch]:
     Under quirk S1 the pictures were cropped and flipped when they were read.
     """
     if quirks.on(config, "s1_random_crop_at_test"):
-        return lambda batch, rng: augment.prepare_eval(batch, config.dtype)
+        return lambda batch, rng: augment.prepare_eval(batch, config.dtype, normalisation(config))
     settings = augment.AugmentSettings(
         out_hw=(config.image_size, config.image_size),
         dtype=config.dtype,
         move_landmark=not quirks.on(config, "s2_landmark_not_moved"),
         landmark_flip=landmark_flip(config),
+        normalisation=normalisation(config),
         **{name: _plain(value) for name, value in config.augment.items()},
     )
 
     def run(batch: Batch, rng: jax.Array) -> Batch:
-        moved = {name: batch[name] for name in ("image", "landmark", "visibility", "box") if name in batch}
+        moved = {name: batch[name] for name in MOVED if name in batch}
         keys = jax.vmap(lambda slot: jax.random.fold_in(rng, slot))(batch["slot"])
         return batch | jax.vmap(lambda key, example: augment.augment(key, example, settings))(keys, moved)
 
     return run
 
 
+def normalisation(config: ConfigDict) -> str:
+    """The form of `augment.normalise` that the backbone's weights expect; auto is settled before training."""
+    form = config.get("normalisation", "auto")
+    return augment.IMAGENET if form == "auto" else form
+
+
 def landmark_flip(config: ConfigDict) -> tuple[tuple[int, int], ...] | None:
-    """The (left, right) landmark slots of the config's dataset; None for one that does not name them."""
+    """The (left, right) landmark slots of the config's dataset that a flip exchanges; None for one that does
+    not name them."""
+    if quirks.on(config, "f8_flip_keeps_sides"):
+        return ()
     pairs = config.get("labels", {}).get("landmark_flip")
     return None if pairs is None else tuple((int(left), int(right)) for left, right in pairs)
 

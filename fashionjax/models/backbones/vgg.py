@@ -61,8 +61,10 @@ def torch_keys(depth: int, batch_norm: bool) -> Rules:
 
 
 class VGG(nn.Module):
-    """image [b h w 3] float -> pyramid of the five pooled maps, strides 2, 4, 8, 16, 32, fine to coarse.
+    """image [b h w 3] float -> pyramid of the pooled maps of its stages, strides 2, 4, 8, 16, 32, fine to
+    coarse. `method='conv_maps'` gives the maps before they are pooled, strides 1 to 16.
 
+    `stages`: how many of the five there are; the classifier needs all.
     `width` is the channel count of the first stage (64 as published). Convolutions keep their bias with and
     without normalisation, as torchvision does. With `num_classes`, `method='logits'` gives the classifier's
     output [b num_classes] float32 (hidden width 64 * width; dropout 0.5 in training from the 'dropout'
@@ -72,6 +74,7 @@ class VGG(nn.Module):
     depth: int = 16
     batch_norm: bool = False
     width: int = 64
+    stages: int = 5
     num_classes: int | None = None
     frozen_bn: bool = False
     bn_axis_name: str | None = None
@@ -82,20 +85,22 @@ class VGG(nn.Module):
         norm = layers.batch_norm(
             train=train, frozen=self.frozen_bn, axis_name=self.bn_axis_name, dtype=self.dtype
         )
-        x, pyramid = image, []
-        for indices, factor in zip(conv_indices(self.depth, self.batch_norm), STAGE_WIDTHS, strict=True):
+        x, maps, pyramid = image, [], []
+        convolutions = conv_indices(self.depth, self.batch_norm)[: self.stages]
+        for indices, factor in zip(convolutions, STAGE_WIDTHS, strict=False):
             for i in indices:
                 conv = layers.Conv(self.width * factor, use_bias=True, dtype=self.dtype, name=f"features_{i}")
                 x = conv(x)
                 if self.batch_norm:
                     x = norm(name=f"features_{i + 1}")(x)
                 x = nn.relu(x)
+            maps.append(x)
             x = layers.max_pool(x, 2, 2)
             pyramid.append(x)
         logits = None
         if self.num_classes is not None and (classify or self.is_initializing()):
             logits = self._classify(x, train)
-        return tuple(pyramid), logits
+        return tuple(maps), tuple(pyramid), logits
 
     def _classify(self, x, train: bool):
         x = layers.flatten_map(layers.adaptive_average_pool(x, 7, 7))
@@ -105,10 +110,14 @@ class VGG(nn.Module):
         return layers.linear(self.num_classes, "classifier_6")(x.astype(jnp.float32))
 
     def __call__(self, image, train: bool = False) -> tuple:
+        return self._run(image, train, classify=False)[1]
+
+    def conv_maps(self, image, train: bool = False) -> tuple:
+        """image [b h w 3] float -> the last convolution's map of each stage, after its ReLU."""
         return self._run(image, train, classify=False)[0]
 
     def logits(self, image, train: bool = False):
         """image [b h w 3] float -> [b num_classes] float32."""
         if self.num_classes is None:
             raise ValueError("a VGG without num_classes has no classifier")
-        return self._run(image, train, classify=True)[1]
+        return self._run(image, train, classify=True)[2]

@@ -142,14 +142,16 @@ def _init(config: ConfigDict, model, rng, batch: Batch):
     if text is None:
         words = config.model.text == "words"
         text = jnp.zeros((1, WORDS), jnp.int32) if words else jnp.zeros((1, config.model.text_features))
-    variables = model.init(rng, augment.prepare_eval(batch)["image"], text=text)
+    variables = model.init(
+        rng, augment.prepare_eval(batch, form=supervised.normalisation(config))["image"], text=text
+    )
     return variables["params"], variables.get("batch_stats", {})
 
 
 def _predict(config: ConfigDict, model, params, model_state, batch: Batch) -> dict:
     """embedding f32 [b d], and of a type head category_logits [b t]."""
     variables = {"params": params, "batch_stats": model_state}
-    image = augment.prepare_eval(batch, config.dtype)["image"]
+    image = augment.prepare_eval(batch, config.dtype, supervised.normalisation(config))["image"]
     return model.apply(variables, image, train=False)
 
 
