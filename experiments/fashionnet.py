@@ -108,15 +108,15 @@ def small(config, stage: str) -> None:
     """The same system at an eighth of the width and 96 px, trained from scratch. Ours."""
     config.dataset, config.synthetic.set = "synthetic", "train_items=900,test_items=200,size=112"
     config.model.update({"backbone": "vgg11", "fc": 256, "green": 64})
-    config.model.backbone_fields.width = 16
+    config.model.backbone_fields.width = 8
     config.image_size, config.canvas_size = 96, 108
     config.augment.scale = (0.7, 1.0)
     config.balance.update({"attribute_rate": 0.2, "category_weights": ()})
-    config.batch_size, config.epochs = 48, 0
-    config.steps = {"blue": 1200, "red_green": 500, "joint": 500}[stage]
+    config.batch_size, config.epochs = 33, 0
+    config.steps = {"blue": 900, "red_green": 450, "joint": 450}[stage]
     config.optim.update({"lr": {"blue": 1e-3, "red_green": 1e-3, "joint": 3e-4}[stage], "schedule": "cosine"})
     config.optim.update({"warmup_steps": 50, "frozen": (TRUNK, BLUE) if stage == "red_green" else ()})
-    config.log_every, config.eval_every, config.save_every = 20, 250, 250
+    config.log_every, config.eval_every, config.save_every = 20, 150, 150
 
 
 def tiny(config) -> None:

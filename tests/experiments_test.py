@@ -25,6 +25,7 @@ SYSTEMS = (
     "compatibility",
 )
 DETECTORS = ("mask_rcnn", "cascade")  # their shapes are tested with the detection task
+STAGED = ("fashionnet",)  # tested with its task
 # labels of the benchmarks
 COARSE, FINE = {"attribute": 1000}, {"attribute": 26, "category": 50}
 IN_SHOP, CONSUMER = {"attribute": 463, "item_id": 7982}, {"attribute": 303, "item_id": 33881}
@@ -332,7 +333,9 @@ def check_matches(matches, result):
 
 EVERY_DAY = ("landmarks", "compatibility")
 SWEPT = [
-    pytest.param(name, marks=pytest.mark.full) for name in (*SYSTEMS, *DETECTORS) if name not in EVERY_DAY
+    pytest.param(name, marks=pytest.mark.full)
+    for name in (*SYSTEMS, *DETECTORS, *STAGED)
+    if name not in EVERY_DAY
 ]
 
 
@@ -351,11 +354,11 @@ def test_tiny_trains_from_the_command_line(name, tmp_path):
 
 def test_every_experiment_is_tested():
     files = {path.stem for path in Path("experiments").glob("[a-z]*.py")}
-    assert files == {*SYSTEMS, *DETECTORS, "common", "demo"}
+    assert files == {*SYSTEMS, *DETECTORS, *STAGED, "common", "demo"}
 
 
 def test_no_experiment_chooses_on_the_split_that_it_reports():
-    for name in (*SYSTEMS, *DETECTORS):
+    for name in (*SYSTEMS, *DETECTORS, *STAGED):
         for argument in combinations(name):
             config = system(name).get_config(argument)
             tested = set(config.test_split.split("+"))

@@ -27,7 +27,7 @@ from fashionjax.runtime import progress
 DATASET = "dataset:"  # --gallery=dataset:NAME/CONFIG:SPLIT
 # the config fields beside the parameters that an embedding or a type's number depends on, the random crops of
 # quirk S1 apart, which `photos.load` turns off
-FINGERPRINTED = ("task", "model", "image_size", "dtype", "crop_box", "box_margin", "labels")
+FINGERPRINTED = ("task", "model", "image_size", "dtype", "normalisation", "crop_box", "box_margin", "labels")
 
 
 class Embedded(NamedTuple):

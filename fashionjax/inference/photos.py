@@ -34,9 +34,14 @@ UNREAD_SUFFIXES = (".jxl", ".svg", ".psd", ".eps", ".ico", ".tga", ".exr", ".hdr
                    ".nef", ".arw", ".raf", ".rw2", ".orf", ".pef", ".srw")  # fmt: skip
 READERS = min(4, os.cpu_count() or 1)  # each may hold a 100-megapixel photo
 # Quirks that `load` turns off. They repeat how the published numbers were measured, and under them an
-# answer depends on chance (S1), on the other images of the batch (S3) or on whether an image comes from a
+# answer depends on chance (S1), on the other images of the batch (S3, F1) or on whether an image comes from a
 # released list (S6): the same garment would embed differently as a photo and in a gallery.
-OFF = ("s1_random_crop_at_test", "s3_roi_scramble_group", "s6_landmark_list_shifted")
+OFF = (
+    "s1_random_crop_at_test",
+    "s3_roi_scramble_group",
+    "s6_landmark_list_shifted",
+    "f1_rois_of_first_image",
+)
 UNUSED = 3  # a landmark that the detector does not see: as the slots that a garment has no landmark for
 
 Pixels = str | os.PathLike | Image.Image | np.ndarray  # a file, or an image in memory

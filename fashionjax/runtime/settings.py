@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from fashionjax import quirks
 from fashionjax.errors import UserError
-from fashionjax.ops import augment
 from fashionjax.runtime import optim, parallel
 
 # field → the values allowed; a field that a config does not have is not checked
@@ -21,7 +20,7 @@ CHOICES = {
     "nonfinite": ("skip", "stop"),
     "best_mode": ("max", "min"),
     "dtype": ("float32", "bfloat16"),
-    "normalisation": ("auto", *augment.NORMALISATIONS),
+    "normalisation": ("auto", "imagenet", "caffe"),
     "optim.optimizer": optim.OPTIMIZERS,
     "optim.schedule": optim.SCHEDULES,
 }

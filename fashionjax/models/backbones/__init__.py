@@ -63,6 +63,11 @@ def name_of(backbone: nn.Module) -> str:
     return ""
 
 
+def keras_keys(backbone: nn.Module) -> Rules:
+    """The key rules of a VGG in the names of Keras's applications; () for other backbones."""
+    return vgg.keras_keys(backbone.depth, backbone.batch_norm) if isinstance(backbone, VGG) else ()
+
+
 def torch_keys(backbone: nn.Module) -> Rules:
     """The key rules of a backbone module, torchvision's names (ResNet, VGG) or timm's (ViT)."""
     if isinstance(backbone, VGG):

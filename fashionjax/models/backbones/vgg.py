@@ -60,6 +60,17 @@ def torch_keys(depth: int, batch_norm: bool) -> Rules:
     )
 
 
+def keras_keys(depth: int, batch_norm: bool) -> Rules:
+    """Rules for the convolutions' names in Keras's applications (block3_conv1/kernel), whose layout is
+    flax's; () with normalisation, which Keras's models do not have."""
+    return tuple(
+        KeyRule(f"block{stage}_conv{number}/{leaf}", f"params/features_{i}/{leaf}", SAME)
+        for stage, numbers in enumerate(() if batch_norm else conv_indices(depth, False), 1)
+        for number, i in enumerate(numbers, 1)
+        for leaf in ("kernel", "bias")
+    )
+
+
 class VGG(nn.Module):
     """image [b h w 3] float -> pyramid of the pooled maps of its stages, strides 2, 4, 8, 16, 32, fine to
     coarse. `method='conv_maps'` gives the maps before they are pooled, strides 1 to 16.
