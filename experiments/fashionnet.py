@@ -113,10 +113,10 @@ def small(config, stage: str) -> None:
     config.augment.scale = (0.7, 1.0)
     config.balance.update({"attribute_rate": 0.2, "category_weights": ()})
     config.batch_size, config.epochs = 33, 0
-    config.steps = {"blue": 900, "red_green": 450, "joint": 450}[stage]
+    config.steps = {"blue": 600, "red_green": 300, "joint": 300}[stage]
     config.optim.update({"lr": {"blue": 1e-3, "red_green": 1e-3, "joint": 3e-4}[stage], "schedule": "cosine"})
     config.optim.update({"warmup_steps": 50, "frozen": (TRUNK, BLUE) if stage == "red_green" else ()})
-    config.log_every, config.eval_every, config.save_every = 20, 150, 150
+    config.log_every, config.eval_every, config.save_every = 20, 100, 100
 
 
 def tiny(config) -> None:

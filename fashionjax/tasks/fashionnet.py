@@ -31,6 +31,7 @@ from fashionjax.models.fashionnet import FashionNet, RoISettings
 from fashionjax.ops.distances import unit
 from fashionjax.reports import baselines as simple
 from fashionjax.reports import fashionnet as fashionnet_report
+from fashionjax.reports.photo_results import LABELLED
 from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry
 from fashionjax.tasks import attributes, supervised
 from fashionjax.tasks import retrieval as retrieval_task
@@ -65,6 +66,7 @@ def make_model(config: ConfigDict) -> FashionNet:
         backbone=backbone.clone(stages=TRUNK_STAGES),
         categories=len(supervised.label_names(config, "category")),
         attributes=len(supervised.label_names(config, "attribute")),
+        landmarks=supervised.landmark_count(config),
         fc=spec.fc,
         green=spec.green,
         roi=RoISettings(
@@ -233,5 +235,6 @@ ENTRY = TaskEntry(
     report=fashionnet_report.FashionNetReport,
     baselines=baselines,
     command="predict",
+    photo_results=LABELLED,
     unread_labels=("item_id", "attribute_group"),
 )
