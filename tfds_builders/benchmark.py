@@ -159,6 +159,10 @@ class BenchmarkBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         """Names and left/right pairs of the landmark slots."""
         return annotations.landmark_metadata()
 
+    def metadata(self) -> dict[str, Any]:
+        """What else the dataset's metadata say; called when the vocabulary is read."""
+        return {}
+
     @abc.abstractmethod
     def records(self, release: Release, vocabulary: Vocabulary) -> Records:
         """Read and validate every table."""
@@ -188,6 +192,7 @@ class BenchmarkBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 "attribute_names": self.names.attribute,
                 "attribute_groups": self.names.attribute_group,
             }
+        metadata |= self.metadata()
         return tfds.core.DatasetInfo(
             builder=self,
             description=f"{self.DESCRIPTION} {self.builder_config.description}",

@@ -8,7 +8,7 @@ An image is listed with attributes and the value of each. The index files are th
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,11 +61,13 @@ def features() -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------ names
-def read_meta(release: Release, dataset: str, folders: Sequence[str]) -> Names | None:
+def read_meta(
+    release: Release, dataset: str, folders: Sequence[str], never: Sequence[str] = ()
+) -> Names | None:
     """Names of `meta.json` of the archive, None where there is none: `{dataset: {"ATTRIBUTES": [name],
     "ATTRIBUTES_NUM": {name: count}, "ATTRIBUTES_VALUES": {name: [value name]}}}`, or the inner object alone.
     The last key may be absent."""
-    text = find_text(release, "meta.json", folders)
+    text = find_text(release, "meta.json", folders, never=never)
     if text is None:
         return None
     with open_text(text) as file:
@@ -104,12 +106,17 @@ def read_split(
     split: str,
     names: Names,
     folders: Sequence[str],
+    never: Sequence[str] = (),
     numbers: list[list[int]] | None = None,
 ) -> Listed:
     """The lists of one split. `numbers`: per attribute the numbers that its values have among those of all
     attributes; then `label_valid.txt` and `label_test.txt` are read too, where they are there."""
     stem = SPLITS[split]
-    text = require_text(release, f"filenames_{stem}.txt", folders)
+
+    def file(name: str) -> TextFile:
+        return require_text(release, name, folders, never=never)
+
+    text = file(f"filenames_{stem}.txt")
     image, lines, first, repeated = [], [], {}, 0
     for number, raw in read_lines(text):
         name = picture_name(text, Row(number, []), decode(text, number, raw))
@@ -122,11 +129,12 @@ def read_split(
     pairs: list[dict[tuple[int, int], int]] = [{} for _ in image]
     notes = (f"{text.label}: {repeated} paths are listed twice (kept as listed)",) if repeated else ()
     if split == "train":
-        notes += _read_labels(require_text(release, "label_train.txt", folders), pairs, names)
+        notes += _read_labels(file("label_train.txt"), pairs, names)
     else:
-        notes += _read_evaluated(release, stem, pairs, names, folders)
-        if numbers is not None:
-            notes += _read_full(release, stem, pairs, numbers, folders)
+        notes += _read_evaluated(file, stem, pairs, names)
+        full = find_text(release, f"label_{stem}.txt", folders, never=never)
+        if numbers is not None and full is not None:
+            notes += _read_full(full, pairs, numbers)
     attribute, value, role = (
         [[key[0] for key in of] for of in pairs],
         [[key[1] for key in of] for of in pairs],
@@ -174,7 +182,7 @@ def _read_labels(text: TextFile, pairs: list[dict], names: Names) -> tuple[str, 
 
 
 def _read_evaluated(
-    release: Release, stem: str, pairs: list[dict], names: Names, folders: Sequence[str]
+    file: Callable[[str], TextFile], stem: str, pairs: list[dict], names: Names
 ) -> tuple[str, ...]:
     """`query_S.txt` and `candidate_S.txt`: every image at most once for an attribute."""
     seen: dict[tuple[int, int], tuple[TextFile, int]] = {}
@@ -182,7 +190,7 @@ def _read_evaluated(
     valued |= {(CANDIDATE, a): set() for a in range(len(names.attribute))}
     queries: list[tuple[int, int]] = []
     for role, kind in ((QUERY, "query"), (CANDIDATE, "candidate")):
-        text = require_text(release, f"{kind}_{stem}.txt", folders)
+        text = file(f"{kind}_{stem}.txt")
         number = 0
         for number, raw in read_lines(text):
             row = Row(number, decode(text, number, raw).split())
@@ -207,15 +215,10 @@ def _read_evaluated(
     return notes + ((f"{stem}: {unused} images are neither query nor candidate",) if unused else ())
 
 
-def _read_full(
-    release: Release, stem: str, pairs: list[dict], numbers: list[list[int]], folders: Sequence[str]
-) -> tuple[str, ...]:
+def _read_full(text: TextFile, pairs: list[dict], numbers: list[list[int]]) -> tuple[str, ...]:
     """`label_valid.txt`, `label_test.txt` of the archive copies that have them: `id attr val [attr val …]`,
     attributes from 1, values by their number among the values of all attributes. They must hold every
     evaluated pair; the others become pairs of role LABEL."""
-    text = find_text(release, f"label_{stem}.txt", folders)
-    if text is None:
-        return ()
     local = {(a, number): v for a, of in enumerate(numbers) for v, number in enumerate(of)}
     line_of, more = {}, 0
     for number, raw in read_lines(text):

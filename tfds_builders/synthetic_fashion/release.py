@@ -8,7 +8,9 @@ names, count and header lines, column-aligned rows and the images (unpacked, or 
 so a builder is exercised from the files a user would have, and SYNTHETIC.txt, by which `prepare` tells them
 from the benchmark. deepfashion_parsing, deepfashion2, kfashion and coco_instances have json files; with
 --zip their pictures, or whole splits, are archives. polyvore_outfits is written in one of several forms,
-which are the copies that there are (`outfit_release.py`). The last line printed is JSON of what was written.
+which are the copies that there are (`outfit_release.py`); fashionai, darn and deepfashion_fine show the tops
+of `fine_grained` under ASEN's index files (`fine_release.py`). The last line printed is JSON of what was
+written.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from tqdm import tqdm
 
 from tfds_builders.release import SYNTHETIC, ReleaseError
 from tfds_builders.synthetic_fashion import scene
+from tfds_builders.synthetic_fashion.fine_release import LAYOUTS as FINE_LAYOUTS
+from tfds_builders.synthetic_fashion.fine_release import write_fine
 from tfds_builders.synthetic_fashion.instance_release import LAYOUTS as INSTANCE_LAYOUTS
 from tfds_builders.synthetic_fashion.instance_release import write_instances
 from tfds_builders.synthetic_fashion.layouts import LAYOUTS, Shot, Table, Taken
@@ -35,7 +39,7 @@ from tfds_builders.synthetic_fashion.world import rng_of
 
 CHUNK = 8
 OUTFITS = "polyvore_outfits"
-NAMES = (*LAYOUTS, *INSTANCE_LAYOUTS, OUTFITS)
+NAMES = (*LAYOUTS, *INSTANCE_LAYOUTS, *FINE_LAYOUTS, OUTFITS)
 SAME = {  # NAME/CONFIG → the layout that it reads
     "deepfashion_landmarks/original": "deepfashion_landmarks",
     "deepfashion_attributes": "deepfashion_attributes/coarse",
@@ -44,6 +48,7 @@ SAME = {  # NAME/CONFIG → the layout that it reads
     "deepfashion_consumer2shop/original": "deepfashion_consumer2shop",
     "deepfashion_consumer2shop/val_test": "deepfashion_consumer2shop",
     **{f"{name}/original": name for name in INSTANCE_LAYOUTS},
+    **{f"{name}/published": name for name in FINE_LAYOUTS},
     "polyvore_outfits/disjoint": OUTFITS,
     "polyvore_outfits/nondisjoint": OUTFITS,
 }
@@ -150,6 +155,8 @@ def write_release(
             written = write_outfits(root, images, seed, size, "zip" if packed else form, workers)
         elif name in INSTANCE_LAYOUTS:
             written = write_instances(name, root, images, seed, size, packed, workers)
+        elif name in FINE_LAYOUTS:
+            written = write_fine(name, root, images, seed, size, packed, workers)
         else:
             written = _write_benchmark(name, root, images, seed, size, packed, workers)
         (root / SYNTHETIC).write_text(MARK.format(name=name.partition("/")[0]))
