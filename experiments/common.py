@@ -145,6 +145,8 @@ def retrieval(config: ConfigDict, backbone: str) -> None:
     config.model.update({"embedding": 256, "normalise": False, "id_head": "linear"})
     config.retrieval = ConfigDict({"sampler": "shuffle", "per_item": 4, "alternate_views": False})
     config.retrieval.update({"margin": 0.0, "temperature": 0.07, "alpha": 32.0, "delta": 0.1})
+    # of the cross-entropy of items: what logits are divided by, and label smoothing
+    config.retrieval.update({"id_temperature": 1.0, "smoothing": 0.0})
 
 
 # ------------------------------------------------------------------------------ detection

@@ -161,7 +161,16 @@ def _relations(label, all_label, own):
 
 
 def batch_hard_triplet(
-    embedding, label, all_embedding, all_label, own, margin: float = 0.1, *, soft: bool = False
+    embedding,
+    label,
+    all_embedding,
+    all_label,
+    own,
+    margin: float = 0.1,
+    *,
+    soft: bool = False,
+    added: float = 0.0,
+    fallback: bool = False,
 ):
     """Hinge between the farthest row of the own identity and the nearest of another, Euclidean (Hermans et
     al. 2017).
@@ -169,7 +178,10 @@ def batch_hard_triplet(
     embedding [b d], label [b] int (-1: takes no part), all_embedding [g d], all_label [g], own [b] index of
     each row in the whole batch -> [b]. Rows are taken as they are (normalise first with
     `ops.distances.unit` where wanted). A row with no positive or no negative has loss 0. soft: log(1 +
-    exp(dp - dn)) in place of the hinge with a margin.
+    exp(dp - dn)) in place of the hinge with a margin. added: to each component of a difference before its
+    norm (1e-6 in torch.nn.functional.pairwise_distance). fallback: the first row of the batch stands for a
+    positive or negative that does not exist, as in fashion-recommendation (a row with label -1 takes no
+    part).
     """
     embedding, all_embedding = embedding.astype(jnp.float32), all_embedding.astype(jnp.float32)
     positive, negative = _relations(label, all_label, own)
@@ -180,12 +192,13 @@ def batch_hard_triplet(
     nearest = jnp.argmin(jnp.where(negative, order, jnp.inf), axis=1)
 
     def distance(index):
-        square = jnp.sum(jnp.square(embedding - all_embedding[index]), axis=1)
+        square = jnp.sum(jnp.square(embedding - all_embedding[index] + added), axis=1)
         return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 
     gap = distance(hardest) - distance(nearest)
     loss = jax.nn.softplus(gap) if soft else jax.nn.relu(gap + margin)
-    return jnp.where(positive.any(axis=1) & negative.any(axis=1), loss, 0.0)
+    usable = label >= 0 if fallback else positive.any(axis=1) & negative.any(axis=1)
+    return jnp.where(usable, loss, 0.0)
 
 
 def info_nce(embedding, label, all_embedding, all_label, own, temperature: float = 0.07):

@@ -134,6 +134,8 @@ class Weights(NamedTuple):
     fit_config: (config, {PyTorch name: shape}, known labels, whether the user gave them) → remarks. Writes
         the labels and widths that a file implies into the config; shapes are {} for a backbone's own file.
     aliases: ((prefix in another codebase, prefix in the names of `parts`), …); the first that fits counts.
+    renamed: a mapping by the names of a file → by the names of `parts` and backbones, where the names of a
+        model depend on each other; files of other models unchanged.
     sizes: {PyTorch name: shape} → {noun: count} of what a config's labels decide; None: nothing but heads.
     takes_type_spaces: whether `--type_spaces` says what the file does not.
     """
@@ -146,6 +148,7 @@ class Weights(NamedTuple):
     fitting_config: Callable[[str, str, tuple[str, ...]], str]
     fit_config: Callable[[Any, Mapping[str, tuple[int, ...]], Mapping[str, list], bool], list[str]]
     aliases: tuple[tuple[str, str], ...] = ()
+    renamed: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     sizes: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, int | None]] | None = None
     takes_type_spaces: bool = False
 

@@ -38,8 +38,8 @@ def _pointwise(x, kernel, stride: int, form: str):
 class Conv(nn.Module):
     """A square convolution with explicit symmetric padding: x [b h w c] -> [b h' w' features].
 
-    Parameters: `kernel` [k k c features] float32, and `bias` [features] float32 with `use_bias`. Padding
-    defaults to (k - 1) / 2 on each side, as PyTorch models write it; 'SAME' would pad a strided window on one
+    Parameters: `kernel` [k k c/groups features] float32, and `bias` [features] float32 with `use_bias`: each
+    of `groups` equal parts of the outputs reads its part of the inputs. Padding defaults to (k - 1) / 2 on each side, as PyTorch models write it; 'SAME' would pad a strided window on one
     side only.
     """
 
@@ -47,6 +47,7 @@ class Conv(nn.Module):
     kernel_size: int = 3
     stride: int = 1
     padding: int | None = None
+    groups: int = 1
     use_bias: bool = False
     dtype: Any = jnp.float32
     pointwise: str = "auto"
@@ -57,9 +58,19 @@ class Conv(nn.Module):
     def __call__(self, x):
         k, s = self.kernel_size, self.stride
         pad = (k - 1) // 2 if self.padding is None else self.padding
-        kernel = self.param("kernel", self.kernel_init, (k, k, x.shape[-1], self.features), jnp.float32)
+        shape = (k, k, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        if k == 1 and pad == 0:
+        if self.groups > 1:
+            y = lax.conv_general_dilated(
+                x,
+                kernel,
+                (s, s),
+                ((pad, pad), (pad, pad)),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=self.groups,
+            )
+        elif k == 1 and pad == 0:
             y = _pointwise(x, kernel, s, self.pointwise)
         else:
             y = _spatial(x, kernel, s, pad)

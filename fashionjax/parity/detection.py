@@ -182,7 +182,7 @@ def sibling_head(folder: Path):
     template = jax.eval_shape(
         partial(cgd_init, head), *cgd_arguments({"roi_feature": np.zeros((1, 256, 7, 7))})
     )
-    return head, key_maps.fill(template, drawn, cgd.TORCH_KEYS)[0]
+    return head, key_maps.fill(template, drawn, cgd.HEAD_KEYS)[0]
 
 
 def cgd_arguments(inputs: dict) -> tuple:

@@ -18,7 +18,7 @@ from fashionjax.models.backbones import vgg
 from fashionjax.models.backbones.resnet import ResNet
 from fashionjax.models.backbones.vgg import VGG
 from fashionjax.models.backbones.vit import ViT
-from fashionjax.models.cgd import CGDHead
+from fashionjax.models.cgd import CGD, CGDHead
 from fashionjax.models.compatibility import TypeAware
 from fashionjax.models.detection.rcnn import RCNN
 from fashionjax.models.heads import FRAME
@@ -183,8 +183,25 @@ def _zoo_outputs(model, variables: dict, arguments: tuple) -> dict:
     return jax.jit(run)(variables, *jax.tree.map(jnp.asarray, arguments))
 
 
+def _cgd_init(model: CGD, image) -> dict:
+    variables = model.init(jax.random.key(0), image)
+    return {name: variables[name] for name in ("params", "batch_stats")}
+
+
+def _cgd_outputs(model: CGD, variables: dict, arguments: tuple) -> dict:
+    def run(variables, image):
+        returned, state = model.apply(variables, image, mutable=["intermediates"])
+        sown = state["intermediates"]
+        outputs = {"backbone": _channels_first(sown["feature"][0]), "embed": returned["embedding"]}
+        outputs |= {f"pooled_{i}": x for i, x in enumerate(sown["head"]["pooled"])}
+        return outputs | ({"class_logits": returned["id_logits"]} if "id_logits" in returned else {})
+
+    return jax.jit(run)(variables, *arguments)
+
+
 # module -> how it runs; the others are MMFashion's models
 RUNS = {
+    CGD: Run(_image_argument, _cgd_outputs, _cgd_init),
     ResNet: Run(_image_argument, _resnet_outputs),
     VGG: Run(_image_argument, _vgg_outputs),
     ViT: Run(_image_argument, _vit_outputs),

@@ -83,6 +83,7 @@ def pooled_feature_fields(config: ConfigDict, *, landmark_head: bool) -> dict:
 def make_backbone(config: ConfigDict):
     """`config.model.backbone` with its overrides (width and the like) and the run's dtype and batch-norm."""
     fields = {name: value for name, value in config.model.backbone_fields.items() if value is not None}
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     if "resnet" in config.model.backbone or config.model.backbone.endswith("_bn"):
         fields["bn_axis_name"] = AXIS if config.model.sync_bn else None
     try:

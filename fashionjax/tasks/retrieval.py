@@ -1,8 +1,9 @@
 """Retrieval: embeddings of garments, in-shop and consumer-to-shop; MMFashion's retrievers and their losses,
-and the losses on whole batches that replaced them.
+the losses on whole batches that replaced them, and combined global descriptors (CGD).
 
 `config.loss` has a weight per term of `TERMS`; `config.retrieval` says how the stream is ordered (`sampler`,
 one of `SAMPLERS`) and holds the constants of the losses. `config.model.id_head` is linear, proxy or none.
+With `config.model.descriptors` (letters of `cgd.DESCRIPTORS`) the model is a CGD on the backbone's last map.
 Evaluation compares the records of role query with those of role gallery.
 """
 
@@ -24,8 +25,10 @@ from fashionjax.data import samplers
 from fashionjax.errors import UserError
 from fashionjax.metrics import collect, retrieval
 from fashionjax.metrics.retrieval import GALLERY, QUERY
-from fashionjax.models import heads, pooled_features, retriever
+from fashionjax.models import cgd, heads, pooled_features, retriever
+from fashionjax.models.cgd import CGD
 from fashionjax.models.retriever import Retriever
+from fashionjax.models.torch_keys import Rules
 from fashionjax.reports import baselines as simple
 from fashionjax.reports import retrieval as retrieval_report
 from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry, Weights
@@ -50,9 +53,11 @@ def make(config: ConfigDict) -> Task:
     )
 
 
-def make_model(config: ConfigDict) -> Retriever:
+def make_model(config: ConfigDict) -> Retriever | CGD:
     """The flax module of a config."""
     spec = config.model
+    if spec.get("descriptors"):
+        return _cgd(config)
     return Retriever(
         **attributes.pooled_feature_fields(config, landmark_head=spec.landmark_source == "predicted"),
         embedding=spec.embedding,
@@ -60,6 +65,29 @@ def make_model(config: ConfigDict) -> Retriever:
         attributes=len(supervised.label_names(config, "attribute")) if "attribute" in config.loss else None,
         normalise=spec.normalise,
         id_head="linear" if spec.id_head == "none" else spec.id_head,
+    )
+
+
+def _cgd(config: ConfigDict) -> CGD:
+    spec = config.model
+    try:
+        exponents = cgd.exponents_of(spec.descriptors)
+    except ValueError as error:
+        raise UserError(f"config.model.descriptors: {error}") from error
+    if spec.embedding % len(exponents):
+        raise UserError(
+            f"config.model.embedding={spec.embedding}: no multiple of the {len(exponents)} descriptors"
+        )
+    if spec.id_head == "proxy" or "attribute" in config.loss or spec.pooling != "global":
+        raise UserError(
+            "config.model.descriptors: a CGD model pools globally, has no attribute head and no proxies"
+        )
+    return CGD(
+        attributes.make_backbone(config),
+        spec.descriptors,
+        spec.embedding,
+        None if spec.id_head == "none" else len(supervised.label_names(config, "item_id")),
+        bn_axis_name=AXIS if spec.sync_bn else None,
     )
 
 
@@ -167,7 +195,9 @@ def _weight(valid: jax.Array) -> jax.Array:
 
 
 def _id(view: View) -> jax.Array:
-    per_example = losses.softmax_ce(view.anchor["id_logits"], view.anchor["item_id"])
+    spec = view.config.retrieval
+    logits = view.anchor["id_logits"] / spec.get("id_temperature", 1.0)
+    per_example = losses.softmax_ce(logits, view.anchor["item_id"], spec.get("smoothing", 0.0))
     return supervised.weighted_mean(per_example, view.anchor)
 
 
@@ -236,6 +266,8 @@ def baselines(task: Task, context: Context) -> dict[str, collect.Mapped]:
 
 def fitting_config(backbone: str, pooling: str, parts: tuple[str, ...]) -> str:
     """The fields of a config whose model has these parts, and the experiments' argument for its losses."""
+    if "global descriptors" in parts:
+        return f"task=retrieval model.backbone={backbone} model.descriptors=SG (experiments/cgd.py)"
     full = "loss=full (config.loss has attribute)"
     alone = "loss=id or loss=triplet (config.loss has no attribute)"
     loss = full if "attribute head" in parts else alone
@@ -243,15 +275,38 @@ def fitting_config(backbone: str, pooling: str, parts: tuple[str, ...]) -> str:
 
 
 LABEL_HEADS = {"attribute": heads.PARTS["attribute head"], "item_id": heads.PARTS["id head"]}
+CGD_PARTS = {"global descriptors": cgd.HEAD + cgd.BRANCH, "auxiliary classifier": cgd.HEAD + cgd.AUXILIARY}
 PARTS = ("attribute head", "embedding head", "id head", "heatmap head")
+
+
+def _key_rules(model: Retriever | CGD, keys=None) -> Rules:
+    return cgd.torch_keys(model) if isinstance(model, CGD) else pooled_features.torch_keys(model)
+
+
+def _from_shapes(backbone, shapes) -> Retriever | CGD:
+    of_cgd = CGD_PARTS["global descriptors"] in shapes
+    return (cgd if of_cgd else retriever).from_shapes(backbone, shapes)
+
+
+def _pooling(shapes) -> str:
+    return "descriptor" if CGD_PARTS["global descriptors"] in shapes else pooled_features.pooling(shapes)
+
+
+def _fit_config(config: ConfigDict, shapes, known, given: bool = False) -> list[str]:
+    is_cgd = bool(config.model.get("descriptors"))
+    label_heads = {"item_id": CGD_PARTS["auxiliary classifier"]} if is_cgd else LABEL_HEADS
+    return supervised.fit_labels(label_heads, config, shapes, known, given)
+
+
 WEIGHTS = Weights(
-    key_rules=lambda model, keys=None: pooled_features.torch_keys(model),
-    parts={part: heads.PARTS[part] for part in PARTS},
-    defining=("embedding head", "id head"),
-    from_shapes=retriever.from_shapes,
-    pooling=pooled_features.pooling,
+    key_rules=_key_rules,
+    parts={part: heads.PARTS[part] for part in PARTS} | CGD_PARTS,
+    defining=("embedding head", "id head", "global descriptors"),
+    from_shapes=_from_shapes,
+    pooling=_pooling,
     fitting_config=fitting_config,
-    fit_config=functools.partial(supervised.fit_labels, LABEL_HEADS),
+    fit_config=_fit_config,
+    renamed=cgd.canonical,
 )
 ENTRY = TaskEntry(
     make=make,

@@ -165,7 +165,7 @@ def _backbone_tensors(
     tensors: Mapping[str, np.ndarray], config: ConfigDict, stages: int
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """→ (the tensors of a backbone of so many stages, without a prefix; names of the others)."""
-    names = {recognise.canonical_key(key): key for key in tensors}
+    names = recognise.canonical({key: key for key in tensors})
     prefix = _backbone_prefix({name: tensors[key].shape for name, key in names.items()}, config)
     later = "".join(f"|layer{stage}[.].*" for stage in STAGES[stages:])
     others = re.compile(recognise.BESIDE_BACKBONES + later)

@@ -96,8 +96,8 @@ def model_of(shapes: Shapes) -> tuple[Any, Rules] | None:
 
     KeyError, IndexError or ValueError where parts of a known model are missing or have impossible shapes.
     """
-    if cgd.is_cgd_head(shapes):
-        return cgd.head_of(shapes), cgd.TORCH_KEYS
+    if cgd.is_head(shapes):
+        return cgd.head_of(shapes), cgd.HEAD_KEYS
     known = canonical(shapes)
     task = task_of(known)
     plain = not any(key.startswith(BACKBONE) for key in known)
@@ -116,6 +116,8 @@ def model_of(shapes: Shapes) -> tuple[Any, Rules] | None:
 # ------------------------------------------------------------------------------ names
 def canonical(shapes: Mapping[str, Any]) -> dict[str, Any]:
     """The mapping with names of other codebases replaced by those that the tasks' parts have."""
+    for _, spec in _specs():
+        shapes = shapes if spec.renamed is None else spec.renamed(shapes)
     return {canonical_key(key): value for key, value in shapes.items()}
 
 
@@ -204,13 +206,21 @@ def _any_resnet(shapes: Shapes, stem: str, block: str, bottleneck: str, first: i
     for depth, known in resnet.BLOCKS.items() if counts else ():
         same_blocks = list(known[: len(counts)]) == counts
         if same_blocks and (depth in resnet.BOTTLENECK_DEPTHS) == (bottleneck in shapes):
+            width = shapes[stem][0]
             return ResNet(
                 depth=depth,
-                width=shapes[stem][0],
+                width=width,
+                **_groups(shapes, width),
                 stage_strides=(1, 2, 2, 2)[: len(counts)],
                 num_classes=_classes(shapes, "fc.weight"),
             )
     return None
+
+
+def _groups(shapes: Shapes, width: int) -> dict[str, int]:
+    """The fields of a ResNeXt, whose 3x3 kernels read fewer channels than they have; {} of a ResNet."""
+    out, read = shapes.get("layer1.0.conv2.weight", (0, 0))[:2]
+    return {"groups": out // read, "group_width": 64 * read // width} if 0 < read < out else {}
 
 
 def _vgg(shapes: Shapes) -> VGG | None:

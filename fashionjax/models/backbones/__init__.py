@@ -15,6 +15,7 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "resnet34": lambda **kw: ResNet(depth=34, **kw),
     "resnet50": lambda **kw: ResNet(depth=50, **kw),
     "resnet101": lambda **kw: ResNet(depth=101, **kw),
+    "resnext50": lambda **kw: ResNet(**{"depth": 50, "groups": 32, "group_width": 4, **kw}),
     "vgg11": lambda **kw: VGG(depth=11, **kw),
     "vgg11_bn": lambda **kw: VGG(depth=11, batch_norm=True, **kw),
     "vgg16": lambda **kw: VGG(depth=16, **kw),
@@ -30,6 +31,7 @@ PARAMETER_COUNTS = {
     "resnet34": 21_797_672,
     "resnet50": 25_557_032,
     "resnet101": 44_549_160,
+    "resnext50": 25_028_904,
     "vgg11": 132_863_336,
     "vgg11_bn": 132_868_840,
     "vgg16": 138_357_544,
@@ -50,7 +52,7 @@ def build(name: str, **overrides) -> nn.Module:
 
 
 # what a name of BACKBONES stands for beside the class; the widths of ResNet and VGG may differ
-IDENTITY = {ResNet: ("depth",), VGG: ("depth", "batch_norm"), ViT: ("width", "depth", "patch")}
+IDENTITY = {ResNet: ("depth", "groups"), VGG: ("depth", "batch_norm"), ViT: ("width", "depth", "patch")}
 
 
 def name_of(backbone: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""ResNet-18/34/50/101 (He et al. 2015) with torchvision's layout and names.
+"""ResNet-18/34/50/101 (He et al. 2015) and ResNeXt (Xie et al. 2017) with torchvision's layout and names.
 
 Source of the layout: torchvision/models/resnet.py (v1.5: the stride of a bottleneck sits in its 3x3
 convolution); with `stride_in_1x1` it sits in the first 1x1, as in the Caffe and Detectron models.
@@ -121,7 +121,10 @@ class BasicBlock(nn.Module):
     stride: int
     conv: Any
     norm: Any
-    stride_in_1x1: bool = False  # has no 1x1 on the main path; here so that both blocks are built alike
+    # no 1x1 on the main path, no groups; here so that both blocks are built alike
+    stride_in_1x1: bool = False
+    groups: int = 1
+    group_width: int = 64
 
     @nn.compact
     def __call__(self, x, cells=None):
@@ -135,22 +138,26 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """x [b h w c] -> [b h/s w/s 4*width]: 1x1, 3x3, 1x1 convolutions and the shortcut."""
+    """x [b h w c] -> [b h/s w/s 4*width]: 1x1, 3x3 (in `groups`), 1x1 convolutions and the shortcut."""
 
     width: int
     stride: int
     conv: Any
     norm: Any
     stride_in_1x1: bool = False
+    groups: int = 1
+    group_width: int = 64
 
     @nn.compact
     def __call__(self, x, cells=None):
         first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
         inner, after = _strided(cells, first), _strided(cells, self.stride)
         norm = partial(layers.normalise, self.norm)
-        y = nn.relu(norm("bn1", self.conv(self.width, 1, first, name="conv1")(x), inner))
+        between = self.width * self.group_width // 64 * self.groups
+        y = nn.relu(norm("bn1", self.conv(between, 1, first, name="conv1")(x), inner))
         y = layers.cut_to_image(y, inner)
-        y = nn.relu(norm("bn2", self.conv(self.width, 3, second, name="conv2")(y), after))
+        grouped = self.conv(between, 3, second, groups=self.groups, name="conv2")
+        y = nn.relu(norm("bn2", grouped(y), after))
         y = norm("bn3", self.conv(4 * self.width, 1, name="conv3")(y), after)
         if self.stride != 1 or x.shape[-1] != 4 * self.width:
             shortcut = self.conv(4 * self.width, 1, self.stride, name="downsample_0")(x)
@@ -165,7 +172,8 @@ def _strided(cells, stride: int):
 class ResNet(nn.Module):
     """image [b h w 3] float -> pyramid of layer1..layer4, strides 4, 8, 16, 32, fine to coarse.
 
-    `width` is the channel count of the stem (64 as published). `stage_strides` gives the first stride of
+    `width` is the channel count of the stem (64 as published). The 3x3 convolutions of bottlenecks work in
+    `groups` of `group_width` channels in the first stage at width 64 (ResNeXt). `stage_strides` gives the first stride of
     each stage; fewer than four entries stop the network early. With `num_classes`, `method='logits'`
     gives the classifier's output [b num_classes] float32. `norm` is 'batch' or 'group'. No gradient
     reaches the stem and the first `frozen_stages` stages when that is not None (0: the stem alone).
@@ -178,6 +186,8 @@ class ResNet(nn.Module):
     depth: int = 50
     width: int = 64
     num_classes: int | None = None
+    groups: int = 1
+    group_width: int = 64
     stage_strides: tuple[int, ...] = (1, 2, 2, 2)
     stride_in_1x1: bool = False
     frozen_bn: bool = False
@@ -204,7 +214,8 @@ class ResNet(nn.Module):
             for i in range(count):
                 width, stride = self.width * 2**stage, stride if i == 0 else 1
                 name = f"layer{stage + 1}_{i}"
-                x = block(width, stride, conv, norm, self.stride_in_1x1, name=name)(x, cells)
+                fields = (self.stride_in_1x1, self.groups, self.group_width)
+                x = block(width, stride, conv, norm, *fields, name=name)(x, cells)
                 cells = _strided(cells, stride)
             x = self._stopped(x, stage + 1)
             pyramid.append(x)
