@@ -81,7 +81,7 @@ def _reading(path: str | Path, reader: Callable[[io.BufferedReader, int], Any]) 
         with path.open("rb") as file:
             return reader(file, path.stat().st_size)
     except PickleRefused as error:
-        advice = "tensors are read without running code: save model.state_dict(), not the model"
+        advice = "tensors are read without running code: save model.state_dict() in PyTorch"
         raise WeightFileError(f"{path}: its pickle is refused: {error} ({advice})") from error
     except Refused as error:
         raise WeightFileError(f"{path}: {error}") from error

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fashionjax.weights import safe_pickle
+from fashionjax.weights import module_files, safe_pickle
 from fashionjax.weights.checked_bytes import (
     BFLOAT16,
     SLACK,
@@ -164,8 +164,13 @@ class _Storages:
     def __init__(self):
         self.refs: dict[str, _StorageRef] = {}
 
-    def refer(self, pid: Any) -> _StorageRef:
-        """('storage', type, key, location, count[, view]) → reference; view: None or (key, start, size)."""
+    def refer(self, pid: Any) -> _StorageRef | Global:
+        """('storage', type, key, location, count[, view]) → reference; view: None or (key, start, size).
+
+        ('module', class, its file, its source) → the class, as PyTorch before 1.6 names those of modules.
+        """
+        if type(pid) is tuple and len(pid) == 4 and pid[0] == "module" and isinstance(pid[1], Global):
+            return pid[1]
         if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage":
             raise PickleRefused("a persistent id that is not a storage")
         _, storage_type, key, _, count, *view = pid
@@ -240,7 +245,8 @@ def read_zip(archive: Archive, root: str, wanted: str | None = None) -> Entry:
         order = "<" if text == b"little" else ">"
     storages = _Storages()
     pickled = archive.read(f"{root}data.pkl", limit=PICKLE_LIMIT).tobytes()
-    entry = choose_entry(safe_pickle.load(pickled, ALLOWED, storages.refer), _tensors, wanted)
+    loaded = safe_pickle.load(pickled, module_files.Classes(ALLOWED), storages.refer)
+    entry = choose_entry(module_files.state_dicts(loaded), _tensors, wanted)
 
     def storage_of(ref: _StorageRef) -> np.ndarray:
         name, item = f"{root}data/{ref.key}", itemsize(ref.kind)
@@ -264,7 +270,8 @@ def read_legacy(file: io.BufferedReader, size: int, wanted: str | None = None) -
     if protocol != LEGACY_PROTOCOL or type(protocol) is not int:
         raise Refused(f"an unknown protocol of torch.save, expected {LEGACY_PROTOCOL}")
     safe_pickle.load(head, {})
-    entry = choose_entry(safe_pickle.load(head, ALLOWED, storages.refer), _tensors, wanted)
+    loaded = safe_pickle.load(head, module_files.Classes(ALLOWED), storages.refer)
+    entry = choose_entry(module_files.state_dicts(loaded), _tensors, wanted)
     keys = safe_pickle.load(head, {})
     named = type(keys) is list and all(isinstance(key, str) for key in keys)
     if not named or len(keys) != len(storages.refs) or set(keys) != set(storages.refs):

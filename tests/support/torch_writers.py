@@ -61,6 +61,19 @@ def mapping(items: dict[str, bytes]) -> bytes:
     return call("collections.OrderedDict") + b"(" + b"".join(text(k) + v for k, v in items.items()) + b"u"
 
 
+def module(name: str, parameters: dict[str, bytes], buffers=(), modules=()) -> bytes:
+    """An object of the class `name` as torch.save(model) pickles it, with PyTorch's own attributes."""
+    state = {
+        "training": b"\x89",
+        "_parameters": mapping(parameters),
+        "_buffers": mapping(dict(buffers)),
+        "_non_persistent_buffers_set": glob("__builtin__.set") + tuple_of(b"]") + b"R",
+        "_forward_hooks": mapping({}),
+        "_modules": mapping(dict(modules)),
+    }
+    return glob(name) + b")\x81}(" + b"".join(text(k) + v for k, v in state.items()) + b"ub"
+
+
 def pickled(value: bytes) -> bytes:
     return b"\x80\x02" + value + b"."
 

@@ -3,7 +3,7 @@ vision transformers of another resolution."""
 
 import numpy as np
 import pytest
-from torch_writers import call, dense, mapping, save_zip, zip_file
+from torch_writers import dense, mapping, save_zip, zip_file
 from weight_files import (
     assert_same,
     backbone_config,
@@ -125,12 +125,6 @@ def test_an_unknown_model_is_refused_with_what_would_help(tmp_path, backbone_onl
     hint = caught.value.hint
     assert hint.startswith("No supported model has such names (stages.0.dwconv.weight, ")
     assert "resnet50" in hint and "vit_b16" in hint and "--prefix=NAME" in hint and "--entry=NAME" in hint
-
-
-def test_a_whole_pickled_module_is_refused_with_what_would_help(tmp_path):
-    file = zip_file(tmp_path / "w.pth", call("torchvision.models.resnet.ResNet"), {})
-    with pytest.raises(UserError, match=r"'torchvision\.models\.resnet\.ResNet'.*save model\.state_dict\(\)"):
-        loaded(file)
 
 
 # --- position embeddings of a vision transformer ---
