@@ -138,7 +138,7 @@ def retrieval(config: ConfigDict, backbone: str) -> None:
     """What the retrieval systems share: items as labels, evaluation of query against gallery, MMFashion's
     embedding of 256 values read off a 4096-value feature, compared by cosine."""
     config.task = "retrieval"
-    config.item_labels = True
+    config.item_labels, config.trained_items_only = True, False
     config.eval_split = config.test_split = "query+gallery"
     config.box_margin = 20.0
     config.model = model(backbone)

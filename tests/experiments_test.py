@@ -22,6 +22,7 @@ SYSTEMS = (
     "consumer2shop",
     "landmarks",
     "retrieval",
+    "cgd",
     "compatibility",
 )
 DETECTORS = ("mask_rcnn", "cascade")  # their shapes are tested with the detection task
@@ -29,10 +30,12 @@ STAGED = ("fashionnet",)  # tested with its task
 # labels of the benchmarks
 COARSE, FINE = {"attribute": 1000}, {"attribute": 26, "category": 50}
 IN_SHOP, CONSUMER = {"attribute": 463, "item_id": 7982}, {"attribute": 303, "item_id": 33881}
+TRAINED_ITEMS = 3997  # of the in-shop items
 LABELS = {
     "deepfashion_attributes/coarse": COARSE,
     "deepfashion_attributes/fine": FINE,
     "deepfashion_inshop": IN_SHOP,
+    "synthetic": {"item_id": 400},
     "deepfashion_consumer2shop": CONSUMER,
     "deepfashion_consumer2shop/val_test": CONSUMER,
     "deepfashion_landmarks": {},
@@ -58,6 +61,8 @@ PUBLISHED = {
     "inshop:backbone=resnet50,pool=landmark,loss=full": 557.00,
     "inshop:backbone=resnet50,pool=landmark,loss=triplet": 555.11,
     "consumer2shop:backbone=vgg16,pool=landmark": 195.60,
+    "cgd:backbone=resnet50,descriptors=GS": 34.85,
+    "cgd:backbone=resnext50,descriptors=GS": 34.32,
     "landmarks:backbone=vgg16": 142.65,
     "landmarks:backbone=resnet50": 459.73,
     "compatibility:projection=fc,types=false": 23.544384,
@@ -80,6 +85,8 @@ def with_labels(config):
     config.labels = {
         name: [f"{name}_{i:02d}" for i in range(count)] for name, count in LABELS[config.dataset].items()
     }
+    if config.get("trained_items_only"):
+        config.labels.item_id = config.labels.item_id[:TRAINED_ITEMS]
     if "type_space" in config.labels:
         pairs = itertools.combinations_with_replacement(config.labels.category, 2)
         config.labels.type_space = [list(pair) for pair in pairs]
@@ -161,7 +168,8 @@ def shallow(config):
     elif config.model.backbone.startswith("vit"):
         config.model.backbone, config.model.backbone_fields = "vit_s16", {"depth": 2}
     else:
-        config.model.backbone = {"vgg16": "vgg11", "resnet50": "resnet18"}[config.model.backbone]
+        shallower = {"vgg16": "vgg11", "resnet50": "resnet18", "resnext50": "resnet18"}
+        config.model.backbone = shallower.get(config.model.backbone, config.model.backbone)
 
 
 @pytest.mark.slow
@@ -225,6 +233,7 @@ ARGUMENTS = {
     "inshop": "pool=landmark,loss=full",
     "consumer2shop": "faithful=zoo",
     "retrieval": "loss=proxy_anchor,benchmark=consumer2shop",
+    "cgd": "descriptors=SMG",
     "compatibility": "projection=fc",
 }
 
@@ -260,7 +269,7 @@ def shrunk(name, data_dir):
     config.dataset = "synthetic_fashion/" + config.synthetic.config.replace("landmarks", "attributes")
     config.data_dir = str(data_dir)
     config.image_size, config.canvas_size = 32, 36
-    config.model.backbone = "vgg11"
+    config.model.backbone = "resnet18" if name == "cgd" else "vgg11"
     config.model.backbone_fields.width = 4
     config.model.landmark_levels = 2
     config.steps, config.log_every = 2, 1

@@ -49,7 +49,7 @@ MARK = "features.4.0.conv1.weight"  # a name of the image model's file that no o
 
 
 def exponents_of(letters: str) -> tuple[float, ...]:
-    """"SMG" → the exponents of its descriptors; ValueError for an unknown or repeated letter."""
+    """ "SMG" → the exponents of its descriptors; ValueError for an unknown or repeated letter."""
     if not letters or set(letters) - set(DESCRIPTORS) or len(set(letters)) < len(letters):
         raise ValueError(f"descriptors {letters!r}: different letters of {', '.join(DESCRIPTORS)}")
     return tuple(DESCRIPTORS[letter] for letter in letters)
@@ -99,9 +99,9 @@ class CGDHead(nn.Module):
         embedding = unit(jnp.concatenate(branches, axis=-1))
         if self.classes is None:
             return embedding, None
-        norm = layers.batch_norm(
-            train=train, frozen=False, axis_name=self.bn_axis_name, dtype=jnp.float32
-        )(name="auxiliary_bn")
+        norm = layers.batch_norm(train=train, frozen=False, axis_name=self.bn_axis_name, dtype=jnp.float32)(
+            name="auxiliary_bn"
+        )
         x = norm(pooled[0]) if valid is None else norm(pooled[0], mask=valid[:, None])
         return embedding, layers.linear(self.classes, "auxiliary")(x)
 

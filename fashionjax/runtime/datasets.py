@@ -70,7 +70,8 @@ def attach_labels(config: ConfigDict, split: source.Split) -> None:
 
 
 def labels_of(config: ConfigDict, split: source.Split) -> dict[str, list]:
-    """The split's label names, and with `config.item_labels` the items of all splits as `item_id`.
+    """The split's label names, and with `config.item_labels` the items of all splits as `item_id`, or with
+    `config.trained_items_only` those that the training split shows.
 
     Under quirk C6 the type spaces are those of the dataset that is tested.
     """
@@ -80,6 +81,9 @@ def labels_of(config: ConfigDict, split: source.Split) -> dict[str, list]:
         labels["type_space"] = tested.labels["type_space"]
     if config.get("item_labels", False):
         labels["item_id"] = source.item_names(split.folder)
+        if config.get("trained_items_only", False):
+            trained = set(open_split(config, config.train_split).column("item_id").tolist())
+            labels["item_id"] = [name for name in labels["item_id"] if name in trained]
     return labels
 
 
