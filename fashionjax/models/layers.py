@@ -39,8 +39,8 @@ class Conv(nn.Module):
     """A square convolution with explicit symmetric padding: x [b h w c] -> [b h' w' features].
 
     Parameters: `kernel` [k k c/groups features] float32, and `bias` [features] float32 with `use_bias`: each
-    of `groups` equal parts of the outputs reads its part of the inputs. Padding defaults to (k - 1) / 2 on each side, as PyTorch models write it; 'SAME' would pad a strided window on one
-    side only.
+    of `groups` equal parts of the outputs reads its part of the inputs. Padding defaults to (k - 1) / 2 on
+    each side, as PyTorch models write it; 'SAME' would pad a strided window on one side only.
     """
 
     features: int

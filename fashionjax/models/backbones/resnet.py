@@ -173,10 +173,10 @@ class ResNet(nn.Module):
     """image [b h w 3] float -> pyramid of layer1..layer4, strides 4, 8, 16, 32, fine to coarse.
 
     `width` is the channel count of the stem (64 as published). The 3x3 convolutions of bottlenecks work in
-    `groups` of `group_width` channels in the first stage at width 64 (ResNeXt). `stage_strides` gives the first stride of
-    each stage; fewer than four entries stop the network early. With `num_classes`, `method='logits'`
-    gives the classifier's output [b num_classes] float32. `norm` is 'batch' or 'group'. No gradient
-    reaches the stem and the first `frozen_stages` stages when that is not None (0: the stem alone).
+    `groups` of `group_width` channels in the first stage at width 64 (ResNeXt). `stage_strides` gives the
+    first stride of each stage; fewer than four entries stop the network early. With `num_classes`,
+    `method='logits'` gives the classifier's output [b num_classes] float32. `norm` is 'batch' or 'group'. No
+    gradient reaches the stem and the first `frozen_stages` stages when that is not None (0: the stem alone).
     Intermediates sown: `stem` (after bn1 and ReLU) and `maxpool`.
 
     With `cells` [b 2] int, rows and columns of each image that are not padding at the bottom and right,
