@@ -74,6 +74,16 @@ def average_precisions(ranks: list) -> np.ndarray:
     return np.asarray([average_precision(of) for of in ranks], np.float64)
 
 
+def random_precision(relevant: int, candidates: int) -> float:
+    """The expected average precision of a random order of `candidates`, `relevant` of which are; 0 for
+    none."""
+    if not relevant:
+        return 0.0
+    harmonic = float((1 / np.arange(1, candidates + 1)).sum())
+    others = (relevant - 1) / max(candidates - 1, 1)
+    return (harmonic + others * (candidates - harmonic)) / candidates
+
+
 def weighted_mean(per_attribute: dict[int, np.ndarray]) -> float:
     """{attribute: value per query} → mean over all queries: attributes weigh by their number of queries."""
     every = np.concatenate(list(per_attribute.values()))
@@ -109,6 +119,7 @@ class FineGrainedMetrics:
         self.context = context
         self.rows = Rows(context.gather)
         self.rankings: dict[int, Ranking] | None = None
+        self.figures: dict[str, float] | None = None
 
     def update(self, prediction: dict, batch: dict) -> None:
         kept = {name: batch[name] for name in KEPT if name in batch}
@@ -157,6 +168,11 @@ class FineGrainedMetrics:
         return self.rankings
 
     def result(self) -> dict[str, float]:
+        if self.figures is None:
+            self.figures = self._figures()
+        return dict(self.figures)
+
+    def _figures(self) -> dict[str, float]:
         rows, names, rankings = self.rows.whole(), self.names, self.ranked()
         precision = {a: average_precisions(found.ranks) for a, found in rankings.items()}
         some = {a: np.asarray([len(of) > 0 for of in found.ranks]) for a, found in rankings.items()}

@@ -97,6 +97,19 @@ def boxes(
     return _composite(image, layer)
 
 
+def attention(image: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """image uint8 [h w 3], weight float [m n] over the whole image → [h w 3]: dark where the weight is low,
+    unchanged where it is highest; a constant weight leaves the image as it is."""
+    height, width = image.shape[:2]
+    weight = np.asarray(weight, np.float32)
+    low, high = float(weight.min()), float(weight.max())
+    if not high > low:
+        return image.copy()
+    level = Image.fromarray((weight - low) / (high - low)).resize((width, height), Image.Resampling.BILINEAR)
+    kept = 0.25 + 0.75 * np.clip(np.asarray(level), 0, 1)
+    return np.rint(image * kept[..., None]).astype(np.uint8)
+
+
 def caption(
     image: np.ndarray, lines: Sequence[str], scores: Sequence[float | None] | None = None
 ) -> np.ndarray:

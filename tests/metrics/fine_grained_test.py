@@ -1,5 +1,6 @@
 """Attribute-specific retrieval: the original's stored figures, an example by hand, its corners."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,13 @@ def test_overall_of_the_published_rows():
     for (values, queries), printed in ((fashionai, 70.11), (deepfashion, 10.22)):
         per_query = {i: np.full(n, v) for i, (v, n) in enumerate(zip(values, queries, strict=True))}
         assert metrics.weighted_mean(per_query) == pytest.approx(printed, abs=0.006)
+
+
+def test_a_random_order():
+    assert metrics.random_precision(0, 5) == 0 and metrics.random_precision(5, 5) == 1
+    orders = itertools.permutations(range(6))
+    every = [metrics.average_precisions([np.flatnonzero(np.isin(o, (0, 1, 2))) + 1])[0] for o in orders]
+    assert metrics.random_precision(3, 6) == pytest.approx(np.mean(every))
 
 
 def test_a_candidate_with_several_values_is_relevant_for_each():
