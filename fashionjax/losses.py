@@ -5,6 +5,9 @@ gathers embeddings and labels over its device axis first and passes `own`, the p
 them.
 """
 
+import math
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -147,14 +150,26 @@ def mean_norm(norms, divisor: float = 1.0):
     return jnp.mean(jnp.stack([jnp.asarray(x, jnp.float32) for x in norms])) / divisor
 
 
+def cosine_triplet(anchor, positive, negative, margin: float = 0.2):
+    """anchor, positive, negative [b d] -> [b]: max(0, cos(a, n) - cos(a, p) + margin) (RPF, ASEN)."""
+    return jax.nn.relu(cosine(anchor, negative) - cosine(anchor, positive) + margin)
+
+
+def cosine_alignment(a, b):
+    """a, b [b d] -> [b]: max(0, 1 - cos(a, b)), which draws two embeddings of one image together (ASEN++)."""
+    return jax.nn.relu(1 - cosine(a, b))
+
+
 # Retrieval over the whole batch
 
 
-def _relations(label, all_label, own):
+def _relations(label, all_label, own, group=None, all_group=None):
     """Masks [b g] of rows with the same identity (own row left out) and with another; label -1 takes no
-    part.
+    part. With groups only rows of the same group are compared.
     """
     known = (label[:, None] >= 0) & (all_label[None, :] >= 0)
+    if group is not None:
+        known &= group[:, None] == all_group[None, :]
     same = label[:, None] == all_label[None, :]
     not_self = own[:, None] != jnp.arange(all_label.shape[0])[None, :]
     return known & same & not_self, known & ~same
@@ -201,13 +216,24 @@ def batch_hard_triplet(
     return jnp.where(usable, loss, 0.0)
 
 
-def info_nce(embedding, label, all_embedding, all_label, own, temperature: float = 0.07):
+def info_nce(
+    embedding,
+    label,
+    all_embedding,
+    all_label,
+    own,
+    temperature: float = 0.07,
+    *,
+    group=None,
+    all_group=None,
+):
     """Contrastive loss with labels (SupCon, Khosla et al. 2020; NT-Xent when every label occurs twice).
 
     Arguments as in `batch_hard_triplet`; rows are normalised here. Per row: mean over its positives of
     -log(exp(s_p / T) / sum over all other rows of exp(s / T)); 0 for a row without positives. -> [b]
+    group [b], all_group [g]: rows of other groups (attributes, whose values are not comparable) take no part.
     """
-    positive, negative = _relations(label, all_label, own)
+    positive, negative = _relations(label, all_label, own, group, all_group)
     similarity = (
         jnp.einsum("bd,gd->bg", unit(embedding), unit(all_embedding), precision="highest") / temperature
     )
@@ -216,6 +242,54 @@ def info_nce(embedding, label, all_embedding, all_label, own, temperature: float
     log_total = jax.nn.logsumexp(jnp.where(others, similarity, -1e9), axis=1)
     log_p = similarity - log_total[:, None]
     return -jnp.sum(jnp.where(positive, log_p, 0.0), axis=1) / jnp.maximum(positive.sum(axis=1), 1)
+
+
+class AttributeRows(NamedTuple):
+    """Embeddings of (image, attribute) pairs: region, patch and complement (background) [n d], attribute and
+    value [n] int; attribute -1 takes no part."""
+
+    region: jax.Array
+    patch: jax.Array
+    complement: jax.Array
+    attribute: jax.Array
+    value: jax.Array
+
+
+def foreground_background(
+    rows: AttributeRows,
+    every: AttributeRows,
+    temperature: float = 0.07,
+    alpha: float = 12.0,
+    *,
+    negatives: bool = True,
+    across_attributes: bool = True,
+    self_positive: bool = False,
+    self_temperature: float = 1.0,
+):
+    """RPF's contrast of foreground and background ("E-InfoNCE"), rows of length b against `every` of length g
+    -> [b].
+
+    -log(p / (p + n + c)) with p the sum of exp(region . patch / T) over the rows of the same attribute and
+    value (the own one included), n over all others and c alpha times the sum of exp(region . complement / T)
+    over the rows of the same attribute. Rows are normalised here. Without `across_attributes`, n leaves out
+    the rows of other attributes. The forms that the original never trains with: without `negatives` there is
+    no n; with `self_positive` p is exp(region . region / `self_temperature`), not divided by T there.
+    """
+    region, patch, complement = unit(rows.region), unit(every.patch), unit(every.complement)
+    known = (rows.attribute[:, None] >= 0) & (every.attribute[None, :] >= 0)
+    related = known & (rows.attribute[:, None] == every.attribute[None, :])
+    positive = related & (rows.value[:, None] == every.value[None, :])
+    negative = (known if across_attributes else related) & ~positive & negatives
+
+    def log_sum(other, mask):
+        product = jnp.einsum("bd,gd->bg", region, other, precision="highest") / temperature
+        return jax.nn.logsumexp(jnp.where(mask, product, -1e9), axis=1)
+
+    log_p, log_c = log_sum(patch, positive), math.log(alpha) + log_sum(complement, related)
+    if self_positive:
+        log_p = jnp.sum(region * region, axis=1) / self_temperature
+    total = jax.nn.logsumexp(jnp.stack([log_p, log_sum(patch, negative), log_c]), axis=0)
+    return jnp.where(rows.attribute >= 0, total - log_p, 0.0)
 
 
 def proxy_anchor(all_embedding, all_label, proxy, alpha: float = 32.0, delta: float = 0.1):

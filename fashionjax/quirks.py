@@ -54,10 +54,22 @@ FASHIONNET = {
     "f10_no_attribute_is_first": "an item without attributes has attribute 0",
     "f11_frozen_blue_uses_batch": "a frozen blue branch is normalised by the batch in training",
 }
+RPF = {  # by the number of the peculiarity in docs/fine_grained.md
+    "r4_flipped_at_evaluation": "stage 1 mirrors images at random at evaluation too",
+    "r6_negative_may_be_positive": "a triplet's negative may also have the anchor's value, or be the anchor",
+    "r7_complement_not_projected": "the background descriptor leaves out the layer feature_fc",
+    "r10_black_past_the_edge": "a crop that ends past the image at evaluation is filled with black",
+    "r11_two_crop_offsets": "the region input's offset is rounded, that of the crop rounded down",
+    "r13_class_token_unused": "of Google's ViT the class token is left out: it starts at zeros",
+    "r15_other_attributes_are_negatives": "the contrast of foreground and background spans attributes",
+    "r18_statistics_by_role": "batch statistics of anchors, positives and negatives are separate",
+    "r21_zero_without_candidate": "headline: a query without a relevant candidate counts as precision 0",
+}
 SYSTEMS = {
     "mmfashion": MMFASHION,
     "mmfashion_compatibility": MMFASHION_COMPATIBILITY,
     "fashionnet": FASHIONNET,
+    "rpf": RPF,
 }
 QUIRKS = {name: text for table in SYSTEMS.values() for name, text in table.items()}
 # Quirks that select the headline metrics of a run, `zoo/…` in place of `standard/…` (both are always
@@ -67,6 +79,7 @@ METRIC_QUIRKS = (
     "s11_every_20th_batch",
     "s12_best_50_attributes",
     "s13_share_of_matches",
+    "r21_zero_without_candidate",
 )
 
 

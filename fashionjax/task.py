@@ -119,6 +119,17 @@ class PhotoResults(NamedTuple):
     annotate: Callable[[np.ndarray, Any], np.ndarray]
 
 
+class InnerBackbone(NamedTuple):
+    """A backbone inside a model beside its field `backbone`, which a file of that network alone initialises:
+    its place in the parameters ("patch/vit"), the module, the key rules of such files, and the leaves that
+    stay at their initial values."""
+
+    path: str
+    module: Any
+    rules: Any  # models.torch_keys.Rules
+    fresh: tuple[str, ...] = ()
+
+
 class Weights(NamedTuple):
     """How files of PyTorch weights become models of a task, and back; `fashionjax.weights` reads it.
 
@@ -138,6 +149,8 @@ class Weights(NamedTuple):
         model depend on each other; files of other models unchanged.
     sizes: {PyTorch name: shape} → {noun: count} of what a config's labels decide; None: nothing but heads.
     takes_type_spaces: whether `--type_spaces` says what the file does not.
+    inner_backbones: (model, config) → the backbones that it has beside `backbone`; `--backbone_only` fills
+        the one whose kind of network a file holds.
     """
 
     key_rules: Callable[[Any, Iterable[str] | None], Any]
@@ -151,6 +164,7 @@ class Weights(NamedTuple):
     renamed: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     sizes: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, int | None]] | None = None
     takes_type_spaces: bool = False
+    inner_backbones: Callable[[Any, Any], tuple[InnerBackbone, ...]] = lambda model, config: ()
 
 
 class TaskEntry(NamedTuple):

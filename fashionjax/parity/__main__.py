@@ -71,6 +71,9 @@ def read_manifest(folder: Path) -> dict:
         entries = manifest[part]
         if not isinstance(entries, list) or not all(map(is_entry, entries)):
             raise UserError(f"{path}: {part} is not a list of entries of a parity folder")
+    npz = manifest.get("npz_entries") or []
+    if not isinstance(npz, list) or not all(map(_is_tensor, npz)):
+        raise UserError(f"{path}: npz_entries is not a list of entries of a parity folder")
     for part, kind in (("model_args", dict | None), ("salt", str | None)):
         if not isinstance(manifest.get(part), kind):
             raise UserError(f"{path}: {part} is a {type(manifest[part]).__name__}")

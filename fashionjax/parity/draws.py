@@ -83,6 +83,12 @@ def state_dict(manifest: dict) -> dict[str, np.ndarray]:
     return {key: weight(key, shape, salt) for key, shape, _ in manifest["state_dict"]}
 
 
+def npz_arrays(manifest: dict) -> dict[str, np.ndarray]:
+    """The arrays of the Google checkpoint that a manifest's model was initialised from, by name."""
+    salt = manifest.get("salt") or ""
+    return {key: weight(key, shape, salt) for key, shape, _ in manifest["npz_entries"]}
+
+
 def inputs(manifest: dict) -> dict[str, np.ndarray]:
     """Every input of a manifest by name."""
     salt = manifest.get("salt") or ""

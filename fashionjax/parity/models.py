@@ -22,8 +22,9 @@ from fashionjax.models.cgd import CGD, CGDHead
 from fashionjax.models.compatibility import TypeAware
 from fashionjax.models.detection.rcnn import RCNN
 from fashionjax.models.heads import FRAME
+from fashionjax.models.region_patch import RegionPatch
 from fashionjax.models.torch_keys import Rules
-from fashionjax.parity import detection, outfits
+from fashionjax.parity import detection, fine_grained, outfits
 from fashionjax.parity.results import Recording, dense
 from fashionjax.weights import recognise as weight_files
 
@@ -69,6 +70,8 @@ def recognise(shapes: Shapes, manifest: dict | None = None, recording: Recording
     if isinstance(model, TypeAware):
         outputs = outfits.outputs_of(shapes, (manifest or {}).get("model_args") or {})
         return Recognised(model, rules, Run(outfits.arguments, outputs, outfits.init))
+    if isinstance(model, RegionPatch):
+        return Recognised(model, rules, Run(*fine_grained.run_of(manifest or {})))
     if isinstance(model, RCNN):
         return Recognised(model, rules, Run(*detection.run_of(manifest or {}, recording)))
     return Recognised(model, rules, RUNS.get(type(model), Run(_zoo_arguments, _zoo_outputs)))

@@ -158,11 +158,13 @@ def restore_for_inference(path: str | Path, which: str = "best") -> Restored:
     return Restored(config, tree["params"], tree["model_state"], int(item.name))
 
 
-def initialise_from(state: TrainState, path: str, skip: tuple[str, ...] = ()) -> TrainState:
+def initialise_from(
+    state: TrainState, path: str, skip: tuple[str, ...] = (), *, quiet: bool = False
+) -> TrainState:
     """`state` with parameters and running statistics from another run's checkpoint.
 
-    Paths that match a pattern of `skip` stay fresh (or are left unread); every other leaf must be there, in
-    shape, on both sides.
+    Paths that match a pattern of `skip` stay fresh (or are left unread), which is reported unless `quiet`;
+    every other leaf must be there, in shape, on both sides.
     """
     restored = restore_for_inference(path)
     pattern = re.compile("|".join(f"(?:{p})" for p in skip)) if skip else None
@@ -183,7 +185,7 @@ def initialise_from(state: TrainState, path: str, skip: tuple[str, ...] = ()) ->
         raise UserError(
             f"config.init_from={path}: {_listed(problems)}; config.init_skip names paths to leave fresh"
         )
-    if skip:
+    if skip and not quiet:
         print(f"config.init_from={path}: fresh are {', '.join(fresh) or 'none'}", file=sys.stderr)
     return state.replace(**filled)
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from fashionjax.errors import UserError
 from fashionjax.task import Task, TaskEntry
-from fashionjax.tasks import attributes, compatibility, detection, fashionnet, landmarks, retrieval
+from fashionjax.tasks import attributes, compatibility, detection, fashionnet, fine_grained, landmarks, retrieval
 
 TASKS: dict[str, TaskEntry] = {
     "attributes": attributes.ENTRY,
@@ -18,6 +18,7 @@ TASKS: dict[str, TaskEntry] = {
     "compatibility": compatibility.ENTRY,
     "detection": detection.ENTRY,
     "fashionnet": fashionnet.ENTRY,
+    "fine_grained": fine_grained.ENTRY,
 }
 
 

@@ -24,7 +24,7 @@ from fashionjax.models.backbones import resnet, vit
 from fashionjax.models.torch_keys import Rules, prefixed
 from fashionjax.runtime import checkpoint, checkpoint_files, optim
 from fashionjax.runtime.state import TrainState, initial_key, run_key
-from fashionjax.task import Batch, Task
+from fashionjax.task import Batch, InnerBackbone, Task
 from fashionjax.tasks import supervised
 from fashionjax.weights import files, labels, recognise, vit_positions
 from fashionjax.weights.key_maps import Accounting, KeyMismatch, fill, torch_shapes
@@ -119,24 +119,51 @@ def import_backbone(
     """Tensors of a plain backbone (or of a checkpoint that has one) → (variables with the rest at its initial
     values, accounting of the backbone, names of the tensors that are left out)."""
     shapes = flax.traverse_util.flatten_dict(template(config, task), sep="/")
-    wanted = {path: leaf for path, leaf in shapes.items() if path.split("/")[1] == "backbone"}
+    place = _place(config, tensors)
+    wanted = {path: leaf for path, leaf in shapes.items() if _lies_in(path, place)}
     wanted = {"params": {}, "batch_stats": {}} | flax.traverse_util.unflatten_dict(wanted, sep="/")
-    backbone = make_model(config).backbone
-    kept, dropped = _backbone_tensors(tensors, config, len(getattr(backbone, "stage_strides", STAGES)))
-    if isinstance(backbone, vit.ViT) and "cls" in kept:
-        rules, kept = vit.NPZ_KEYS, _merged(kept)
-    elif isinstance(backbone, resnet.ResNet):
-        rules, kept = resnet.keys_of(kept), resnet.with_statistics(kept)
+    if place.path == "backbone":
+        stages = len(getattr(place.module, "stage_strides", STAGES))
+        kept, dropped = _backbone_tensors(tensors, config, stages)
     else:
-        rules = backbones.torch_keys(backbone)
-    rules = prefixed(rules, "", "backbone")
+        kept, dropped = dict(tensors), []
+    rules = place.rules
+    if isinstance(place.module, vit.ViT) and place.path == "backbone" and "cls" in kept:
+        rules, kept = vit.NPZ_KEYS, _merged(kept)
+    elif isinstance(place.module, resnet.ResNet):
+        rules, kept = resnet.keys_of(kept), resnet.with_statistics(kept)
     try:
-        filled, accounting = fill(wanted, kept, rules)
+        filled, accounting = fill(wanted, kept, prefixed(rules, "", place.path))
     except KeyMismatch as error:
-        raise KeyMismatch(error.accounting, _backbone_hint(kept, config)) from error
-    merged = _fresh_heads(config, task) | flax.traverse_util.flatten_dict(filled, sep="/")
+        hint = _backbone_hint(kept, config) if place.path == "backbone" else _inner_hint(place)
+        raise KeyMismatch(error.accounting, hint) from error
+    merged = _fresh_heads(config, task, place) | flax.traverse_util.flatten_dict(filled, sep="/")
     variables = {"params": {}, "batch_stats": {}} | flax.traverse_util.unflatten_dict(merged, sep="/")
     return variables, accounting, dropped
+
+
+def _place(config: ConfigDict, tensors: Mapping[str, np.ndarray]) -> InnerBackbone:
+    """Which of a model's backbones a file is for: one inside it whose kind of network the file holds, else
+    its `backbone`."""
+    model = make_model(config)
+    for place in recognise.weights_of(config.task).inner_backbones(model, config):
+        if recognise.same_kind(place.module, tensors):
+            return place
+    return InnerBackbone("backbone", model.backbone, backbones.torch_keys(model.backbone))
+
+
+def _inner_hint(place: InnerBackbone) -> str:
+    name = backbones.name_of(place.module) or type(place.module).__name__
+    return (
+        f"The file is read into {place.path}, a {name} whose sizes are config.model.vit; its grid may be "
+        "that of the file's position table, which is resized when the model is applied"
+    )
+
+
+def _lies_in(path: str, place: InnerBackbone) -> bool:
+    """Whether a leaf ("params/patch/vit/cls_token") belongs to a backbone and is in its files."""
+    inner = path.split("/", 1)[1]
+    return inner.startswith(f"{place.path}/") and inner.removeprefix(f"{place.path}/") not in place.fresh
 
 
 def _backbone_hint(tensors: Mapping[str, np.ndarray], config: ConfigDict) -> str:
@@ -149,14 +176,14 @@ def _backbone_hint(tensors: Mapping[str, np.ndarray], config: ConfigDict) -> str
     return "" if name == wanted else f"The file's backbone is {name}; config.model.backbone is {wanted}"
 
 
-def _fresh_heads(config: ConfigDict, task: Task) -> dict[str, jax.Array]:
-    """Initial values of everything but the backbone, by path; the backbone's are not computed."""
+def _fresh_heads(config: ConfigDict, task: Task, place: InnerBackbone) -> dict[str, jax.Array]:
+    """Initial values of everything but the backbone at `place`, by path; the backbone's are not computed."""
 
     @jax.jit
     def init(rng):
         params, model_state = task.init(rng, example_batch(config))
         leaves = flax.traverse_util.flatten_dict({"params": params, "batch_stats": model_state}, sep="/")
-        return {path: leaf for path, leaf in leaves.items() if path.split("/")[1] != "backbone"}
+        return {path: leaf for path, leaf in leaves.items() if not _lies_in(path, place)}
 
     return init(initial_key(config.seed))
 
@@ -204,6 +231,14 @@ def _merged(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         raise UserError("query, key and value of one block have different shapes") from error
 
 
+def _rest_from(config: ConfigDict, variables: dict, place: InnerBackbone) -> dict:
+    """`variables` with everything outside of `place` from the checkpoint `config.init_from`."""
+    state = TrainState(np.zeros((), np.int32), variables["params"], variables["batch_stats"], {}, None)
+    skip = (re.escape(f"{place.path}/"), *config.get("init_skip", ()))
+    state = checkpoint.initialise_from(state, config.init_from, skip, quiet=True)
+    return {"params": state.params, "batch_stats": state.model_state}
+
+
 # ------------------------------------------------------------------------------ the checkpoint
 def write_checkpoint(config: ConfigDict, variables: Mapping[str, Any], workdir: str | Path) -> None:
     """Saves a state of step 0 that train, evaluate and predict read."""
@@ -236,9 +271,10 @@ def load_file(
 ) -> Loaded:
     """`file` → variables of the config's model; what was chosen or left out goes to `note`.
 
-    `backbone_only` fills the backbone and leaves the rest at its initial values. `entry` and `prefix` choose
-    among the file's tensors (see `files.read`), `type_spaces` is a `typespaces.p` for compatibility models.
-    Raises UserError, KeyMismatch where tensors and model do not fit.
+    `backbone_only` fills the backbone and leaves the rest at its initial values, or takes it from the
+    checkpoint `config.init_from` (all but the paths of `config.init_skip`, as in training). `entry` and
+    `prefix` choose among the file's tensors (see `files.read`), `type_spaces` is a `typespaces.p` for
+    compatibility models. Raises UserError, KeyMismatch where tensors and model do not fit.
     """
     tensors, remarks = files.read(file, entry, prefix)
     if not backbone_only and prefix is None and (outer := recognise.wrapper(tensors)):
@@ -247,6 +283,9 @@ def load_file(
     config = config.copy_and_resolve_references()
     shapes = {} if backbone_only else {key: array.shape for key, array in tensors.items()}
     fitted = labels.fit_config(config, shapes, type_spaces)
+    if backbone_only and config.get("init_from"):
+        with config.unlocked():  # the run that goes on keeps the names of its outputs
+            config.labels = checkpoint.restore_for_inference(config.init_from).config.labels
     tensors, resized = vit_positions.fit(config, tensors)
     remarks = (*remarks, *fitted, *resized)
     for line in remarks:
@@ -255,6 +294,9 @@ def load_file(
         variables, accounting, dropped = import_backbone(config, tasks.make(config), tensors)
         if dropped:
             note(f"dropped {len(dropped)} tensors: {', '.join(dropped)}")
+        if config.get("init_from"):
+            variables = _rest_from(config, variables, _place(config, tensors))
+            note(f"all but the file's backbone comes from {config.init_from}")
     else:
         variables, accounting = import_model(config, tasks.make(config), tensors)
     unused = _left_out(accounting.ignored, note)

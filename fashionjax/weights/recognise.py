@@ -175,6 +175,12 @@ def backbone_of(shapes: Shapes, prefix: str = "") -> Any | None:
     return None
 
 
+def same_kind(module: Any, tensors: Iterable[str]) -> bool:
+    """Whether a plain file's names are those of a network of the module's kind, in any of its namings."""
+    kinds = {ResNet: SIGNATURES[:1], VGG: SIGNATURES[1:2], ViT: SIGNATURES[2:]}
+    return any(mark in tensors for mark in kinds[type(module)])
+
+
 def _classes(shapes: Shapes, key: str) -> int | None:
     return shapes[key][0] if key in shapes else None
 

@@ -47,13 +47,15 @@ _FLAT = Layout(lambda x: x.reshape(-1), _one_way)
 _BLOCK = r"Transformer/encoderblock_(\d+)"
 _ATTENTION = rf"{_BLOCK}/MultiHeadDotProductAttention_1"
 
-# For arrays that went through `merge_qkv`.
+# For arrays that went through `merge_qkv`, or for a model whose `joint_qkv` is False as they are.
 NPZ_KEYS = (
     KeyRule("cls", "params/cls_token", SAME),
     KeyRule("Transformer/posembed_input/pos_embedding", "params/pos_embed", SAME),
     KeyRule("embedding/(kernel|bias)", r"params/patch_embed_proj/\1", SAME),
     KeyRule(rf"{_ATTENTION}/qkv/kernel", r"params/blocks_\1/attn_qkv/kernel", _HEADS_OUT),
     KeyRule(rf"{_ATTENTION}/qkv/bias", r"params/blocks_\1/attn_qkv/bias", _FLAT),
+    KeyRule(rf"{_ATTENTION}/(query|key|value)/kernel", r"params/blocks_\1/attn_\2/kernel", _HEADS_OUT),
+    KeyRule(rf"{_ATTENTION}/(query|key|value)/bias", r"params/blocks_\1/attn_\2/bias", _FLAT),
     KeyRule(rf"{_ATTENTION}/out/kernel", r"params/blocks_\1/attn_proj/kernel", _HEADS_IN),
     KeyRule(rf"{_ATTENTION}/out/bias", r"params/blocks_\1/attn_proj/bias", SAME),
     KeyRule(rf"{_BLOCK}/MlpBlock_3/Dense_0/(kernel|bias)", r"params/blocks_\1/mlp_fc1/\2", SAME),
@@ -85,23 +87,35 @@ def merge_qkv(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 class Block(nn.Module):
-    """tokens [b t d] -> [b t d]: x + attention(norm(x)), then x + mlp(norm(x))."""
+    """tokens [b t d] -> [b t d]: x + attention(norm(x)), then x + mlp(norm(x)).
+
+    `joint_qkv`: one layer `attn_qkv` for query, key and value (timm), else three, `attn_query`, `attn_key`
+    and `attn_value` (Google). `dropout`: rate behind both layers of the MLP, in training.
+    """
 
     heads: int
     mlp_ratio: int = 4
     dtype: Any = jnp.float32
+    joint_qkv: bool = True
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, train: bool = False):
         d = x.shape[-1]
         norm = lambda name: nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name=name)  # noqa: E731
         linear = lambda width, name: _linear(width, name, self.dtype)  # noqa: E731
-        qkv = linear(3 * d, "attn_qkv")(norm("norm1")(x))
-        q, k, v = rearrange(qkv, "b t (three h e) -> three b t h e", three=3, h=self.heads)
-        mixed = jax.nn.dot_product_attention(q, k, v)
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        y = norm("norm1")(x)
+        if self.joint_qkv:
+            joint = linear(3 * d, "attn_qkv")(y)
+            qkv = rearrange(joint, "b t (three h e) -> three b t h e", three=3, h=self.heads)
+        else:
+            parts = (linear(d, f"attn_{name}")(y) for name in ("query", "key", "value"))
+            qkv = (rearrange(part, "b t (h e) -> b t h e", h=self.heads) for part in parts)
+        mixed = jax.nn.dot_product_attention(*qkv)
         x = x + linear(d, "attn_proj")(rearrange(mixed, "b t h e -> b t (h e)"))
         y = nn.gelu(linear(self.mlp_ratio * d, "mlp_fc1")(norm("norm2")(x)), approximate=False)
-        return x + linear(d, "mlp_fc2")(y)
+        return x + drop(linear(d, "mlp_fc2")(drop(y)))
 
 
 def _linear(width: int, name: str, dtype):
@@ -129,8 +143,12 @@ class ViT(nn.Module):
     All four have one resolution; they are ordered by depth. `grid` is the side of the stored position
     embedding in patches (14: trained at 224), which is interpolated to the image's own. `method='tokens'`
     gives the normalised sequence [b 1+t d], class token first; with `num_classes`, `method='logits'` the
-    classifier on the class token, [b num_classes] float32. Intermediates sown: `patch_embed` [b t d] and
-    `blocks`, a tuple with each block's output [b 1+t d].
+    classifier on the class token, [b num_classes] float32. Intermediates sown: `patch_embed` [b t d],
+    `embedded` [b 1+t d] (with positions) and `blocks`, a tuple with each block's output [b 1+t d].
+
+    `dropout` acts behind the position embedding and the layers of the MLPs, in training; without `final_norm`
+    the last block's output is the sequence; `token_init` is the deviation of the initial class token and
+    positions; `joint_qkv` as for `Block`.
     """
 
     width: int = 768
@@ -140,9 +158,13 @@ class ViT(nn.Module):
     grid: int = 14
     num_classes: int | None = None
     dtype: Any = jnp.float32
+    joint_qkv: bool = True
+    final_norm: bool = True
+    token_init: float = 0.02
+    dropout: float = 0.0
 
     @nn.compact
-    def _run(self, image, classify: bool):
+    def _run(self, image, classify: bool, train: bool = False):
         conv = layers.Conv(
             self.width,
             self.patch,
@@ -157,20 +179,30 @@ class ViT(nn.Module):
         _, h, w, _ = patches.shape
         patches = rearrange(patches, "b h w d -> b (h w) d")
         self.sow("intermediates", "patch_embed", patches)
-        small = nn.initializers.truncated_normal(0.02)
+        small = nn.initializers.truncated_normal(self.token_init)
         token = self.param("cls_token", small, (1, 1, self.width), jnp.float32)
         positions = self.param("pos_embed", small, (1, 1 + self.grid**2, self.width), jnp.float32)
         token = jnp.broadcast_to(token.astype(self.dtype), (image.shape[0], 1, self.width))
         x = jnp.concatenate([token, patches], axis=1)
         x = x + resize_positions(positions, h, w).astype(self.dtype)
+        self.sow("intermediates", "embedded", x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
         stops = [round(self.depth * part / 4) for part in (1, 2, 3)]
         maps = []
         for i in range(self.depth):
-            x = Block(self.heads, dtype=self.dtype, name=f"blocks_{i}")(x)
+            block = Block(
+                self.heads,
+                dtype=self.dtype,
+                joint_qkv=self.joint_qkv,
+                dropout=self.dropout,
+                name=f"blocks_{i}",
+            )
+            x = block(x, train)
             self.sow("intermediates", "blocks", x)
             if i + 1 in stops:
                 maps.append(x)
-        x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x)
+        if self.final_norm:
+            x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x)
         logits = None
         if self.num_classes is not None and (classify or self.is_initializing()):
             logits = layers.linear(self.num_classes, "head")(x[:, 0].astype(jnp.float32))
@@ -178,16 +210,14 @@ class ViT(nn.Module):
         return pyramid, x, logits
 
     def __call__(self, image, train: bool = False) -> tuple:
-        del train  # nothing here differs in training; the argument is every backbone's
-        return self._run(image, classify=False)[0]
+        return self._run(image, classify=False, train=train)[0]
 
-    def tokens(self, image):
-        """image [b h w 3] float -> [b 1+t d]: the normalised class token, then the patches row by row."""
-        return self._run(image, classify=False)[1]
+    def tokens(self, image, train: bool = False):
+        """image [b h w 3] float -> [b 1+t d]: the class token, then the patches row by row."""
+        return self._run(image, classify=False, train=train)[1]
 
     def logits(self, image, train: bool = False):
         """image [b h w 3] float -> [b num_classes] float32."""
-        del train
         if self.num_classes is None:
             raise ValueError("a ViT without num_classes has no classifier")
-        return self._run(image, classify=True)[2]
+        return self._run(image, classify=True, train=train)[2]

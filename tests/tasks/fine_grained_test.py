@@ -1,0 +1,137 @@
+"""Attribute-specific retrieval: losses over devices, statistics by role, the crop, files of weights."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from einops import rearrange
+
+from experiments import rpf
+from fashionjax import losses, tasks
+from fashionjax.errors import UserError
+from fashionjax.task import AXIS
+from fashionjax.tasks import fine_grained as task_module
+
+NAMES = ["sleeve length", "neckline", "pattern"]
+
+
+def config_of(argument="", *quirks, **fields):
+    config = rpf.get_config(f"tiny=true,{argument}".rstrip(","))
+    config.labels = {"attribute": NAMES}
+    if quirks:
+        config.quirks = quirks
+    config.update(fields)
+    return config
+
+
+def terms_of(config, outputs, labels):
+    one = functools.partial(task_module.loss_terms, config)
+    per_device = jax.vmap(one, axis_name=AXIS)
+    lifted = jax.tree.map(lambda x: jnp.asarray(x)[None], (outputs, labels))
+    return {name: float(value[0]) for name, value in per_device(*lifted).items()}
+
+
+def test_terms_are_those_of_whole_triplets_with_the_published_weights():
+    config = config_of("stage=2")
+    rng = np.random.default_rng(2)
+    outputs = {name: rng.normal(size=(6, 4)).astype(np.float32) for name in ("region", "patch", "complement")}
+    labels = {  # by role: two anchors, two positives, two negatives
+        "attribute": np.asarray([0, 1] * 3, np.int32),
+        "value": np.asarray([2, 0, 2, 0, 1, 1], np.int32),
+        "example_weight": np.asarray([1.2, 1.2, 1.2, 1.2, 0, 1.2], np.float32),
+    }
+    terms = terms_of(config, outputs, labels)
+    anchor, positive, negative = (outputs["region"][i] for i in (1, 3, 5))
+    cosine = lambda a, b: float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))  # noqa: E731
+    want = max(0, cosine(anchor, negative) - cosine(anchor, positive) + 0.2)
+    assert terms["loss_triplet"] == pytest.approx(want, rel=1e-5)
+    rows = losses.AttributeRows(*outputs.values(), labels["attribute"], labels["value"])
+    rows = jax.tree.map(lambda x: x[[0, 1, 2, 3, 5]], rows)
+    want = 0.04 * float(losses.foreground_background(rows, rows).mean())
+    assert terms["loss_contrast"] == pytest.approx(want, rel=1e-5)
+
+
+def test_every_row_needs_its_own_attribute():
+    with pytest.raises(UserError, match="choose --attribute from sleeve length, neckline, pattern"):
+        config = config_of()
+        jax.eval_shape(tasks.make(config).predict, {}, {}, {"image": np.zeros((1, 32, 32, 3), np.uint8)})
+
+
+@pytest.mark.parametrize(
+    ("argument", "fields", "message"),
+    [
+        ("", {"loss": {"contrast": 1.0}}, "need the patch branch"),
+        ("negatives=in_batch", {"loss": {"triplet": 1.0}}, "sampler=triplet"),
+        ("", {"loss": {"other": 1.0}}, "use triplet, patch_triplet"),
+        ("stage=2", {"canvas_size": 8}, "canvas_size=8"),
+        ("", {"accumulate": 2}, "accumulate"),
+    ],
+)
+def test_configs_that_do_not_fit(argument, fields, message):
+    config = config_of(argument)
+    if "loss" in fields:
+        config.loss = fields.pop("loss")
+    config.update(fields)
+    with pytest.raises(UserError, match=message):
+        tasks.make(config)
+
+
+def test_losses_see_the_batch_of_all_devices():
+    """Two devices with whole triplets each: the mean of their terms is the term of one device."""
+    config = config_of("stage=2")
+    config.loss = {"triplet": 1.0, "patch_triplet": 0.1, "contrast": 0.04, "align": 0.1, "in_batch": 1.0}
+    rng, names = np.random.default_rng(3), ("region", "patch", "complement")
+    outputs = {name: rng.normal(size=(12, 4)).astype(np.float32) for name in names}
+    labels = {  # triplets at consecutive rows
+        "attribute": np.repeat(np.asarray([0, 1, 0, 1], np.int32), 3),
+        "value": np.asarray([2, 2, 1, 0, 0, 1, 1, 1, 0, 1, 1, 2], np.int32),
+        "example_weight": np.ones(12, np.float32),
+    }
+
+    def terms(devices):
+        def by_device(x):
+            return rearrange(x, "(d b t) ... -> d (t b) ...", d=devices, t=3)
+
+        one = functools.partial(task_module.loss_terms, config)
+        found = jax.vmap(one, axis_name=AXIS)(*jax.tree.map(by_device, (outputs, labels)))
+        return {name: float(value.mean()) for name, value in found.items()}
+
+    one, two = terms(1), terms(2)
+    assert set(one) == {f"loss_{name}" for name in config.loss} and all(one.values())
+    assert two == pytest.approx(one, rel=1e-5)
+
+
+class Region(nn.Module):
+    """A region branch that is nothing but a batch normalisation."""
+
+    @nn.compact
+    def region(self, image, attribute, train):
+        return {"region": nn.BatchNorm(use_running_average=not train, name="bn")(image)}
+
+
+def test_statistics_by_role_are_those_of_three_passes():
+    model = Region()
+    image = np.random.default_rng(4).normal(2, 3, size=(12, 5)).astype(np.float32)
+    attribute, keys = np.zeros(12, np.int32), {"dropout": jax.random.key(0)}
+    variables = model.init(keys["dropout"], image, attribute, False, method="region")
+    outputs, running = task_module._region(model, variables, image, attribute, keys, 3)
+    want, statistics = [], variables["batch_stats"]
+    for part in image.reshape(3, 4, 5):
+        passed, changed = model.apply(
+            variables | {"batch_stats": statistics},
+            part,
+            None,
+            True,
+            method="region",
+            mutable=["batch_stats"],
+        )
+        statistics = changed["batch_stats"]
+        want.append(passed["region"])
+    np.testing.assert_allclose(outputs["region"], np.concatenate(want), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(running["bn"]["mean"], statistics["bn"]["mean"], rtol=1e-5)
+    np.testing.assert_allclose(running["bn"]["var"], statistics["bn"]["var"], rtol=1e-5)
+    joint, _ = task_module._region(model, variables, image, attribute, keys, 1)
+    assert np.abs(joint["region"] - outputs["region"]).max() > 0.01
