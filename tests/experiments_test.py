@@ -27,6 +27,8 @@ SYSTEMS = (
 )
 DETECTORS = ("mask_rcnn", "cascade")  # their shapes are tested with the detection task
 STAGED = ("fashionnet",)  # tested with its task
+ATTRIBUTE_SPECIFIC = ("rpf",)  # and those of these with the task fine_grained
+EVERY = (*SYSTEMS, *DETECTORS, *STAGED, *ATTRIBUTE_SPECIFIC)
 # labels of the benchmarks
 COARSE, FINE = {"attribute": 1000}, {"attribute": 26, "category": 50}
 IN_SHOP, CONSUMER = {"attribute": 463, "item_id": 7982}, {"attribute": 303, "item_id": 33881}
@@ -341,11 +343,7 @@ def check_matches(matches, result):
 
 
 EVERY_DAY = ("landmarks", "compatibility")
-SWEPT = [
-    pytest.param(name, marks=pytest.mark.full)
-    for name in (*SYSTEMS, *DETECTORS, *STAGED)
-    if name not in EVERY_DAY
-]
+SWEPT = [pytest.param(name, marks=pytest.mark.full) for name in EVERY if name not in EVERY_DAY]
 
 
 @pytest.mark.parametrize("name", [*EVERY_DAY, *SWEPT])
@@ -363,11 +361,11 @@ def test_tiny_trains_from_the_command_line(name, tmp_path):
 
 def test_every_experiment_is_tested():
     files = {path.stem for path in Path("experiments").glob("[a-z]*.py")}
-    assert files == {*SYSTEMS, *DETECTORS, *STAGED, "common", "demo"}
+    assert files == {*EVERY, "common", "demo"}
 
 
 def test_no_experiment_chooses_on_the_split_that_it_reports():
-    for name in (*SYSTEMS, *DETECTORS, *STAGED):
+    for name in EVERY:
         for argument in combinations(name):
             config = system(name).get_config(argument)
             tested = set(config.test_split.split("+"))

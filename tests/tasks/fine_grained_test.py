@@ -1,6 +1,7 @@
 """Attribute-specific retrieval: losses over devices, statistics by role, the crop, files of weights."""
 
 import functools
+import itertools
 
 import flax.linen as nn
 import jax
@@ -29,7 +30,7 @@ def config_of(argument="", *quirks, **fields):
 
 def terms_of(config, outputs, labels):
     one = functools.partial(task_module.loss_terms, config)
-    per_device = jax.vmap(one, axis_name=AXIS)
+    per_device = jax.jit(jax.vmap(one, axis_name=AXIS))
     lifted = jax.tree.map(lambda x: jnp.asarray(x)[None], (outputs, labels))
     return {name: float(value[0]) for name, value in per_device(*lifted).items()}
 
@@ -52,6 +53,30 @@ def test_terms_are_those_of_whole_triplets_with_the_published_weights():
     rows = jax.tree.map(lambda x: x[[0, 1, 2, 3, 5]], rows)
     want = 0.04 * float(losses.foreground_background(rows, rows).mean())
     assert terms["loss_contrast"] == pytest.approx(want, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("argument", "parameters"), [("", 11_439_680), ("stage=2", 101_837_888)])
+def test_published_parameter_counts(argument, parameters):
+    config = rpf.get_config(argument)
+    config.labels = {"attribute": [str(i) for i in range(8)]}
+    params, _ = jax.eval_shape(tasks.make(config).init, jax.random.key(0), {})
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
+
+
+def test_arguments():
+    for dataset in rpf.DATASETS:
+        for stage, negatives in itertools.product((1, 2), ("triplet", "in_batch")):
+            config = rpf.get_config(f"dataset={dataset},stage={stage},negatives={negatives}")
+            config.labels = {"attribute": NAMES}
+            tasks.make(config)
+            assert config.dataset == dataset and config.model.patch == (stage == 2)
+    for argument in ("variant=asen", "conditioned=false", "small=true", "small=true,stage=2"):
+        config = rpf.get_config(argument)
+        config.labels = {"attribute": NAMES}
+        tasks.make(config)
+    with pytest.raises(ValueError, match="second stage"):
+        rpf.get_config("variant=asen,stage=2")
 
 
 def test_every_row_needs_its_own_attribute():
@@ -96,7 +121,7 @@ def test_losses_see_the_batch_of_all_devices():
             return rearrange(x, "(d b t) ... -> d (t b) ...", d=devices, t=3)
 
         one = functools.partial(task_module.loss_terms, config)
-        found = jax.vmap(one, axis_name=AXIS)(*jax.tree.map(by_device, (outputs, labels)))
+        found = jax.jit(jax.vmap(one, axis_name=AXIS))(*jax.tree.map(by_device, (outputs, labels)))
         return {name: float(value.mean()) for name, value in found.items()}
 
     one, two = terms(1), terms(2)
