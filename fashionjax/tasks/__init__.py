@@ -9,7 +9,15 @@ from ml_collections import ConfigDict
 
 from fashionjax.errors import UserError
 from fashionjax.task import Task, TaskEntry
-from fashionjax.tasks import attributes, compatibility, detection, fashionnet, fine_grained, landmarks, retrieval
+from fashionjax.tasks import (
+    attributes,
+    compatibility,
+    detection,
+    fashionnet,
+    fine_grained,
+    landmarks,
+    retrieval,
+)
 
 TASKS: dict[str, TaskEntry] = {
     "attributes": attributes.ENTRY,
