@@ -9,20 +9,22 @@ is the mix it ships with, "plain" and "cluttered" its two views alone).
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 import time
+from collections.abc import Callable
 
-from tfds_builders.synthetic_fashion import records
+from tfds_builders.synthetic_fashion import fine_grained, records
 
 
-def measure(plan: records.Plan, split: str, images: int) -> dict[str, float]:
+def measure(render: Callable[[int], object], images: int) -> dict[str, float]:
     """Rates over the first `images` records after a short warm-up."""
     for index in range(5):
-        records.record(plan, split, index)
+        render(index)
     wall, cpu = time.perf_counter(), time.process_time()
     for index in range(images):
-        records.record(plan, split, index)
+        render(index)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return {"images_per_cpu_second": round(images / cpu, 1), "images_per_second": round(images / wall, 1)}
 
@@ -48,7 +50,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--size", type=int, default=128)
     args = parser.parse_args()
-    rates = {name: measure(plan, split, args.images) for name, (plan, split) in plans(args.size).items()}
+    rates = {
+        name: measure(functools.partial(records.record, *of), args.images)
+        for name, of in plans(args.size).items()
+    }
+    sizes = dict.fromkeys(fine_grained.SPLITS, 1 << 20)
+    plan = fine_grained.Plan(sizes, args.size, seed=0, queries=0.2, cluttered=0.3)
+    rates["fine_grained"] = measure(functools.partial(fine_grained.record, plan, "train"), args.images)
     print(
         json.dumps({"machine": platform.processor() or platform.machine(), "size": args.size, "rates": rates})
     )

@@ -66,6 +66,9 @@ METRIC_FIELDS = {
 # a row's `per_category`, where the document has such a table; `count_of` says what is counted
 CATEGORY_FIELDS = {"category": str, "count": int, "box_ap": str, "mask_ap": str}  # AP as printed
 
+# a row's `first_stage`, where it goes on from a training of its own: that config, and what it started from
+STAGE_FIELDS = {"config": str, "initial_weights": (str, None)}
+
 # config fields that cannot change a result, or that are compared elsewhere
 NEUTRAL = frozenset(
     (
@@ -125,6 +128,10 @@ def load(path: str | Path = FILE) -> Zoo:
             raise UserError(f"{path}: rows[{i}].table is {row['table']!r}, which is not among tables")
         if row["initial_weights"] not in (None, *content["initial_weights"]):
             raise UserError(f"{path}: rows[{i}].initial_weights is not among the file's initial_weights")
+        if "first_stage" in row:
+            _check(path, f"rows[{i}].first_stage", row["first_stage"], STAGE_FIELDS)
+            if row["first_stage"]["initial_weights"] not in (None, *content["initial_weights"]):
+                raise UserError(f"{path}: rows[{i}].first_stage.initial_weights is not among the file's")
         for j, metric in enumerate(row["metrics"]):
             _check(path, f"rows[{i}].metrics[{j}]", metric, METRIC_FIELDS)
         for j, category in enumerate(row.get("per_category", [])):

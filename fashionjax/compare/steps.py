@@ -52,7 +52,7 @@ def _column_steps(zoo: Zoo, row, column: str, have: Path | None, dataset: str, d
     if column == FORWARD and row["weights_of"] != row["id"]:
         return [_step(f"no weights of this row are published: its link is the file of {row['weights_of']}")]
 
-    def command(name: str, folder: Path, *words: str) -> list[str]:
+    def command(name: str, folder: Path, *words: str, config: str = config) -> list[str]:
         chosen = [f"--config={config}", f"--workdir={folder}"]
         if published.experiment(config)["dataset"] not in (dataset, row["trained_on"]):
             chosen.append(f"--config.dataset={dataset}")
@@ -66,11 +66,15 @@ def _column_steps(zoo: Zoo, row, column: str, have: Path | None, dataset: str, d
         steps.append(_step("import", command("import", workdir, "FILE")))
     elif have is None:
         start = []
+        if "first_stage" in row:
+            first = row["first_stage"]
+            steps += _initial(zoo, first["initial_weights"], root / "start1", command, first["config"], [])
+            begin = [f"--config.init_from={root / 'start1'}"] if first["initial_weights"] else []
+            trained = command("train", root / "stage1", config=first["config"])
+            steps.append(_step("train the first stage", [*trained, *begin]))
+            start = [f"--config.init_from={root / 'stage1'}"]
         if row["initial_weights"]:
-            weights = zoo.initial_weights[row["initial_weights"]]
-            steps.append(_step("initial weights", links=[{"host": "PyTorch", "url": weights["url"]}]))
-            file = weights["url"].rpartition("/")[2]
-            steps.append(_step("import", command("import", root / "start", file, "--backbone_only")))
+            steps += _initial(zoo, row["initial_weights"], root / "start", command, config, start)
             start = [f"--config.init_from={root / 'start'}"]
         if row["trained_on"]:
             words = ["prepare", row["trained_on"], "--manual_dir=DIR", f"--data_dir={data_dir}"]
@@ -79,3 +83,16 @@ def _column_steps(zoo: Zoo, row, column: str, have: Path | None, dataset: str, d
     evaluate = [f"--checkpoint={workdir}", f"--split={row['split']}", f"--out={workdir / row['split']}"]
     evaluate += [f"--data_dir={data_dir}"] if str(data_dir) != "data" else []
     return [*steps, _step("evaluate", ["fashionjax", "evaluate", *evaluate])]
+
+
+def _initial(
+    zoo: Zoo, name: str | None, folder: Path, command, config: str, start: Sequence[str]
+) -> list[dict]:
+    """The weights `name` of the zoo imported into a run of their own, which goes on from `start`."""
+    if name is None:
+        return []
+    weights = zoo.initial_weights[name]
+    link = {"host": weights.get("host", "PyTorch"), "url": weights["url"]}
+    file = weights["url"].rpartition("/")[2]
+    words = [*command("import", folder, file, "--backbone_only", config=config), *start]
+    return [_step("initial weights", links=[link]), _step("import", words)]

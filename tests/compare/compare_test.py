@@ -147,6 +147,32 @@ def test_missing_names_dataset_link_and_commands(tmp_path):
     assert [step["what"] for step in without] == ["train", "evaluate"]
 
 
+def test_missing_lists_the_training_that_a_row_goes_on_from(tmp_path):
+    """RPF: ImageNet's ResNet-50 → stage 1 → the transformer's file beside it → stage 2."""
+    steps = entry(compared(data_dir=tmp_path), "rpf-darn")["missing"]["retrained"]
+    what = [
+        "initial weights",
+        "import",
+        "train the first stage",
+        "initial weights",
+        "import",
+        "train",
+        "evaluate",
+    ]
+    assert [step["what"] for step in steps] == what
+    _, resnet, first, vit, imported, second, _ = steps
+    assert vit["links"] == [{"host": "Google", "url": ZOO.initial_weights["imagenet21k_vit_b16"]["url"]}]
+    first_config, config = (f"--config=experiments/rpf.py:dataset=darn{end}" for end in ("", ",stage=2"))
+    assert first_config in resnet["command"] and first_config in first["command"]
+    assert config in imported["command"] and config in second["command"]
+    made = [
+        next(word for word in step["command"] if word.startswith("--workdir=")).partition("=")[2]
+        for step in (resnet, first, imported)
+    ]
+    begun = [step["command"][-1].partition("init_from=")[2] for step in (first, imported, second)]
+    assert begun == made and imported["command"][2] == "ViT-B_16.npz"
+
+
 def test_missing_sees_a_prepared_dataset(tmp_path):
     folder = tmp_path / "deepfashion_attributes/coarse_mmfashion/1.0.0"
     folder.mkdir(parents=True)
