@@ -5,6 +5,7 @@ python -m fashionjax.evaluate --checkpoint=runs/landmarks --split=test --out=run
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Iterable
@@ -89,6 +90,9 @@ def evaluate(
     result["seconds_total"] = round(time.monotonic() - started, 2)
     page, written = figures.report.panels() + _curves(path), figures.report.artifacts()
     if writes:
+        for table in page:
+            if isinstance(table, panels.Table) and table.printed:
+                print(report.table_text(table, shutil.get_terminal_size((100, 24)).columns), file=sys.stderr)
         for file in written:
             print(f"{file.stem}: {file}", file=sys.stderr)
         report.write_report(out, result, page)

@@ -17,9 +17,17 @@ from fashionjax.metrics.fine_grained import PART, FineGrainedMetrics
 from fashionjax.reports import draw
 from fashionjax.reports.panels import Bars, Panel, Table, Tiles
 
-FILE, TABLE = "matches.jsonl", "attributes.json"
+FILE = "matches.jsonl"
 SAVED, SHOWN = 20, 5  # candidates kept for a query, and shown
 QUERIES, ATTRIBUTES = 2, 12  # queries of an attribute, and attributes, in a grid
+LINES = {  # key of `FineGrainedReport.table` → its line in the table
+    "zoo/map": "MAP, percent (as published)",
+    "standard/map": "MAP of queries with a match",
+    "random": "MAP of a random order, percent",
+    PART: "attention inside the part",
+    "queries": "queries",
+    "candidates": "candidates",
+}
 KEPT = {"attention": np.float16, "crop_box": np.float32}  # of each prediction, where it has them
 
 
@@ -75,26 +83,22 @@ class FineGrainedReport:
         return [*self._tables(), *self._found(), *self._looked()]
 
     def artifacts(self) -> list[Path]:
-        """matches.jsonl and attributes.json."""
+        """matches.jsonl."""
         if not self.context.out:
             return []
-        out = Path(self.context.out)
-        files.write_lines(out / FILE, self._lines())
-        files.write_text(out / TABLE, json.dumps(self.table, indent=1) + "\n")
-        return [out / FILE, out / TABLE]
+        path = Path(self.context.out) / FILE
+        files.write_lines(path, self._lines())
+        return [path]
 
     # -------------------------------------------------------------------------- figures
     def _tables(self) -> list[Panel]:
         table = self.table
         names = list(table)
         lines = [
-            ["MAP, percent (as published)", *(_number(table[name]["zoo/map"], 2) for name in names)],
-            ["MAP of queries with a match", *(_number(table[name]["standard/map"], 4) for name in names)],
-            ["MAP of a random order, percent", *(_number(table[name]["random"], 2) for name in names)],
+            [what, *(table[name].get(key) for name in names)]
+            for key, what in LINES.items()
+            if any(row.get(key) is not None for row in table.values())
         ]
-        if any(PART in row for row in table.values()):
-            lines.append(["attention inside the part", *(_number(table[n].get(PART), 3) for n in names)])
-        lines += [[what, *(table[name][what] for name in names)] for what in ("queries", "candidates")]
         told = "Overall is the mean over all queries: attributes weigh by their number of queries."
         attributes = names[:-1]
         bars = Bars(
@@ -106,7 +110,8 @@ class FineGrainedReport:
             caption="Percent; a query without a candidate of its value counts 0, as published.",
             maximum=100.0,
         )
-        return [Table("MAP per attribute, as in the published tables", ["", *names], lines, told), bars]
+        title = "MAP per attribute, as in the published tables"
+        return [Table(title, ["", *names], lines, told, printed=True), bars]
 
     # -------------------------------------------------------------------------- examples
     @functools.cached_property
@@ -194,7 +199,3 @@ COLOURS = {"crop_box": draw.PREDICTION, "part_box": draw.TRUTH}
 def _spread(count: int, wanted: int) -> list[int]:
     """At most `wanted` places, evenly over 0 … count - 1."""
     return np.unique(np.linspace(0, count - 1, min(wanted, count)).round().astype(int)).tolist()
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"

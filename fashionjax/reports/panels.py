@@ -60,6 +60,7 @@ class Table(NamedTuple):
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
     caption: str = ""
+    printed: bool = False  # `evaluate` prints it too
 
 
 Panel = Curve | Bars | Confusion | Tiles | Table

@@ -101,6 +101,23 @@ def render_page(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values)
 
 
+def table_text(table: Table, width: int = 100) -> str:
+    """A table for the terminal; one wider than `width` stands with its columns as lines."""
+    cells = [[number(cell) if i else str(cell) for i, cell in enumerate(row)] for row in table.rows]
+    lines = [[str(name) for name in table.columns], *cells]
+    if len(_aligned(lines)[0]) > width:
+        lines = [list(column) for column in zip(*lines, strict=True)]
+    return "\n".join([table.title, *_aligned(lines)])
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths)))
+        for line in lines
+    ]
+
+
 def number(value: Any) -> str:
     """A cell of a table: 0.8732, 55.35, 1,024; a dash for what is not there."""
     if value is None or (isinstance(value, float | np.floating) and not math.isfinite(value)):

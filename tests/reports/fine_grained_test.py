@@ -9,6 +9,7 @@ from PIL import Image
 
 from fashionjax.metrics.fine_grained import PART, FineGrainedMetrics
 from fashionjax.reports import draw, panels
+from fashionjax.reports import report as report_page
 from fashionjax.reports.fine_grained import FineGrainedReport
 from fashionjax.task import Context
 
@@ -59,12 +60,15 @@ def test_table_is_that_of_the_metrics(tmp_path):
     assert report.table["collar"]["random"] == pytest.approx(report.table["overall"]["random"], abs=15)
     table = report.panels()[0]
     assert isinstance(table, panels.Table) and table.columns == ["", "collar", "hem", "overall"]
-    assert table.rows[0][3] == f"{figures['zoo/map']:.2f}" and table.rows[-1][1:] == [8, 8, 16]
+    assert table.rows[0][3] == figures["zoo/map"] and table.rows[-1][1:] == [8, 8, 16]
+    wide, narrow = report_page.table_text(table).splitlines(), report_page.table_text(table, 40).splitlines()
+    assert wide[1].split() == ["collar", "hem", "overall"] and len(wide) == 2 + len(table.rows)
+    assert [line.split()[0] for line in narrow[2:]] == ["collar", "hem", "overall"]
+    assert wide[2].split()[-1] == narrow[-1].split()[1] == report_page.number(figures["zoo/map"])
 
 
 def test_files(tmp_path):
-    report, figures = make(tmp_path)
-    matches, table = report.artifacts()
+    (matches,) = make(tmp_path)[0].artifacts()
     lines = [json.loads(line) for line in matches.read_text().splitlines()]
     assert len(lines) == 8 and {line["attribute"] for line in lines} == {"collar", "hem"}
     first = lines[0]
@@ -72,7 +76,6 @@ def test_files(tmp_path):
     assert len(first["matches"]) == 8 and first["matches"][0]["score"] >= first["matches"][1]["score"]
     assert all(match["correct"] == (match["value"] == "a") for match in first["matches"])
     assert {match["value"] for line in lines for match in line["matches"]} == {"a", "b", "c", "d", "e", "2"}
-    assert json.loads(table.read_text())["overall"]["zoo/map"] == figures["zoo/map"]
     assert make()[0].artifacts() == []
 
 

@@ -21,12 +21,14 @@ from fashionjax.data import attribute_samplers, preprocess
 from fashionjax.data import fine_grained as examples
 from fashionjax.data.samplers import Sampler
 from fashionjax.errors import UserError
-from fashionjax.metrics import fine_grained
+from fashionjax.metrics import collect, fine_grained
 from fashionjax.models import backbones, region_patch, region_patch_keys
 from fashionjax.models.backbones.resnet import BOTTLENECK_DEPTHS
 from fashionjax.models.region_patch import PatchBranch, RegionPatch
 from fashionjax.ops import attention_crop, augment
 from fashionjax.ops.distances import unit
+from fashionjax.reports import baselines as simple
+from fashionjax.reports import fine_grained as report
 from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry
 from fashionjax.tasks import supervised
 from fashionjax.tasks.fine_grained.weight_files import WEIGHTS
@@ -320,27 +322,17 @@ def metrics(context: Context) -> fine_grained.FineGrainedMetrics:
     return fine_grained.FineGrainedMetrics(context)
 
 
-class Report:
-    """Nothing beyond the figures yet."""
-
-    def __init__(self, context: Context, metrics: fine_grained.FineGrainedMetrics):
-        del context, metrics
-
-    def update(self, prediction: dict, batch: dict) -> None:
-        """Keeps nothing."""
-
-    def panels(self) -> list:
-        return []
-
-    def artifacts(self) -> list:
-        return []
+def baselines(task: Task, context: Context) -> dict[str, collect.Mapped]:
+    """The same ranking by colours alone, whatever the attribute."""
+    return {"colour_histogram": collect.Mapped(task.metrics(context), simple.colours)}
 
 
 ENTRY = TaskEntry(
     make=make,
     make_model=make_model,
     definitions={"embedding": fine_grained.DEFINITIONS},
-    report=Report,
+    report=report.FineGrainedReport,
+    baselines=baselines,
     command="search",
     unread_labels=("attribute_value",),
     weights=WEIGHTS,
