@@ -23,6 +23,7 @@ from fashionjax.errors import UserError
 # subcommand → (module, what it does); `import` is a keyword, so its module has a longer name
 COMMANDS = {
     "prepare": ("fashionjax.prepare", "build a dataset with its TFDS builder"),
+    "finetune": ("fashionjax.finetune.__main__", "your own photos to a trained model and a report"),
     "train": ("fashionjax.train", "train an experiment, or resume it"),
     "evaluate": ("fashionjax.evaluate", "metrics and report of a checkpoint on a split"),
     "segment": ("fashionjax.segment", "images to instances: COCO results, drawings, cut-outs, a database"),

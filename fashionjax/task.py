@@ -58,6 +58,8 @@ class Context(NamedTuple):
     untrained: Callable[[], Callable[[Batch], dict]] = None
     # at most n preprocessed examples of the training split, evenly spread; UserError where it is not prepared
     training: Callable[[int], Iterable[dict]] = None
+    # as `column`, of the training split that `training` reads
+    training_column: Callable[[str], np.ndarray] = None
     # rows of this host {name: array [n …]} → those of all hosts, ordered by `index`; a collective
     gather: Callable[[dict], dict] = lambda rows: rows
     # tells records that the metrics do not count, and why; may refuse by a UserError
@@ -82,6 +84,10 @@ class Task(NamedTuple):
     sampler: column reader (feature name → array of the whole split) → data.samplers.Sampler: the positions of
         an epoch and (seed, position) → record index, a pure function, for tasks whose batches have an order
         of their own (triplets, identity-balanced, typed); None for a fresh shuffle each epoch.
+    reduce: (params, model_state, batch, rng | None) → [b d] f32: what the model reads of its backbone, for
+        runs that freeze it; with rng the batch is augmented as in training, from `slot` [b]. `loss` and
+        `predict` take batches that hold it as `reduced` in place of the image. None: the model has no such
+        vector.
     collate: examples → one batch [b …], for examples of different shapes; each shape of batch is compiled
         once. None: examples are stacked.
     """
@@ -93,6 +99,7 @@ class Task(NamedTuple):
     metrics: Callable[[Context], Accumulator]
     sampler: Callable[[Callable[[str], np.ndarray]], Any] | None = None
     collate: Callable[[Sequence[dict]], dict] | None = None
+    reduce: Callable[[Tree, Tree, Batch, Any], Any] | None = None
 
 
 class Seen(NamedTuple):

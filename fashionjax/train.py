@@ -25,7 +25,7 @@ from fashionjax import cli, quirks, tasks
 from fashionjax.data import pipeline
 from fashionjax.errors import UserError
 from fashionjax.inference import model as inference
-from fashionjax.runtime import checkpoint, datasets, optim, parallel, settings, state
+from fashionjax.runtime import checkpoint, datasets, features, optim, parallel, settings, state
 from fashionjax.runtime.metric_log import EVALUATIONS_FILE, ScalarLog, Window
 
 AGREE_EVERY = 20  # steps after which hosts ask each other for SIGTERM where log_every is 0
@@ -61,7 +61,8 @@ def train(config: ConfigDict, workdir: str | Path, terminate: Terminate | None =
         steps, per_epoch = optim.total_steps(config, order.epoch if order else len(split))
         schedule = optim.make_schedule(config.optim, steps, per_epoch)
         tx = optim.make_optimizer(config.optim, shapes[0], schedule)
-        run = state.create_state(task, tx, config.seed, sample)
+        averaged = config.optim.get("average", 0.0)
+        run = state.create_state(task, tx, config.seed, sample, averaged=bool(averaged))
         manager = ending.enter_context(checkpoint.open_manager(workdir, config.best, config.best_mode))
         resuming = manager.latest_step() is not None
         if config.init_from and not resuming:
@@ -73,9 +74,17 @@ def train(config: ConfigDict, workdir: str | Path, terminate: Terminate | None =
             checkpoint.tell_changes(manager, config)
         start = int(run.step)
 
+        # ---- a frozen backbone runs once over every image
+        if config.get("feature_views", 0):
+            task, split, held_out = features.stored(config, task, run, mesh, split, held_out)
+
         # ---- compiled steps
         step_fn = state.make_train_step(
-            task, tx, accumulate=config.accumulate, frozen=optim.frozen_paths(config.optim)
+            task,
+            tx,
+            accumulate=config.accumulate,
+            frozen=optim.frozen_paths(config.optim),
+            average=averaged,
         )
         train_step = parallel.compile_train_step(step_fn, config.parallel, mesh)
         predict_step = parallel.compile_predict_step(state.make_predict_step(task), config.parallel, mesh)
@@ -100,7 +109,7 @@ def train(config: ConfigDict, workdir: str | Path, terminate: Terminate | None =
 
         def evaluate() -> dict[str, float]:
             model = inference.Model(
-                config, task, mesh, predict_step, run.params, run.model_state, int(run.step)
+                config, task, mesh, predict_step, run.used, run.model_state, int(run.step)
             )
             return _evaluate(model, held_out, log, lambda: hosts[1] == 1 and terminate.asked)
 

@@ -312,6 +312,22 @@ def repeated(category: Sequence[Sequence[int]], threshold: float, rows: np.ndarr
     )
 
 
+def class_balanced(category: np.ndarray, power: float) -> Sampler:
+    """Records of rare categories more often and of frequent ones less: a record's expected number in an epoch
+    is proportional to n(its category)^-power, and an epoch has as many positions as there are records on
+    average. power 0: as they are; 1: every category alike. Records of no category (negative) are left out.
+    """
+    if not 0 <= power <= 1:
+        raise UserError(f"config.class_balance={power}: expected a number from 0 to 1")
+    rows = np.flatnonzero(np.asarray(category) >= 0)
+    if not len(rows):
+        raise UserError("no record of this split has a category")
+    label = np.asarray(category)[rows]
+    factor = np.bincount(label)[label].astype(np.float64) ** -power
+    factor *= len(rows) / factor.sum()
+    return Sampler(len(rows), functools.partial(_repeated_at, Repeats(rows, factor)))
+
+
 def _repeated_at(repeats: Repeats, seed: int, position: int) -> int:
     epoch = 0
     while (end := _epoch_end(repeats, seed, epoch)) <= position:

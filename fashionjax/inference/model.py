@@ -99,6 +99,7 @@ def context(
         image=lambda record: pipeline.read(split, model.task.preprocess, record)["image"],
         untrained=lambda: _untrained(model),
         training=lambda count: _training(model, count),
+        training_column=lambda name: datasets.open_split(model.config, model.config.train_split).column(name),
         gather=parallel.gather_rows,
         leave_out=leave_out,
         exclude=(set() if excluded is None else excluded).update,
@@ -122,13 +123,14 @@ def _untrained(model: Model) -> Callable[[Batch], dict]:
 
 
 def _training(model: Model, count: int) -> Iterator[dict]:
-    """At most `count` readable examples of the training split, evenly spread and preprocessed."""
+    """At most `count` readable examples of the training split, evenly spread and preprocessed, with their
+    record's number as `index`."""
     split = datasets.open_split(model.config, model.config.train_split)
     chosen = np.linspace(0, len(split) - 1, min(len(split), count)).round().astype(np.int64)
     for index in np.unique(chosen):
         example = pipeline.read(split, model.task.preprocess, int(index))
         if example is not None:
-            yield example
+            yield example | {"index": np.int32(index)}
 
 
 def predictions(

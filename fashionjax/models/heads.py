@@ -67,8 +67,14 @@ pooled_linear = partial(layers.linear, kernel_init=NORMAL, bias=0.0)
 head_linear = partial(layers.linear, kernel_init=XAVIER, bias=0.01)
 
 
+def flat_average(x, side: int):
+    """x [b h w c] -> [b side side c]: averages over a grid of cells, flat."""
+    return layers.flatten_map(layers.adaptive_average_pool(x, side, side))
+
+
 class GlobalPooling(nn.Module):
-    """top map [b h w c] -> [b features]: average to 7 x 7, then two linear layers, ReLU and dropout."""
+    """top map [b h w c], or its averages [b 49 c] -> [b features]: average to 7 x 7, then two linear layers,
+    ReLU and dropout."""
 
     hidden: int
     features: int
@@ -77,7 +83,8 @@ class GlobalPooling(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool = False):
-        x = layers.flatten_map(layers.adaptive_average_pool(x, POOL_SIDE, POOL_SIDE))
+        if x.ndim == 4:
+            x = flat_average(x, POOL_SIDE)
         for width, name in ((self.hidden, "global_layers_0"), (self.features, "global_layers_3")):
             x = nn.relu(pooled_linear(width, name, dtype=self.dtype)(x))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -85,22 +92,32 @@ class GlobalPooling(nn.Module):
 
 
 class AverageGlobalPooling(nn.Module):
-    """maps [b h w c] -> [b sum of c], or [b features] through one linear layer with ReLU where `features` is
-    given.
+    """means [b d] (`means`) -> [b d], or [b features] through one linear layer with ReLU where `features`
+    is given.
 
     The light alternative to `GlobalPooling`, whose first kernel alone has 49 c x hidden values. `norm`
     (train -> constructor) normalises the means: those of early maps vary little around a large value.
+    `dropout` acts on the means.
     """
 
     features: int | None = None
     norm: Any = None
+    dropout: float = 0.0
     dtype: Any = jnp.float32
 
+    @staticmethod
+    def means(maps, cells: int = 1):
+        """maps [b h w c] -> [b sum of cells cells c]: the mean of a map, or of each cell of a grid."""
+        if cells == 1:
+            return jnp.concatenate([jnp.mean(x.astype(jnp.float32), axis=(1, 2)) for x in maps], axis=-1)
+        return jnp.concatenate([flat_average(x.astype(jnp.float32), cells) for x in maps], axis=-1)
+
     @nn.compact
-    def __call__(self, maps, train: bool = False):
-        x = jnp.concatenate([jnp.mean(x.astype(jnp.float32), axis=(1, 2)) for x in maps], axis=-1)
+    def __call__(self, x, train: bool = False):
         if self.norm is not None:
             x = self.norm(train=train)(name="norm")(x)
+        if self.dropout:
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
         if self.features is not None:
             x = nn.relu(layers.linear(self.features, "linear", dtype=self.dtype)(x))
         return x.astype(jnp.float32)

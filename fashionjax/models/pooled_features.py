@@ -31,6 +31,8 @@ class PooledFeatures(nn.Module):
     roi_levels       indices into the pyramid of the maps that are pooled around landmarks, concatenated
     global_levels    and of those that are averaged ('average' only; 'mlp' reads the last)
     dropout          rate behind the pooled linear layers (MMFashion: 0.5)
+    cells            the means of 'average' are those of a grid of cells x cells
+    dropout_pooled   rate on the pooled vector of 'average'
     normalise_pooled batch normalisation of the pooled vectors ('average' and 'roi'), over `bn_axis_name` too
     roi_crop, roi_samples   the plane's side in cells (the window spans 2) and points per axis, see RoIPooling
     """
@@ -47,6 +49,8 @@ class PooledFeatures(nn.Module):
     roi_crop: int = 7
     roi_samples: int = 2
     dropout: float = 0.5
+    cells: int = 1
+    dropout_pooled: float = 0.0
     normalise_pooled: bool = False
     bn_axis_name: str | None = None
     dtype: Any = jnp.float32
@@ -65,21 +69,45 @@ class PooledFeatures(nn.Module):
         if self.features is None and (self.pooling == "roi" or self.global_pooling == "mlp"):
             raise ValueError("features may be None only with pooling='global' and global_pooling='average'")
 
-    def feature(self, image, landmark, train: bool, roi_group: int | None, align_corners: bool, roi_count):
+    def reduced(self, image, train: bool = False):
+        """image [b h w 3] -> [b d] float32: what the model reads of its backbone, before the first layer that
+        is not the backbone's. Only of a model that looks at nothing else (ValueError)."""
+        self.check()
+        if self.pooling != "global" or self.landmark_head is not None:
+            raise ValueError("only a model with pooling='global' and no landmark_head reads one vector")
+        return self._reduce(self.backbone(image, train)).astype(jnp.float32)
+
+    def _reduce(self, pyramid):
+        if self.global_pooling == "mlp":
+            return heads.flat_average(pyramid[-1], heads.POOL_SIDE)
+        return heads.AverageGlobalPooling.means([pyramid[level] for level in self.global_levels], self.cells)
+
+    def feature(
+        self,
+        image,
+        landmark,
+        train: bool,
+        roi_group: int | None,
+        align_corners: bool,
+        roi_count,
+        reduced=None,
+    ):
         """image [b h w 3], landmark [b k 2] | None -> {'feature': [b d], and of a landmark head: 'landmark',
         'visibility_logits'}.
 
         A 'roi' model that is given no landmarks returns the global feature without fusion, as MMFashion does;
-        it cannot be initialised that way.
+        it cannot be initialised that way. `reduced` [b d] stands for the image (`PooledFeatures.reduced`).
         """
         self.check()
+        if reduced is not None:
+            return {"feature": self._global(reduced.astype(self.dtype), train)}
         pyramid = self.backbone(image, train)
         outputs = {}
         if self.landmark_head is not None:
             outputs["landmark"], outputs["visibility_logits"] = self.landmark_head(pyramid, train)
         if self.landmark_source == "predicted":
             landmark = jax.lax.stop_gradient(outputs["landmark"])
-        x = self._global(pyramid, train)
+        x = self._global(self._reduce(pyramid), train)
         if self.pooling == "roi":
             if landmark is None and self.is_initializing():
                 raise ValueError("a model with pooling='roi' must be initialised with landmarks")
@@ -103,16 +131,16 @@ class PooledFeatures(nn.Module):
             return None
         return partial(layers.batch_norm, frozen=False, axis_name=self.bn_axis_name, dtype=jnp.float32)
 
-    def _global(self, pyramid, train: bool):
+    def _global(self, reduced, train: bool):
         if self.global_pooling == "mlp":
             pool = heads.GlobalPooling(
                 self.hidden, self.features, self.dropout, dtype=self.dtype, name="global_pool"
             )
-            return pool(pyramid[-1], train)
+            return pool(reduced, train)
         pool = heads.AverageGlobalPooling(
-            self.features, self._pooled_norm(), dtype=self.dtype, name="global_pool"
+            self.features, self._pooled_norm(), self.dropout_pooled, dtype=self.dtype, name="global_pool"
         )
-        return pool([pyramid[level] for level in self.global_levels], train)
+        return pool(reduced, train)
 
 
 def torch_keys(model) -> Rules:

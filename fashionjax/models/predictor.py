@@ -35,8 +35,9 @@ class Predictor(PooledFeatures):
         roi_group: int | None = None,
         align_corners: bool = False,
         roi_count=None,
+        reduced=None,
     ) -> dict:
-        outputs = self.feature(image, landmark, train, roi_group, align_corners, roi_count)
+        outputs = self.feature(image, landmark, train, roi_group, align_corners, roi_count, reduced)
         x = outputs["feature"]
         if self.attributes is not None:
             predictor = heads.AttrPredictor(self.attributes, dtype=self.dtype, name="attr_predictor")

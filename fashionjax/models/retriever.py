@@ -37,8 +37,9 @@ class Retriever(PooledFeatures):
         roi_group: int | None = None,
         align_corners: bool = False,
         roi_count=None,
+        reduced=None,
     ) -> dict:
-        outputs = self.feature(image, landmark, train, roi_group, align_corners, roi_count)
+        outputs = self.feature(image, landmark, train, roi_group, align_corners, roi_count, reduced)
         extractor = heads.EmbedExtractor(
             self.embedding, self.ids, self.normalise, self.id_head, dtype=self.dtype, name="embed_extractor"
         )

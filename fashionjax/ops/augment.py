@@ -239,6 +239,40 @@ def random_erase(rng, image, probability=0.5, scale=(0.02, 0.33), ratio=(0.3, 3.
     return jnp.where((inside & erase)[..., None], jnp.asarray(value, image.dtype), image)
 
 
+def mix(rng, batch: Mapping, mixup: float = 0.0, cutmix: float = 0.0) -> tuple:
+    """Blends neighbours: example 2i with 2i + 1, each drawing from fold_in(rng, slot).
+
+    batch: image [b h w 3] normalised, slot [b], example_weight [b] -> (image, share [b] of the example's own
+    image, partner [b]: the row whose image has the rest). `mixup` and `cutmix` are the probabilities of a
+    blend over all pixels and of a pasted box, with a share uniform in [0, 1] (Beta(1, 1) of Zhang et al. 2018
+    and Yun et al. 2019). Unreadable examples (weight 0) are no partners, and the last of an odd number has
+    none.
+    """
+    image = batch["image"]
+    count, h, w = image.shape[:3]
+    partner = jnp.minimum(jnp.arange(count) ^ 1, count - 1)
+
+    def draw(slot):
+        kind_key, share_key, y_key, x_key = jax.random.split(jax.random.fold_in(rng, slot), 4)
+        kind, share = jax.random.uniform(kind_key), jax.random.uniform(share_key)
+        side = jnp.sqrt(1 - share)
+        cut_h, cut_w = jnp.round(h * side), jnp.round(w * side)
+        y = jnp.floor(jax.random.uniform(y_key) * (h - cut_h + 1))
+        x = jnp.floor(jax.random.uniform(x_key) * (w - cut_w + 1))
+        row, column = jnp.arange(h)[:, None], jnp.arange(w)[None, :]
+        inside = (row >= y) & (row < y + cut_h) & (column >= x) & (column < x + cut_w)
+        pasted = jnp.where(inside, 0.0, 1.0)
+        blended = jnp.full((h, w), share)
+        own = jnp.where(kind < mixup, blended, jnp.where(kind < mixup + cutmix, pasted, 1.0))
+        return own
+
+    own = jax.vmap(draw)(batch["slot"])
+    alone = (batch["example_weight"][partner] == 0) | (partner == jnp.arange(count))
+    own = jnp.where(alone[:, None, None], 1.0, own)
+    weight = own[..., None].astype(image.dtype)
+    return weight * image + (1 - weight) * image[partner], own.mean(axis=(1, 2)), partner
+
+
 def normalise(image, dtype="float32", form: str = IMAGENET):
     """image [... 3] in 0..255 (uint8 or float), red first -> `dtype`.
 

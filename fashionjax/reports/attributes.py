@@ -12,6 +12,7 @@ from fashionjax.metrics import classification
 from fashionjax.metrics.labels import LabelMetrics
 from fashionjax.reports import landmarks
 from fashionjax.reports.panels import Bars, Confusion, Images, Panel, Table, Tiles
+from fashionjax.reports.similar import SimilarPairs
 
 
 class LabelReport:
@@ -19,9 +20,12 @@ class LabelReport:
 
     def __init__(self, context, metrics: LabelMetrics):
         self.context, self.metrics = context, metrics
+        self.similar = SimilarPairs(context) if context.config.get("similar_pairs") else None
 
     def update(self, prediction: dict, batch: dict) -> None:
-        """Nothing beyond what the metrics keep."""
+        """Nothing beyond what the metrics keep, and thumbnails where similar pairs are wanted."""
+        if self.similar is not None:
+            self.similar.update(batch)
 
     def panels(self) -> list[Panel]:
         """Every panel that the rows allow."""
@@ -42,17 +46,24 @@ class LabelReport:
             panels += attribute_panels(rows["attribute_score"], rows["attribute"], list(names["attribute"]))
         if "category" in rows:
             panels += category_panels(context, rows, list(names["category"]))
+        if self.similar is not None:
+            panels += self.similar.panels()
         return panels
 
     def artifacts(self) -> list[Path]:
-        """None."""
-        return []
+        """similar_pairs.jsonl, where such pairs are wanted."""
+        if self.similar is None or self.context.out is None:
+            return []
+        return [self.similar.write(self.context.out)]
 
 
 def images_of(context, rows: Mapping) -> tuple[Images, Sequence[str]]:
     """(row → its image, names of the rows)"""
     index = rows["index"]
-    return lambda row: context.image(int(index[row])), [f"{context.split}[{i}]" for i in index]
+    ids = [f"{context.split}[{i}]" for i in index]
+    if context.config.get("similar_pairs"):  # people's own photos: their files
+        ids = context.column("image_id")[index].tolist()
+    return lambda row: context.image(int(index[row])), ids
 
 
 def category_panels(context, rows: Mapping, names: Sequence[str]) -> list[Panel]:
@@ -88,9 +99,30 @@ def classification_panels(
     if frequent:
         columns = ["true", "predicted as", "examples", "share of the true category"]
         panels.append(Table("Most frequent confusions", columns, frequent))
+    panels.append(_per_category(counts, names))
     if images is not None:
         panels += _mistakes(rows, names, images, ids, count)
     return panels
+
+
+def _per_category(counts: np.ndarray, names: Sequence[str]) -> Table:
+    """counts [c c] (row: truth) → examples, recall, precision and F1 of every category, the worst first."""
+    true, said, right = counts.sum(1), counts.sum(0), np.diag(counts)
+    recall, precision = right / np.maximum(true, 1), right / np.maximum(said, 1)
+    f1 = 2 * right / np.maximum(true + said, 1)
+    order = sorted(range(len(names)), key=lambda c: (true[c] == 0, f1[c]))
+    rows = [
+        [
+            names[c],
+            int(true[c]),
+            float(recall[c]) if true[c] else np.nan,
+            float(precision[c]) if said[c] else np.nan,
+            float(f1[c]) if true[c] else np.nan,
+        ]
+        for c in order
+    ]
+    columns = ["category", "examples", "recall", "precision", "F1"]
+    return Table("Results per category", columns, rows, "The worst first.")
 
 
 def attribute_panels(

@@ -46,7 +46,10 @@ class RetrievalReport:
         rows, context = self.metrics.scored(), self.context
         names = list(context.config.labels.get("category", ()))
         image = lambda row: context.image(int(rows["index"][row]))  # noqa: E731
-        return panels(self.found, rows, names, image, self.ids)
+        shown = panels(self.found, rows, names, image, self.ids)
+        if context.config.get("similar_pairs"):
+            shown += doubtful_pairs(self.found, rows, image, self.ids)
+        return shown
 
     def artifacts(self) -> list[Path]:
         """matches.jsonl."""
@@ -93,6 +96,28 @@ def panels(found: Ranking, truth: dict, names: Sequence[str], images: Images, id
     if "category" in truth and len(names):
         result += _per_category(found, truth["category"][found.query], names)
     return result
+
+
+def doubtful_pairs(found: Ranking, truth: dict, images: Images, ids: Sequence[str]) -> list[Panel]:
+    """The nearest pairs of a query and a gallery image of another item."""
+    correct, pairs = _correct(found, truth), {}
+    for q, row in enumerate(found.query.tolist()):
+        for match, score, right in zip(found.top[q].tolist(), found.score[q].tolist(), correct[q]):
+            if not right:
+                pairs.setdefault(tuple(sorted((row, match))), score)
+                break
+    nearest = sorted(pairs.items(), key=lambda pair: -pair[1])[:QUERIES]
+    tiles = [
+        (
+            draw.contact_sheet(photo.display(images(one)), [photo.display(images(other))], [None], ["", ""]),
+            f"{ids[one]} · {ids[other]} · {score:.3f}",
+        )
+        for (one, other), score in nearest
+    ]
+    caption = (
+        "Cosine of the embeddings. One item under two names, a copy, or what the model cannot tell apart."
+    )
+    return [Tiles("Nearest images of different items", caption, tiles)] if tiles else []
 
 
 def _per_category(found: Ranking, category: np.ndarray, names: Sequence[str]) -> list[Panel]:

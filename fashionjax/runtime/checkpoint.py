@@ -6,6 +6,7 @@ photos without any other file) and the metrics of its evaluation; `checkpoint_fi
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import re
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
@@ -86,9 +88,15 @@ def save(
     if step in manager.all_steps():
         return
     items = ocp.args.Composite(
-        state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(json.loads(config.to_json()))
+        state=ocp.args.StandardSave(_arrays(state)), config=ocp.args.JsonSave(json.loads(config.to_json()))
     )
     manager.save(step, args=items, metrics=metrics)
+
+
+def _arrays(state: TrainState) -> dict:
+    """The fields that a run has: without an average it is saved as runs always were."""
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def add_metrics(manager: ocp.CheckpointManager, step: int, metrics: dict) -> None:
@@ -102,13 +110,13 @@ def restore(manager: ocp.CheckpointManager, state: TrainState) -> TrainState:
     """The last saved state, onto the shapes and shardings of `state`."""
     step = manager.latest_step()
     folder = manager.directory / str(step)
-    template = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    template = jax.tree.map(ocp.utils.to_shape_dtype_struct, _arrays(state))
     try:
         different = _differences(folder / STATE, state)
         if not different:
             args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
             with _quiet():
-                return manager.restore(step, args=args)["state"]
+                return TrainState(**manager.restore(step, args=args)["state"])
     except Exception as error:  # the readers raise many types for damaged files
         raise UserError(
             f"{folder}: cannot be read ({first_line(error)}); delete this folder to go on from the "
@@ -124,7 +132,7 @@ def _differences(item: Path, state: TrainState) -> list[str]:
     """Leaves that the saved state has not, or in another shape, a line each; no array is read."""
     with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         saved = ocp.tree.to_flat_dict(_saved_tree(reader, item), sep="/")
-    wanted = ocp.tree.to_flat_dict(state, sep="/")
+    wanted = ocp.tree.to_flat_dict(_arrays(state), sep="/")
     there = {name: tuple(leaf.shape) for name, leaf in saved.items() if hasattr(leaf, "shape")}
     here = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
     found = []
@@ -137,7 +145,7 @@ def _differences(item: Path, state: TrainState) -> list[str]:
 
 
 def restore_for_inference(path: str | Path, which: str = "best") -> Restored:
-    """Config, parameters and running statistics of a run.
+    """Config, parameters (their moving average, of a run that keeps one) and running statistics of a run.
 
     `path` and `which` as for `checkpoint_files.locate`.
     """
@@ -146,7 +154,8 @@ def restore_for_inference(path: str | Path, which: str = "best") -> Restored:
         config = ConfigDict(read_config(item))
         with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             tree = _saved_tree(reader, item / STATE)
-            template = {name: tree[name] for name in ("params", "model_state")}
+            used = "average" if tree.get("average") else "params"
+            template = {name: tree[name] for name in (used, "model_state")}
             how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), template)
             template = jax.tree.map(lambda _: 0, template)
             args = ocp.args.PyTreeRestore(item=template, restore_args=how, partial_restore=True)
@@ -155,7 +164,7 @@ def restore_for_inference(path: str | Path, which: str = "best") -> Restored:
         raise
     except Exception as error:  # the readers raise many types for damaged files
         raise UserError(f"{item}: not a readable checkpoint ({first_line(error)})") from error
-    return Restored(config, tree["params"], tree["model_state"], int(item.name))
+    return Restored(config, tree[used], tree["model_state"], int(item.name))
 
 
 def initialise_from(
@@ -187,6 +196,8 @@ def initialise_from(
         )
     if skip and not quiet:
         print(f"config.init_from={path}: fresh are {', '.join(fresh) or 'none'}", file=sys.stderr)
+    if state.average is not None:
+        filled["average"] = jax.tree.map(jnp.array, filled["params"])
     return state.replace(**filled)
 
 

@@ -41,6 +41,8 @@ LEAST = {
     "retrieval.per_item": 1,
     "outfit.slots": 1,
     "outfit.candidates": 1,
+    "model.cells": 1,
+    "feature_views": 0,
 }
 # field → (least, largest) real number allowed
 RANGES = {
@@ -59,6 +61,12 @@ RANGES = {
     "optim.clip_norm": (0.0, math.inf),
     "model.dropout": (0.0, 1.0),
     "validation.items": (0.0, 1.0),
+    "label_smoothing": (0.0, 1.0),
+    "class_balance": (0.0, 1.0),
+    "blend.mixup": (0.0, 1.0),
+    "blend.cutmix": (0.0, 1.0),
+    "model.dropout_pooled": (0.0, 1.0),
+    "optim.average": (0.0, 0.99999),
 }
 INTERVALS = ("augment.scale", "augment.ratio")  # (low, high), both positive
 PATTERNS = ("init_skip", "optim.frozen")

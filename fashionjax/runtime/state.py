@@ -25,6 +25,12 @@ class TrainState:
     model_state: Any  # batch-norm running statistics, {} where a model has none
     opt_state: Any
     rng: jax.Array  # u32 [2], the run's key; step k uses fold_in(rng, k)
+    average: Any = None  # moving average of params, where the run keeps one: what is evaluated and used
+
+    @property
+    def used(self) -> Any:
+        """The parameters that evaluation and prediction use."""
+        return self.params if self.average is None else self.average
 
 
 def _philox_bits(key: jax.Array, width: int, shape: tuple[int, ...]) -> jax.Array:
@@ -55,19 +61,27 @@ def run_key(seed: int) -> jax.Array:
     return jax.random.PRNGKey(seed)
 
 
-def create_state(task: Task, tx: optax.GradientTransformation, seed: int, batch: Batch) -> TrainState:
-    """A fresh state; `batch` gives shapes only and may hold one example."""
+def create_state(
+    task: Task, tx: optax.GradientTransformation, seed: int, batch: Batch, *, averaged: bool = False
+) -> TrainState:
+    """A fresh state; `batch` gives shapes only and may hold one example. `averaged`: it keeps an average."""
 
     @jax.jit
     def build(key, rng):
         params, model_state = task.init(key, batch)
-        return TrainState(jnp.zeros((), jnp.int32), params, model_state, tx.init(params), rng)
+        average = jax.tree.map(jnp.copy, params) if averaged else None
+        return TrainState(jnp.zeros((), jnp.int32), params, model_state, tx.init(params), rng, average)
 
     return build(initial_key(seed), run_key(seed))
 
 
 def make_train_step(
-    task: Task, tx: optax.GradientTransformation, *, accumulate: int = 1, frozen: Callable | None = None
+    task: Task,
+    tx: optax.GradientTransformation,
+    *,
+    accumulate: int = 1,
+    frozen: Callable | None = None,
+    average: float = 0.0,
 ) -> Callable:
     """The per-device step (state, batch) → (state, scalars f32 []).
 
@@ -94,12 +108,21 @@ def make_train_step(
         taken = state.replace(
             params=optax.apply_updates(state.params, updates), model_state=model_state, opt_state=opt_state
         )
+        if average:
+            taken = taken.replace(average=_averaged(state.average, taken.params, average, state.step))
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), taken, state)
         scalars = scalars | {"loss": loss, "grad_norm": grad_norm, "nonfinite": 1.0 - finite}
         return kept.replace(step=state.step + 1), scalars
 
     return step
+
+
+def _averaged(average: Any, params: Any, decay: float, step: jax.Array) -> Any:
+    """The moving average of weights after a step: decay · average + (1 − decay) · params, with the decay at
+    most (1 + step) / (10 + step), so that the first steps are soon forgotten."""
+    rate = 1 - jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda old, new: old + (rate * (new - old)).astype(old.dtype), average, params)
 
 
 def make_predict_step(task: Task) -> Callable:

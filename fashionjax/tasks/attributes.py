@@ -8,12 +8,14 @@ predicts its landmarks works on a bare photo.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from fashionjax import losses, quirks
+from fashionjax.data import samplers
 from fashionjax.errors import UserError
 from fashionjax.metrics import classification, landmarks
 from fashionjax.metrics.labels import LabelMetrics
@@ -37,7 +39,13 @@ def make(config: ConfigDict) -> Task:
         loss_terms=functools.partial(loss_terms, config),
         predictions=predictions,
         metrics=functools.partial(metrics, config),
+        sampler=functools.partial(order, config) if config.get("class_balance", 0.0) else None,
     )
+
+
+def order(config: ConfigDict, column: Callable) -> samplers.Sampler:
+    """Rare categories more often, by `config.class_balance`."""
+    return samplers.class_balanced(column("category"), config.class_balance)
 
 
 def make_model(config: ConfigDict) -> Predictor:
@@ -74,6 +82,8 @@ def pooled_feature_fields(config: ConfigDict, *, landmark_head: bool) -> dict:
         "roi_levels": tuple(spec.roi_levels),
         "global_levels": tuple(spec.global_levels),
         "dropout": spec.dropout,
+        "cells": spec.get("cells", 1),
+        "dropout_pooled": spec.get("dropout_pooled", 0.0),
         "normalise_pooled": spec.normalise_pooled,
         "bn_axis_name": AXIS if spec.sync_bn else None,
         "dtype": jnp.dtype(config.dtype),
@@ -119,14 +129,17 @@ def model_inputs(config: ConfigDict, batch: Batch, roles: int = 1) -> dict:
 
 def loss_terms(config: ConfigDict, outputs: dict, batch: Batch, params: dict) -> dict:
     """Weighted terms by name; each is the mean over the batch's readable examples."""
-    weight, terms = config.loss, {}
+    weight, terms, smoothing = config.loss, {}, config.get("label_smoothing", 0.0)
     if "attribute" in config.model.labels_predicted:
-        per_example = losses.sigmoid_bce(outputs["attribute_logits"], batch["attribute"])
+        target = batch["attribute"]
+        if smoothing:
+            target = target * (1 - smoothing) + smoothing / 2
+        per_example = losses.sigmoid_bce(outputs["attribute_logits"], target)
         if quirks.on(config, "s14_mean_sigmoid_loss"):
             per_example = jax.nn.sigmoid(outputs["attribute_logits"]).mean(axis=-1)
         terms["loss_attribute"] = weight.attribute * supervised.weighted_mean(per_example, batch)
     if "category" in config.model.labels_predicted:
-        per_example = losses.softmax_ce(outputs["category_logits"], batch["category"])
+        per_example = losses.softmax_ce(outputs["category_logits"], batch["category"], smoothing)
         terms["loss_category"] = weight.category * supervised.weighted_mean(per_example, batch)
     if "landmark" in config.model.labels_predicted:
         terms |= landmark_terms(config, outputs, batch)

@@ -54,6 +54,7 @@ def make_task(
     quirks.check(config)
     prepare_eval = functools.partial(augment.prepare_eval, form=normalisation(config))
     to_training = make_augment(config)
+    blends = {name: float(value) for name, value in config.get("blend", {}).items() if value}
     initial = config.model.get("init", "zoo")
     if initial not in INITS:
         raise UserError(f"config.model.init={initial!r}: use one of {', '.join(INITS)}")
@@ -66,23 +67,60 @@ def make_task(
         return params, variables.get("batch_stats", {})
 
     def loss(params, model_state, batch: Batch, rng):
-        batch = to_training(batch, rng)
+        share = partner = None
+        if "reduced" not in batch:
+            batch = to_training(batch, rng)
+            if blends:
+                mixing = jax.random.fold_in(rng, 2)
+                batch["image"], share, partner = augment.mix(mixing, batch, **blends)
         outputs, updated = model.apply(
             {"params": params, "batch_stats": model_state},
-            **arguments(batch),
+            **inputs(batch),
             train=True,
             rngs=dropout_rng(rng),
             mutable=["batch_stats"],
         )
-        terms = loss_terms(outputs, batch, params)
+        if share is None:
+            terms = loss_terms(outputs, batch, params)
+        else:
+            terms = mixed_terms(functools.partial(loss_terms, outputs, params=params), batch, share, partner)
         return sum(terms.values()), (updated.get("batch_stats", {}), terms)
+
+    def inputs(batch: Batch) -> dict:
+        """The model's arguments; features of a frozen backbone stand for the image."""
+        return {"image": None, "reduced": batch["reduced"]} if "reduced" in batch else arguments(batch)
+
+    def reduce(params, model_state, batch: Batch, rng) -> jax.Array:
+        variables = {"params": params, "batch_stats": model_state}
+        batch = prepare_eval(batch, config.dtype) if rng is None else to_training(batch, rng)
+        return model.apply(variables, batch["image"], method="reduced")
 
     def predict(params, model_state, batch: Batch) -> dict:
         variables = {"params": params, "batch_stats": model_state}
-        batch = prepare_eval(batch, config.dtype)
-        return predictions(model.apply(variables, **arguments(batch), train=False))
+        if "reduced" not in batch:
+            batch = prepare_eval(batch, config.dtype)
+        return predictions(model.apply(variables, **inputs(batch), train=False))
 
-    return Task(preprocess or make_preprocess(config), init, loss, predict, metrics, sampler)
+    reduces = hasattr(model, "reduced")
+    return Task(
+        preprocess or make_preprocess(config),
+        init,
+        loss,
+        predict,
+        metrics,
+        sampler,
+        reduce=reduce if reduces else None,
+    )
+
+
+def mixed_terms(terms_of: Callable, batch: Batch, share: jax.Array, partner: jax.Array) -> dict:
+    """`terms_of(batch=…)` of blended images: each counts its own labels by `share` [b] and its partner's by
+    the rest."""
+    weight = batch["example_weight"]
+    labels = {name: value[partner] for name, value in batch.items() if name != "example_weight"}
+    own = terms_of(batch=batch | {"example_weight": weight * share})
+    others = terms_of(batch=labels | {"example_weight": weight * (1 - share)})
+    return {name: own[name] + others[name] for name in own}
 
 
 def make_preprocess(config: ConfigDict) -> Callable:

@@ -163,3 +163,19 @@ def test_whole_outfits():
 def test_outfits_of_one_item_are_none(build):
     with pytest.raises(UserError, match="two items"):
         build([[0], [1]], np.asarray([0, 1]))
+
+
+def test_rare_categories_are_drawn_more_often():
+    """Counts over many epochs are proportional to n^(1 - power); unreadable records are left out."""
+    category = np.array([0] * 60 + [1] * 15 + [2] * 5 + [-1] * 3)
+    for power in (0.0, 0.5, 1.0):
+        sampler = samplers.class_balanced(category, power)
+        assert sampler.epoch == 80
+        drawn = np.array([sampler.at(7, position) for position in range(80 * 200)])
+        share = np.bincount(category[drawn], minlength=3) / len(drawn)
+        want = np.array([60.0, 15, 5]) ** (1 - power)
+        np.testing.assert_allclose(share, want / want.sum(), atol=0.02)
+    assert sampler.at(7, 12_345) == samplers.class_balanced(category, 1.0).at(7, 12_345)  # from any position
+    assert category[drawn].min() == 0
+    with pytest.raises(UserError, match="class_balance=2"):
+        samplers.class_balanced(category, 2)

@@ -240,3 +240,32 @@ def test_the_dataset_names_the_slots_that_a_flip_exchanges():
     value = jnp.arange(5.0)
     assert ops.flip_landmark(value, True, ((0, 4),)).tolist() == [4, 1, 2, 3, 0]
     assert ops.flip_landmark(value, False, ((0, 4),)).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_blends_of_neighbours():
+    """Mixup is the share over all pixels, CutMix a box of the partner's pixels with the rest's area; an
+    unreadable partner and an odd last example leave the image alone."""
+    count, size = 9, 16
+    images = RANDOM.normal(size=(count, size, size, 3)).astype(np.float32)
+    weight = np.ones(count, np.float32)
+    weight[3] = 0
+    batch = {"image": images, "slot": np.arange(count), "example_weight": weight}
+    mixing = jax.jit(ops.mix, static_argnums=(2, 3))
+    for mixup, cutmix in ((1.0, 0.0), (0.0, 1.0)):
+        mixed, share, partner = map(np.asarray, mixing(jax.random.PRNGKey(3), batch, mixup, cutmix))
+        np.testing.assert_array_equal(partner, [1, 0, 3, 2, 5, 4, 7, 6, 8])
+        assert share[2] == 1 and share[8] == 1 and (mixed[[2, 8]] == images[[2, 8]]).all()
+        for i in (0, 1, 4, 5, 6, 7):
+            assert 0 <= share[i] <= 1
+            if mixup:
+                want = share[i] * images[i] + (1 - share[i]) * images[partner[i]]
+                np.testing.assert_allclose(mixed[i], want, atol=1e-5)
+                continue
+            own = (mixed[i] == images[i]).all(-1)
+            assert (own | (mixed[i] == images[partner[i]]).all(-1)).all()
+            np.testing.assert_allclose(own.mean(), share[i], atol=1e-6)
+            rows, columns = np.flatnonzero(~own.all(1)), np.flatnonzero(~own.all(0))
+            if len(rows):
+                assert not own[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].any()  # one box
+    mixed, share, _ = mixing(jax.random.PRNGKey(3), batch, 0.0, 0.0)
+    assert (np.asarray(mixed) == images).all() and (np.asarray(share) == 1).all()

@@ -34,6 +34,11 @@ def test_confusion_and_surest_mistakes():
         ["Skirt", "Tee", 1],
         ["Dress", "Tee", 1],
     ]
+    rows = found["Results per category"].rows
+    assert [row[:2] for row in rows] == [["Tee", 1], ["Skirt", 2], ["Dress", 2]]
+    np.testing.assert_allclose(
+        [row[2:] for row in rows], [[1, 1 / 3, 1 / 2], [1 / 2, 1, 2 / 3], [1 / 2, 1, 2 / 3]]
+    )
     texts = [text for _, text in found["Category: surest mistakes"].tiles]
     assert texts == ["Skirt, taken for Tee (0.96) · b", "Dress, taken for Tee (0.71) · d"]
 
@@ -42,7 +47,7 @@ def test_a_perfect_model_has_no_mistakes_to_show():
     found = by_title(
         attributes.classification_panels(category_rows(np.eye(3), np.arange(3)), NAMES["category"], gray)
     )
-    assert set(found) == {"Category confusion"}
+    assert set(found) == {"Category confusion", "Results per category"}
 
 
 def test_attributes_are_ordered_by_average_precision():

@@ -1,13 +1,16 @@
 """Saving and restoring small states: last and best kept, inference, initialisation from another run."""
 
+import json
 import logging
 import sys
 from pathlib import Path
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from experiments import common
@@ -212,3 +215,48 @@ def test_only_messages_of_orbax_are_dropped():
         assert logging.getLogger("absl").level == before[0]
     assert (logging.getLogger("absl").level, sys.unraisablehook) == before
     assert checkpoint._not_orbax not in logging.getLogger("absl").filters
+
+
+def test_a_run_with_averaged_weights(tmp_path, config):
+    """The average is saved, restored, used for inference, and starts another run's weights and average."""
+    averaged = make_state(4, scale=2.0)
+    averaged = averaged.replace(average=jax.tree.map(lambda x: 3 * x, averaged.params))
+    with checkpoint.open_manager(tmp_path) as manager:
+        checkpoint.save(manager, averaged, config)
+        manager.wait_until_finished()
+        again = checkpoint.restore(manager, jax.tree.map(jnp.zeros_like, averaged))
+    np.testing.assert_array_equal(again.average["head"]["kernel"], averaged.average["head"]["kernel"])
+    np.testing.assert_array_equal(again.params["head"]["kernel"], averaged.params["head"]["kernel"])
+    used = checkpoint.restore_for_inference(tmp_path)
+    np.testing.assert_array_equal(used.params["head"]["kernel"], np.full((3, 4), 6.0))
+    plain = make_state()
+    started = checkpoint.initialise_from(plain.replace(average=plain.params), str(tmp_path))
+    for tree in (started.params, started.average):
+        np.testing.assert_array_equal(tree["head"]["kernel"], np.full((3, 4), 6.0))
+    assert checkpoint.initialise_from(plain, str(tmp_path)).average is None
+
+
+def test_a_checkpoint_from_before_averages(tmp_path, config):
+    """A saved state without the field is that of a run that keeps none."""
+
+    @flax.struct.dataclass
+    class Before:
+        step: object
+        params: object
+        model_state: object
+        opt_state: object
+        rng: object
+
+    state = make_state(2, scale=5.0)
+    before = Before(state.step, state.params, state.model_state, state.opt_state, state.rng)
+    with checkpoint.open_manager(tmp_path) as manager:
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(before), config=ocp.args.JsonSave(json.loads(config.to_json()))
+        )
+        manager.save(2, args=items)
+        manager.wait_until_finished()
+        again = checkpoint.restore(manager, make_state())
+    assert again.average is None and int(again.step) == 2
+    np.testing.assert_array_equal(again.params["head"]["kernel"], np.full((3, 4), 5.0))
+    used = checkpoint.restore_for_inference(tmp_path)
+    np.testing.assert_array_equal(used.params["head"]["kernel"], np.full((3, 4), 5.0))

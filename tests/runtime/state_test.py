@@ -180,3 +180,20 @@ def test_dropout_masks_differ_between_the_parts_of_an_accumulated_step():
     _, after, _ = one_step(task, linear_batch(), accumulate=4, devices=jax.devices()[:1], tx=optax.sgd(1.0))
     masks = -np.asarray(after.params["w"])
     assert set(masks.ravel()) == {0.0, 1.0} and len({row.tobytes() for row in masks}) == 4
+
+
+def test_the_average_of_weights_is_that_of_its_definition():
+    """Over five steps: decay · average + (1 - decay) · params, the decay at most (1 + t) / (10 + t)."""
+    task, batch, mesh = linear_task(), linear_batch(), parallel.make_mesh()
+    run = parallel.replicate(state.create_state(task, optax.sgd(0.1), 0, batch, averaged=True), mesh)
+    np.testing.assert_array_equal(flat(run.average), flat(run.params))
+    step = parallel.compile_train_step(
+        state.make_train_step(task, optax.sgd(0.1), average=0.3), parallel.MODES[0], mesh
+    )
+    want = flat(run.params)
+    for t in range(5):
+        run, _ = step(run, parallel.put_batch(batch, parallel.MODES[0], mesh))
+        decay = min(0.3, (1 + t) / (10 + t))
+        want = decay * want + (1 - decay) * flat(run.params)
+        np.testing.assert_allclose(flat(run.average), want, rtol=1e-5, atol=1e-6)
+    assert run.used is run.average and relative(run.average, run.params) > 1e-3

@@ -1,0 +1,1 @@
+"""`fashionjax finetune`: from photos to a trained model and a page."""
