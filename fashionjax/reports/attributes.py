@@ -20,7 +20,8 @@ class LabelReport:
 
     def __init__(self, context, metrics: LabelMetrics):
         self.context, self.metrics = context, metrics
-        self.similar = SimilarPairs(context) if context.config.get("similar_pairs") else None
+        wanted = (context.config or {}).get("similar_pairs")
+        self.similar = SimilarPairs(context) if wanted else None
 
     def update(self, prediction: dict, batch: dict) -> None:
         """Nothing beyond what the metrics keep, and thumbnails where similar pairs are wanted."""
@@ -61,7 +62,7 @@ def images_of(context, rows: Mapping) -> tuple[Images, Sequence[str]]:
     """(row → its image, names of the rows)"""
     index = rows["index"]
     ids = [f"{context.split}[{i}]" for i in index]
-    if context.config.get("similar_pairs"):  # people's own photos: their files
+    if (context.config or {}).get("similar_pairs"):  # people's own photos: their files
         ids = context.column("image_id")[index].tolist()
     return lambda row: context.image(int(index[row])), ids
 

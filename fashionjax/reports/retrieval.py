@@ -47,7 +47,7 @@ class RetrievalReport:
         names = list(context.config.labels.get("category", ()))
         image = lambda row: context.image(int(rows["index"][row]))  # noqa: E731
         shown = panels(self.found, rows, names, image, self.ids)
-        if context.config.get("similar_pairs"):
+        if (context.config or {}).get("similar_pairs"):
             shown += doubtful_pairs(self.found, rows, image, self.ids)
         return shown
 

@@ -2,13 +2,16 @@
 
 import csv
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import instance_trees
 import numpy as np
 import own_folders
 import pytest
-from commands import run
+from commands import environment, run
 
 from experiments import own
 from fashionjax.data import builders
@@ -172,7 +175,7 @@ def finished(words) -> dict:
 
 @pytest.mark.slow
 def test_from_a_folder_to_a_page_and_predictions(tmp_path):
-    """Damaged photos refuse the run and are listed; allowed, one command gives checkpoint, page and figure."""
+    """Damaged photos refuse the run and are listed; allowed, one command gives model, page and figure."""
     photos = own_folders.classes(tmp_path / "photos", 64, damaged=3)
     length = {"steps": 40, "epochs": 0, "eval_every": 20}
     refused = run("finetune", *words_of(photos, tmp_path / "w", **length))

@@ -117,7 +117,7 @@ def test_panels_follow_the_keys():
         return by_title(report.panels())
 
     everything = shown(prediction)
-    assert len(everything) == 8
+    assert len(everything) == 9
     worst = everything["Landmarks: worst examples"].tiles
     assert any("Dress, taken for Skirt" in text and "test[2]" in text for _, text in worst)
     only = shown({"landmark": prediction["landmark"]})
