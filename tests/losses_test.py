@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from close import assert_rounded, assert_sums_close, relative_rounding, rounding
 
 from fashionjax import losses
 
@@ -16,10 +17,11 @@ GOLDEN = np.load(Path(__file__).parent / "fixtures" / "metrics" / "losses.npz")
 RANDOM = np.random.default_rng(0)
 
 
-def check(value, name):
-    """value [b] or scalar -> its mean equals the stored single-precision figure."""
-    value = jnp.asarray(value)
-    np.testing.assert_allclose(float(value.mean()), GOLDEN[name], rtol=1e-5)
+def check(value, name, terms=256, scale=None):
+    """value [b] or scalar -> its mean equals the stored single-precision figure; both are sums of `terms`
+    values of up to `scale`, the mean where none is given."""
+    value, want = float(jnp.asarray(value).mean()), float(GOLDEN[name])
+    assert value == pytest.approx(want, rel=0, abs=relative_rounding(terms) * (scale or abs(want)))
 
 
 def test_classification_goldens():
@@ -75,12 +77,12 @@ def test_landmark_regression_means_over_visible_points():
     predicted = jnp.array([[[0.1, 0.2], [9.0, 9.0]], [[1.0, 1.0], [jnp.nan, 0.0]]])
     true = jnp.array([[[0.4, 0.6], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
     visible = jnp.array([[1, 0], [0, 0]])
-    np.testing.assert_allclose(losses.landmark_regression(predicted, true, visible), [0.25, 0.0], rtol=1e-6)
+    assert_rounded(losses.landmark_regression(predicted, true, visible), [0.25, 0.0], 16)
     absolute = losses.landmark_regression(predicted, true, visible, jnp.abs)
-    np.testing.assert_allclose(absolute, [0.7, 0.0], rtol=1e-6)
+    assert_rounded(absolute, [0.7, 0.0], 16)
     loss = jax.jit(jax.grad(lambda x: losses.landmark_regression(x, true, visible).sum()))
     gradient = loss(predicted)
-    np.testing.assert_allclose(gradient[0], [[-0.6, -0.8], [0, 0]], rtol=1e-6)
+    assert_rounded(gradient[0], [[-0.6, -0.8], [0, 0]], 16)
     assert not np.asarray(gradient[1]).any()
 
 
@@ -141,15 +143,18 @@ def naive_proxy_anchor(x, label, proxy, alpha, delta):
 def test_batch_losses_equal_naive_loops():
     label, own = jnp.asarray(LABEL), jnp.arange(9)
     hard = batch_hard_triplet(EMBEDDING, label, EMBEDDING, label, own, margin=0.5)
-    np.testing.assert_allclose(hard, naive_batch_hard(EMBEDDING, LABEL, 0.5), rtol=1e-5, atol=1e-6)
+    assert_sums_close(hard, naive_batch_hard(EMBEDDING, LABEL, 0.5), 3 * 5)  # a² - 2 a b + b²
     soft = batch_hard_triplet(EMBEDDING, label, EMBEDDING, label, own, soft=True)
-    unhinged = np.array(naive_batch_hard(EMBEDDING, LABEL, 100.0))
-    np.testing.assert_allclose(soft, np.where(unhinged > 0, np.log1p(np.exp(unhinged - 100)), 0), rtol=1e-4)
+    unhinged = np.array(naive_batch_hard(EMBEDDING.astype(np.float64), LABEL, 100.0))
+    assert_sums_close(soft, np.where(unhinged > 0, np.log1p(np.exp(unhinged - 100)), 0), 3 * 5)
     contrast = info_nce(EMBEDDING, label, EMBEDDING, label, own, temperature=0.2)
-    np.testing.assert_allclose(contrast, naive_info_nce(EMBEDDING, LABEL, 0.2), rtol=1e-4, atol=1e-6)
+    # logits of up to 1 / 0.2, the logarithm of a sum of 8 exponentials of them
+    want = naive_info_nce(EMBEDDING.astype(np.float64), LABEL, 0.2)
+    assert_rounded(contrast, want, 2 * 5 + 8 + 16, scale=1 / 0.2)
     proxy = RANDOM.normal(size=(6, 5)).astype(np.float32)
     anchor = proxy_anchor(EMBEDDING, label, proxy, alpha=32.0, delta=0.1)
-    assert float(anchor) == pytest.approx(naive_proxy_anchor(EMBEDDING, LABEL, proxy, 32.0, 0.1), rel=1e-5)
+    want = naive_proxy_anchor(EMBEDDING.astype(np.float64), LABEL, proxy.astype(np.float64), 32.0, 0.1)
+    assert float(anchor) == pytest.approx(want, rel=0, abs=rounding(2 * 5 + 8 + 16, scale=32 * 1.1))
 
 
 def test_local_rows_against_the_gathered_batch():
@@ -161,7 +166,7 @@ def test_local_rows_against_the_gathered_batch():
             loss(EMBEDDING[part], label[part], EMBEDDING, label, jnp.arange(9)[part])
             for part in (slice(0, 4), slice(4, 9))
         ]
-        np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-5)
+        assert_rounded(np.concatenate(parts), whole, 3 * 5 + 8 + 16, scale=10)  # temperature 0.1
 
 
 def test_low_precision_inputs_are_widened():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from close import assert_rounded
 
 from fashionjax.ops import anchors
 
@@ -9,7 +10,7 @@ from fashionjax.ops import anchors
 def test_current_anchors():
     expected = [[-22.627417, -11.313708, 22.627417, 11.313708], [-16, -16, 16, 16],
                 [-11.313708, -22.627417, 11.313708, 22.627417]]  # fmt: skip
-    np.testing.assert_allclose(anchors.cell_anchors(32), expected, rtol=1e-6)
+    assert_rounded(anchors.cell_anchors(32), expected, operations=16)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from close import assert_rounded, assert_sums_close, relative_rounding
 
 from experiments import common
 from fashionjax import tasks
@@ -61,11 +62,11 @@ def one_step(task, batch, *, mode="pmap", devices=None, accumulate=1, tx=None, s
 def test_linear_step_equals_numpy():
     batch = linear_batch()
     before, after, scalars = one_step(linear_task(), batch)
-    weight, bias = np.asarray(before.params["kernel"]), np.asarray(before.params["bias"])
+    weight, bias = (np.asarray(before.params[name], np.float64) for name in ("kernel", "bias"))
     error = batch["image"] @ weight + bias - batch["target"]
-    np.testing.assert_allclose(scalars["loss"], np.mean(error**2), rtol=1e-6)
+    assert_sums_close(scalars["loss"], np.mean(error**2), 5)  # errors of 5 products; their mean adds nothing
     gradient = 2 * batch["image"].T @ error / error.size
-    np.testing.assert_allclose(after.params["kernel"], weight - 0.1 * gradient, rtol=1e-5, atol=1e-6)
+    assert_sums_close(after.params["kernel"], weight - 0.1 * gradient, 5 + 16)
     assert int(after.step) == 1
 
 
@@ -75,7 +76,7 @@ def test_accumulation_is_the_same_step(mode):
     batch["example_valid"][3] = False
     _, whole, _ = one_step(linear_task(), batch, mode=mode, devices=jax.devices()[:2])
     _, parts, _ = one_step(linear_task(), batch, mode=mode, devices=jax.devices()[:2], accumulate=4)
-    assert relative(parts.params, whole.params) < 1e-6
+    assert relative(parts.params, whole.params) < relative_rounding(16)  # of 16 examples
 
 
 def test_unreadable_examples_do_not_count():
@@ -86,8 +87,8 @@ def test_unreadable_examples_do_not_count():
     readable = {name: np.delete(value, [0, 1, 9], axis=0) for name, value in batch.items()}
     _, damaged, scalars = one_step(linear_task(), batch)
     _, clean, expected = one_step(linear_task(), readable, devices=jax.devices()[:1])
-    np.testing.assert_allclose(scalars["loss"], expected["loss"], rtol=1e-6)
-    assert relative(damaged.params, clean.params) < 1e-6
+    assert_sums_close(scalars["loss"], expected["loss"], 5)
+    assert relative(damaged.params, clean.params) < relative_rounding(16)
 
 
 def test_not_finite_changes_nothing_but_the_step():
@@ -114,7 +115,7 @@ def test_a_skipped_step_does_not_delay_the_schedule():
     run, _ = step(run, parallel.put_batch(bad, "pmap", mesh))
     np.testing.assert_array_equal(run.params["kernel"], before)
     run, _ = step(run, parallel.put_batch(good, "pmap", mesh))
-    np.testing.assert_allclose(run.params["kernel"], plain.params["kernel"], rtol=1e-6)
+    assert_rounded(run.params["kernel"], plain.params["kernel"], 8)
 
 
 @pytest.mark.slow
@@ -133,8 +134,9 @@ def test_devices_and_compilers_agree(tiny_config, tiny_batch):
         for leaf in jax.tree.leaves(after):
             shards = [np.asarray(shard.data).tobytes() for shard in leaf.addressable_shards]
             assert len(set(shards)) == 1
-    assert relative(updates["shard_map8"], updates["pmap8"]) <= 1e-6
-    assert relative(updates["pmap1"], updates["pmap8"]) <= 1e-5
+    # eight layers of sums over at most 16 x 32 x 32 positions; the two compilers run the same program
+    assert relative(updates["shard_map8"], updates["pmap8"]) <= relative_rounding(1)
+    assert relative(updates["pmap1"], updates["pmap8"]) <= relative_rounding(16 * 32 * 32, layers=8)
 
 
 def without_dropout(task: Task) -> Task:

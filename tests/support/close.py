@@ -17,3 +17,30 @@ def assert_sums_close(got, want, terms: int) -> None:
     assert got.shape == want.shape, (got.shape, want.shape)
     bound = SLACK * terms**1.5 * UNIT * max(float(np.abs(want).max(initial=0)), 1e-30)
     np.testing.assert_allclose(got, want, rtol=0, atol=bound)
+
+
+def rounding(operations: int, scale: float = 1.0) -> float:
+    """How far two float32 computations of a number may be apart after so many operations in a row.
+
+    Each operation errs by at most 2⁻²⁴ of its result, on both sides; `scale` is the largest value on the way,
+    which is more than the result where terms cancel. exp, log, sqrt and the like, a few units of the last
+    place off, count as 8. Fused multiply-add only lowers the error of an operation.
+    """
+    return 2 * operations * UNIT * scale
+
+
+def assert_rounded(got, want, operations: int, scale: float | None = None) -> None:
+    """Each element of `got` equals `want` within `rounding`; the default scale is the largest of `want`."""
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    assert got.shape == want.shape, (got.shape, want.shape)
+    scale = float(np.abs(want).max(initial=0)) if scale is None else scale
+    np.testing.assert_allclose(got, want, rtol=0, atol=rounding(operations, scale))
+
+
+def relative_rounding(terms: int, layers: int = 1) -> float:
+    """Relative L2 distance within which two float32 computations of sums of `terms` products agree, such as
+    outputs or gradients of a network with so many layers in a row.
+
+    Independent roundings add up by squares (Higham and Mary 2019).
+    """
+    return SLACK * (layers * terms) ** 0.5 * UNIT

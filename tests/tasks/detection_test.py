@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from close import relative_rounding
 from PIL import Image
 
 from experiments import cascade, mask_rcnn
@@ -17,6 +18,8 @@ from fashionjax.models.detection import rcnn
 from fashionjax.runtime import checkpoint, state
 from fashionjax.task import AXIS
 from fashionjax.tasks.detection import make_model, make_settings
+
+LAYERS = 20  # of the networks here, heads included
 
 SIZES = {"train": "16", "val": "8", "test": "8", "size": "64"}
 
@@ -58,7 +61,6 @@ def losses(task, params, examples, buckets, devices=1):
 
 @pytest.mark.slow
 def test_padding_and_devices_do_not_change_the_loss(data_dir):
-    """Float32, a few thousand terms a loss; sums in another order differ by far less than 1e-4."""
     config = tiny(data_dir)
     split = source.open_split(config.dataset, "train", data_dir)
     task = tasks.make(config)
@@ -70,8 +72,9 @@ def test_padding_and_devices_do_not_change_the_loss(data_dir):
         config.truth.objects = 20
     wider = tasks.make(config)
     padded = losses(wider, params, batch_of(wider, split, [0, 1], config), ((96, 128),), devices=2)
+    bound = relative_rounding(9 * 256, layers=LAYERS)  # 3 x 3 kernels over at most 256 channels
     for name in small:
-        np.testing.assert_allclose(padded[name], small[name], rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(padded[name], small[name], rtol=bound, err_msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +161,7 @@ def test_a_cascade_starts_from_a_plain_detector_and_names_what_is_fresh(data_dir
 
 @pytest.mark.slow
 def test_eight_devices_take_the_step_of_one(data_dir):
-    """Gradients of 8 images, one of them without objects and one unreadable, on 8 devices and on 1. Float32:
-    the two sum a few thousand products in different orders."""
+    """Gradients of 8 images, one of them without objects and one unreadable, on 8 devices and on 1."""
     config = tiny(data_dir)
     split = source.open_split(config.dataset, "train", data_dir)
     task = tasks.make(config)
@@ -182,7 +184,8 @@ def test_eight_devices_take_the_step_of_one(data_dir):
 
     whole, parts = gradient(1), gradient(8)
     assert np.linalg.norm(whole) > 0
-    assert np.linalg.norm(parts - whole) <= 1e-5 * np.linalg.norm(whole)
+    # the devices run the same program; only the mean over eight shares is taken in another order
+    assert np.linalg.norm(parts - whole) <= relative_rounding(9 * 256, layers=LAYERS) * np.linalg.norm(whole)
 
 
 @pytest.mark.parametrize("system", [mask_rcnn, cascade])
@@ -223,8 +226,10 @@ def test_detections_depend_on_neither_bucket_nor_neighbours_and_a_bucket_is_one_
     for row in (0, 1):
         expected = detections(first, row)
         assert len(expected)
-        np.testing.assert_allclose(detections(swapped, 1 - row), expected, atol=2e-3)
-        np.testing.assert_allclose(detections(larger, row), expected, atol=2e-3)
+        # coordinates of up to 64 px behind the layers of the network
+        bound = 64 * relative_rounding(9 * 256, layers=LAYERS)
+        np.testing.assert_allclose(detections(swapped, 1 - row), expected, rtol=0, atol=bound)
+        np.testing.assert_allclose(detections(larger, row), expected, rtol=0, atol=bound)
 
 
 def test_settings_name_fields_that_are_missing(data_dir):

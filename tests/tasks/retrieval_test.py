@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from close import relative_rounding, rounding
 
 from experiments import consumer2shop, inshop, retrieval
 from fashionjax import tasks
@@ -14,6 +15,8 @@ from fashionjax.metrics import retrieval as retrieval_metrics
 from fashionjax.runtime import optim, parallel, state
 from fashionjax.task import AXIS, Context
 from fashionjax.tasks import retrieval as task_module
+
+LAYERS = 20  # of the networks here, heads included
 
 ITEMS = [f"id_{i}" for i in range(6)]
 
@@ -117,7 +120,7 @@ def test_only_anchors_are_classified():
     anchor, positive, negative = outputs["embedding"][3:6]
     cosine = lambda a, b: float(a @ b / jnp.linalg.norm(a) / jnp.linalg.norm(b))  # noqa: E731
     pair = 1 - cosine(anchor, positive) + max(0, cosine(anchor, negative))
-    assert broken["loss_pair"] == pytest.approx(pair, rel=1e-5)
+    assert broken["loss_pair"] == pytest.approx(pair, abs=rounding(4 * 16 + 8, scale=2))  # norms of 16 values
     assert task.sampler is not None
 
 
@@ -144,9 +147,10 @@ def test_batch_losses_do_not_depend_on_the_number_of_devices(monkeypatch):
         )
         results.append((jax.device_get(scalars), np.concatenate(jax.tree.leaves(update))))
     (eight, update8), (one, update1) = results
+    bound = relative_rounding(24 * 32 * 32, layers=LAYERS)  # sums over the positions of a batch
     for term in ("loss_batch_hard", "loss_info_nce", "loss_proxy_anchor"):
-        assert eight[term] == pytest.approx(one[term], rel=1e-5) and one[term] > 0
-    assert np.linalg.norm(update8 - update1) <= 1e-4 * np.linalg.norm(update1)
+        assert eight[term] == pytest.approx(one[term], rel=bound) and one[term] > 0
+    assert np.linalg.norm(update8 - update1) <= bound * np.linalg.norm(update1)
 
 
 def test_s3_mixes_within_the_roles_of_triplets():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from close import relative_rounding, rounding
 from fitting import fit
 
 from experiments import compatibility as experiment
@@ -18,6 +19,8 @@ from fashionjax.runtime import optim, parallel, state
 from fashionjax.task import AXIS, Context
 from fashionjax.tasks import compatibility
 from fashionjax.tasks.compatibility import set_transformer, type_aware
+
+LAYERS = 20  # of the networks here, heads included
 
 TYPES = ["bags", "shoes", "tops"]
 SPACES = [list(pair) for pair in itertools.combinations_with_replacement(TYPES, 2)]
@@ -178,10 +181,11 @@ def test_losses_do_not_depend_on_the_number_of_devices():
     examples["has_text"][:12] = 0
     examples["example_valid"][4] = False
     (one, a), (four, b) = (stepped(config, examples, n) for n in (1, 4))
+    bound = relative_rounding(24 * 32 * 32, layers=LAYERS)  # sums over the positions of a batch
     for name in a:
-        assert a[name] == pytest.approx(b[name], rel=2e-4, abs=1e-7), name
+        assert a[name] == pytest.approx(b[name], rel=bound, abs=bound * float(a["loss"])), name
     one, four = (np.concatenate([x.ravel() for x in jax.tree.leaves(t)]) for t in (one, four))
-    assert np.linalg.norm(one - four) <= 1e-4 * np.linalg.norm(one)
+    assert np.linalg.norm(one - four) <= bound * np.linalg.norm(one)
 
 
 SWEPT = [pytest.param(argument, marks=pytest.mark.full) for argument in ("projection=fc", "recipe=set")]
@@ -285,9 +289,10 @@ def test_scores_do_not_depend_on_the_order_of_an_outfit(argument):
     rows = np.asarray([2, 9, 4, 7])
     sets = [rows, rows[::-1], np.asarray([5])]
     there, back, single = scorer.outfits(embedding, category, sets).double
-    assert there == pytest.approx(back, abs=1e-5) and np.isnan(single)
+    bound = rounding(64, scale=max(1, abs(there)))  # means over pairs of distances between 16 values
+    assert there == pytest.approx(back, abs=bound) and np.isnan(single)
     longer = scorer.outfits(embedding, category, [rows, np.arange(12)]).double
-    assert longer[0] == pytest.approx(there, abs=1e-5)  # whatever stands beside it
+    assert longer[0] == pytest.approx(there, abs=bound)  # whatever stands beside it
     (answers,) = scorer.answers(embedding, category, [rows[:3]], [np.asarray([7, 0, 7, 1])]).double
     assert answers[0] == answers[2] and answers.shape == (4,)
 
