@@ -1,21 +1,26 @@
-"""Published PyTorch weights → a checkpoint of this project.
+"""Published PyTorch and Keras weights → a checkpoint of this project.
 
     fashionjax import epoch_40.pth --config=experiments/attributes.py:backbone=vgg16 --workdir=runs/imported
     fashionjax import resnet50.pth --config=… --workdir=… --backbone_only
     fashionjax import epoch_16.pth --config=experiments/compatibility.py:types=false --workdir=… \\
         --type_spaces=disjoint/typespaces.p
+    fashionjax import ckpt_model.h5 --config=experiments/fashionnet.py:faithful=upstream --workdir=…
+    fashionjax import vgg16.weights.h5 --config=experiments/attributes.py:backbone=vgg16 --workdir=… \\
+        --backbone_only
 
-Reads .pth and .pt (both formats of torch.save), .safetensors, detectron2's .pkl and Google's ViT .npz without
-executing anything. The config says which model is built; the widths of its heads are the file's. Every
-tensor must find its leaf and every leaf its tensor; only what no model ever reads is left out, and reported:
-step counters (num_batches_tracked), the normalisation that MMFashion's retrievers store and never apply
-(embed_extractor.bn), detectron2's buffers of constants.
+Reads .pth and .pt (both formats of torch.save), .safetensors, detectron2's .pkl, Keras's .h5 and Google's ViT
+.npz without executing anything. The config says which model is built; the widths of its heads are the
+file's. Every tensor must find its leaf and every leaf its tensor; only what no model ever reads is left out,
+and reported: step counters (num_batches_tracked), the normalisation that MMFashion's retrievers store and
+never apply (embed_extractor.bn), detectron2's buffers of constants.
 
 Of a file that holds several state dicts (`state_dict` beside `state_dict_ema`) the plain one is read, and
 the prefixes of wrappers (`module.`, `_orig_mod.`, `model.`) are removed from names; both are reported, and
 --entry and --prefix choose otherwise. `--backbone_only` fills the backbone from ImageNet weights, wherever in
 the file they lie, and leaves the rest at its initial values. A vision transformer trained at another
 resolution keeps its grid of position embeddings, or is resized to --config.model.backbone_fields.grid.
+Keras's VGG-16 takes images in another form; the checkpoint keeps it (config.normalisation=caffe), and so does
+what is trained from it.
 
 The checkpoint is read by train (resumes at step 0), evaluate and predict. Standard output gets one JSON line:
 {"leaves", "tensors", "unread", "unfilled"} and, of files that do not fit, every name that is wrong.

@@ -158,6 +158,8 @@ class Weights(NamedTuple):
     takes_type_spaces: whether `--type_spaces` says what the file does not.
     inner_backbones: (model, config) → the backbones that it has beside `backbone`; `--backbone_only` fills
         the one whose kind of network a file holds.
+    copies: config → {module of the model beside its backbone: names, in PyTorch's files and in Keras's, of
+        the layer of a backbone's file that it starts from}; by `import --backbone_only`.
     """
 
     key_rules: Callable[[Any, Iterable[str] | None], Any]
@@ -172,6 +174,7 @@ class Weights(NamedTuple):
     sizes: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, int | None]] | None = None
     takes_type_spaces: bool = False
     inner_backbones: Callable[[Any, Any], tuple[InnerBackbone, ...]] = lambda model, config: ()
+    copies: Callable[[Any], Mapping[str, tuple[str, ...]]] = lambda config: {}
 
 
 class TaskEntry(NamedTuple):

@@ -6,6 +6,7 @@ Source: src/FashionNet.ipynb of that repository. Layers carry its names. The tru
 small regions (RoIs) of the trunk's map around blue's landmarks; red and green are concatenated.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from fashionjax.models import layers
-from fashionjax.models.torch_keys import SAME, KeyRule
+from fashionjax.models import backbones, layers
+from fashionjax.models.torch_keys import SAME, KeyRule, Rules, prefixed
 from fashionjax.ops.cpu import norm
 from fashionjax.ops.landmark_pool import interpolation_matrix
 
@@ -188,7 +189,7 @@ def _weights(start, stop, size: int, two_points: bool):
     return interpolation_matrix(jnp.where(position == held, position, jax.lax.stop_gradient(held)), size)
 
 
-# ------------------------------------------------------------------------------ names in Keras files
+# ------------------------------------------------------------------------------ files of Keras
 CONVOLUTIONS = "blue_conv[123]|red_conv[123]"
 WEIGHTED = f"{CONVOLUTIONS}|blue_fc[12]|blue_cates|blue_lands|red_fc1|green_fc1|concate_category|attribute"
 NORMS = "blue_normal[12]|concate_normal"
@@ -200,3 +201,32 @@ KERAS_KEYS = (  # of everything but the backbone; Keras's layouts are flax's
     KeyRule(rf"({NORMS})/moving_mean", r"batch_stats/\1/mean", SAME),
     KeyRule(rf"({NORMS})/moving_variance", r"batch_stats/\1/var", SAME),
 )
+FILE_PARTS = {  # the weight whose last side is the number of outputs
+    "landmark head": "blue_lands/kernel",
+    "blue category head": "blue_cates/kernel",
+    "category head": "concate_category/kernel",
+    "attribute head": "attribute/kernel",
+}
+# what the branches start from in VGG-16's file: its fifth stage, in torchvision's names and in Keras's
+FIFTH_STAGE = {
+    f"{branch}_conv{i}": (f"features.{number}", f"block5_conv{i}")
+    for branch in ("blue", "red")
+    for i, number in ((1, 24), (2, 26), (3, 28))
+}
+
+
+def keras_keys(model: FashionNet) -> Rules:
+    """`KERAS_KEYS` and those of the trunk, which Keras names without a prefix."""
+    return prefixed(backbones.keras_keys(model.backbone), "", "backbone") + KERAS_KEYS
+
+
+def from_shapes(backbone: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> FashionNet:
+    """{Keras name: shape} of a FashionNet → its module; KeyError where a part is missing."""
+    return FashionNet(
+        backbone,
+        categories=shapes[FILE_PARTS["category head"]][1],
+        attributes=shapes[FILE_PARTS["attribute head"]][1],
+        landmarks=shapes[FILE_PARTS["landmark head"]][1] // POINT,
+        fc=shapes["red_fc1/kernel"][1],
+        green=shapes["green_fc1/kernel"][1],
+    )

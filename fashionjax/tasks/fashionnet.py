@@ -32,12 +32,20 @@ from fashionjax.ops.distances import unit
 from fashionjax.reports import baselines as simple
 from fashionjax.reports import fashionnet as fashionnet_report
 from fashionjax.reports.photo_results import LABELLED
-from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry
+from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry, Weights
 from fashionjax.tasks import attributes, supervised
 from fashionjax.tasks import retrieval as retrieval_task
 
 TRUNK_STAGES = 4
 TRUNCATED, ABSENT = 2, 3  # landmark_state beside 0 visible and 1 occluded
+# the folders of the In-shop benchmark, in the order of the original's outputs
+CATEGORIES = (
+    *(f"MEN/{name}" for name in ("Denim", "Jackets_Vests", "Pants", "Shirts_Polos", "Shorts", "Suiting")),
+    *(f"MEN/{name}" for name in ("Sweaters", "Sweatshirts_Hoodies", "Tees_Tanks")),
+    *(f"WOMEN/{name}" for name in ("Blouses_Shirts", "Cardigans", "Denim", "Dresses", "Graphic_Tees")),
+    *(f"WOMEN/{name}" for name in ("Jackets_Coats", "Leggings", "Pants", "Rompers_Jumpsuits", "Shorts")),
+    *(f"WOMEN/{name}" for name in ("Skirts", "Sweaters", "Sweatshirts_Hoodies", "Tees_Tanks")),
+)
 OUTSIDE = 1e-6  # where an absent landmark is put under F7: (0, 0) itself would not move with the image
 
 
@@ -62,8 +70,11 @@ def make_model(config: ConfigDict) -> FashionNet:
     backbone = attributes.make_backbone(config)
     if not isinstance(backbone, VGG):
         raise UserError(f"config.model.backbone={spec.backbone!r}: FashionNet's trunk is a VGG: vgg16, vgg11")
+    running = spec.blue_running and not on("f11_frozen_blue_uses_batch")
     return FashionNet(
-        backbone=backbone.clone(stages=TRUNK_STAGES),
+        backbone=backbone.clone(
+            stages=TRUNK_STAGES, frozen_bn=running
+        ),  # whoever freezes blue freezes it too
         categories=len(supervised.label_names(config, "category")),
         attributes=len(supervised.label_names(config, "attribute")),
         landmarks=supervised.landmark_count(config),
@@ -73,7 +84,7 @@ def make_model(config: ConfigDict) -> FashionNet:
             on("f1_rois_of_first_image"), on("f2_roi_logits"), on("f3_roi_corner"), on("f4_roi_two_points")
         ),
         part=config.part,
-        blue_running=spec.blue_running and not on("f11_frozen_blue_uses_batch"),
+        blue_running=running,
         bn_axis_name=AXIS if spec.sync_bn else None,
         dtype=jnp.dtype(config.dtype),
     )
@@ -220,6 +231,47 @@ def baselines(task: Task, context: Context) -> dict:
     return simple.labelled(task, context) | {"colour_histogram": fashionnet_metrics.WhereRoles(colours)}
 
 
+def fitting_config(backbone: str, pooling: str, parts: tuple[str, ...]) -> str:
+    """The fields of a config whose model has these parts."""
+    del pooling, parts
+    return f"task=fashionnet model.backbone={backbone}"
+
+
+def fit_config(
+    config: ConfigDict, shapes: Mapping[str, tuple[int, ...]], known: Mapping[str, list], given: bool = False
+) -> list[str]:
+    """Labels and widths of a Keras file into `config`; → remarks. See `task.Weights.fit_config`."""
+    remarks, labels = [], dict(known)
+    if shapes and not labels.get("category"):
+        labels["category"] = list(CATEGORIES)
+    heads = {"category": ("category head", 1), "attribute": ("attribute head", 1)}
+    heads["landmark"] = ("landmark head", fashionnet.POINT)
+    for label, (part, each) in heads.items() if shapes else ():
+        shape = shapes.get(fashionnet.FILE_PARTS[part], ())
+        have, width = len(labels.get(label, ())), shape[-1] // each if len(shape) == 2 else 0
+        if not width and not have:
+            width = supervised.DEEPFASHION_SLOTS if label == "landmark" else 1
+        if width and width != have:
+            labels[label] = supervised.numbered(label, width)
+            remarks.append(f"{width} {label} outputs are named by number ({config.dataset} has {have})")
+    with config.unlocked():
+        config.labels = ConfigDict(labels)
+        for field, name in (("fc", "red_fc1/kernel"), ("green", "green_fc1/kernel")):
+            if len(shapes.get(name, ())) == 2:
+                config.model[field] = shapes[name][1]
+    return remarks
+
+
+WEIGHTS = Weights(
+    key_rules=lambda model, keys=None: fashionnet.keras_keys(model),
+    parts=fashionnet.FILE_PARTS,
+    defining=("landmark head", "blue category head", "category head"),
+    from_shapes=fashionnet.from_shapes,
+    pooling=lambda shapes: "landmark",
+    fitting_config=fitting_config,
+    fit_config=fit_config,
+    copies=lambda config: fashionnet.FIFTH_STAGE if config.model.backbone == "vgg16" else {},
+)
 ENTRY = TaskEntry(
     make=make,
     make_model=make_model,
@@ -237,4 +289,5 @@ ENTRY = TaskEntry(
     command="predict",
     photo_results=LABELLED,
     unread_labels=("item_id", "attribute_group"),
+    weights=WEIGHTS,
 )

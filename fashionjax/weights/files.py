@@ -1,8 +1,8 @@
 """Untrusted weight files → arrays. Nothing in them is executed.
 
-`read` knows a file by its content: PyTorch's two formats (`torch_files`), safetensors, and
-numpy's .npz (Google's ViT files). Sizes that a file declares are compared with the bytes it has before memory
-is taken.
+`read` knows a file by its content: PyTorch's two formats (`torch_files`), Keras's .h5 (`keras_files`),
+safetensors, and numpy's .npz (Google's ViT files). Sizes that a file declares are compared with the bytes it
+has before memory is taken.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fashionjax.errors import UserError
-from fashionjax.weights import pickle_files, torch_files
+from fashionjax.weights import keras_files, pickle_files, torch_files
 from fashionjax.weights.checked_bytes import (
     BFLOAT16,
     Archive,
@@ -107,10 +107,10 @@ def _by_content(file: io.BufferedReader, size: int, wanted: str | None) -> Entry
             "a tar archive, PyTorch's format before 0.1.7: load it once in PyTorch and save it again"
         )
     if head.startswith(b"\x89HDF"):
-        raise Refused("an HDF5 file, not a PyTorch, safetensors or npz file")
+        return _whole(keras_files.read(file, size), wanted)
     if not head:
         raise Refused("an empty file")
-    raise Refused("not a PyTorch, safetensors, npz or pickle file (unknown first bytes)")
+    raise Refused("not a PyTorch, safetensors, npz, Keras or pickle file (unknown first bytes)")
 
 
 def _whole(tensors: dict[str, np.ndarray], wanted: str | None) -> Entry:

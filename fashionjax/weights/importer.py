@@ -20,8 +20,8 @@ from ml_collections import ConfigDict
 from fashionjax import tasks
 from fashionjax.errors import UserError
 from fashionjax.models import backbones
-from fashionjax.models.backbones import resnet, vit
-from fashionjax.models.torch_keys import Rules, prefixed
+from fashionjax.models.backbones import resnet, vgg, vit
+from fashionjax.models.torch_keys import CONV, SAME, KeyRule, Rules, linear_rules, prefixed
 from fashionjax.runtime import checkpoint, checkpoint_files, optim
 from fashionjax.runtime.state import TrainState, initial_key, run_key
 from fashionjax.task import Batch, InnerBackbone, Task
@@ -119,21 +119,28 @@ def import_backbone(
     """Tensors of a plain backbone (or of a checkpoint that has one) → (variables with the rest at its initial
     values, accounting of the backbone, names of the tensors that are left out)."""
     shapes = flax.traverse_util.flatten_dict(template(config, task), sep="/")
-    place = _place(config, tensors)
-    wanted = {path: leaf for path, leaf in shapes.items() if _lies_in(path, place)}
+    place, copies = _place(config, tensors), recognise.weights_of(config.task).copies(config)
+    inside = lambda path: _lies_in(path, place) or path.split("/")[1] in copies  # noqa: E731
+    wanted = {path: leaf for path, leaf in shapes.items() if inside(path)}
     wanted = {"params": {}, "batch_stats": {}} | flax.traverse_util.unflatten_dict(wanted, sep="/")
     if place.path == "backbone":
         stages = len(getattr(place.module, "stage_strides", STAGES))
         kept, dropped = _backbone_tensors(tensors, config, stages)
     else:
         kept, dropped = dict(tensors), []
-    rules = place.rules
+    copied, rules = _copied(kept, copies), place.rules
+    if isinstance(place.module, vgg.VGG):
+        rules += backbones.keras_keys(place.module)
+        beyond = place.module.beyond()
+        dropped += [name for name in kept if name.startswith(beyond) and not copied]
+        kept = {name: tensor for name, tensor in kept.items() if not name.startswith(beyond)}
     if isinstance(place.module, vit.ViT) and place.path == "backbone" and "cls" in kept:
         rules, kept = vit.NPZ_KEYS, _merged(kept)
     elif isinstance(place.module, resnet.ResNet):
         rules, kept = resnet.keys_of(kept), resnet.with_statistics(kept)
     try:
-        filled, accounting = fill(wanted, kept, prefixed(rules, "", place.path))
+        rules = prefixed(rules, "", place.path) + _copy_rules(copies)
+        filled, accounting = fill(wanted, kept | copied, rules)
     except KeyMismatch as error:
         hint = _backbone_hint(kept, config) if place.path == "backbone" else _inner_hint(place)
         raise KeyMismatch(error.accounting, hint) from error
@@ -195,6 +202,8 @@ def _backbone_tensors(
     names = recognise.canonical({key: key for key in tensors})
     prefix = _backbone_prefix({name: tensors[key].shape for name, key in names.items()}, config)
     later = "".join(f"|layer{stage}[.].*" for stage in STAGES[stages:])
+    if prefix + recognise.KERAS_VGG in names:
+        later += r"|(?!block\d_conv\d/).*"  # no prefix of Keras's tells what lies beside the trunk
     others = re.compile(recognise.BESIDE_BACKBONES + later)
     kept, dropped = {}, []
     for name, key in names.items():
@@ -204,6 +213,26 @@ def _backbone_tensors(
         else:
             dropped.append(key)
     return kept, dropped
+
+
+def _copied(
+    tensors: Mapping[str, np.ndarray], copies: Mapping[str, tuple[str, ...]]
+) -> dict[str, np.ndarray]:
+    """The tensors that modules beside the backbone start from, under the names of these modules."""
+    return {
+        module + name.removeprefix(source): tensor
+        for module, sources in copies.items()
+        for source in sources
+        for name, tensor in tensors.items()
+        if name.startswith((f"{source}.", f"{source}/"))
+    }
+
+
+def _copy_rules(copies: Iterable[str]) -> Rules:
+    """Rules for `_copied`, in PyTorch's layout and in Keras's."""
+    leaves = [f"{module}/{leaf}" for module in copies for leaf in ("kernel", "bias")]
+    torch = (rule for module in copies for rule in linear_rules(module, module, CONV))
+    return (*torch, *(KeyRule(leaf, f"params/{leaf}", SAME) for leaf in leaves))
 
 
 def _backbone_prefix(shapes: recognise.Shapes, config: ConfigDict) -> str:
@@ -287,7 +316,7 @@ def load_file(
         with config.unlocked():  # the run that goes on keeps the names of its outputs
             config.labels = checkpoint.restore_for_inference(config.init_from).config.labels
     tensors, resized = vit_positions.fit(config, tensors)
-    remarks = (*remarks, *fitted, *resized)
+    remarks = (*remarks, *fitted, *resized, *_settle_normalisation(config, tensors))
     for line in remarks:
         note(line)
     if backbone_only:
@@ -304,6 +333,16 @@ def load_file(
         config.imported = ConfigDict({"file": Path(file).name, "sha256": _sha256(file)})
         config.imported.update({"backbone_only": backbone_only, "left_out": unused, "notes": list(remarks)})
     return Loaded(config, variables, accounting)
+
+
+def _settle_normalisation(config: ConfigDict, tensors: Mapping[str, np.ndarray]) -> list[str]:
+    """The form of images that the file was trained on, where `config.normalisation` is auto; → remarks."""
+    if config.get("normalisation") != "auto":
+        return []
+    config.normalisation = "caffe" if recognise.KERAS_VGG in tensors else "imagenet"
+    if config.normalisation == "imagenet":
+        return []
+    return ["config.normalisation=caffe: Keras's VGG takes images blue first, minus the mean of ImageNet"]
 
 
 def import_file(file: str | Path, config: ConfigDict, workdir: str | Path, **options: Any) -> Accounting:

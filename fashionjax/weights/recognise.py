@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -24,8 +25,13 @@ from fashionjax.task import Weights
 Shapes = Mapping[str, tuple[int, ...]]
 
 BACKBONE = "backbone."  # before the backbone's names in every model
-# a name that each kind of backbone has: ResNet in several spellings, VGG, timm's ViT, Google's ViT
-SIGNATURES = (*resnet.SPELLINGS, "features.0.weight", "patch_embed.proj.weight", "embedding/kernel")
+# a name that each kind of backbone has: ResNet in several spellings, VGG in torchvision's names and in
+# Keras's, timm's ViT, Google's ViT
+KERAS_VGG = "block1_conv1/kernel"
+SIGNATURES = (
+    *(*resnet.SPELLINGS, "features.0.weight", KERAS_VGG),
+    *("patch_embed.proj.weight", "embedding/kernel"),
+)
 # what lies beside a backbone: classifiers of ImageNet models, for which no model here has a place, and the
 # pyramid that detectron2 files under the same prefix
 BESIDE_BACKBONES = (
@@ -64,15 +70,20 @@ def weights_of(task: str) -> Weights:
 def describe(shapes: Shapes) -> Recognised:
     """What a state dict {PyTorch name: shape} holds."""
     shapes = canonical(shapes)
-    plain = not any(key.startswith(BACKBONE) for key in shapes)
-    module = backbone_of(shapes, "" if plain else BACKBONE)
+    prefix, task = backbone_prefix(shapes), task_of(shapes)
+    plain = not prefix and (task is None or KERAS_VGG not in shapes)
+    module = backbone_of(shapes, prefix)
     name = "" if module is None else backbones.name_of(module)
-    task = task_of(shapes)
     if task is None:
         return Recognised(None, name, "", (), plain)
     spec = weights_of(task)
     parts = tuple(part for part, key in spec.parts.items() if key in shapes)
     return Recognised(task, name, spec.pooling(shapes), parts, plain)
+
+
+def backbone_prefix(keys: Iterable[str]) -> str:
+    """What stands before the backbone's names in a model's file; nothing in Keras's and a backbone's own."""
+    return BACKBONE if any(key.startswith(BACKBONE) for key in keys) else ""
 
 
 def task_of(shapes: Shapes) -> str | None:
@@ -100,11 +111,11 @@ def model_of(shapes: Shapes) -> tuple[Any, Rules] | None:
         return cgd.head_of(shapes), cgd.HEAD_KEYS
     known = canonical(shapes)
     task = task_of(known)
-    plain = not any(key.startswith(BACKBONE) for key in known)
-    backbone = backbone_of(known, "" if plain else BACKBONE)
+    prefix = backbone_prefix(known)
+    backbone = backbone_of(known, prefix)
     if backbone is None:
         return None
-    if plain:
+    if not prefix and (task is None or KERAS_VGG not in known):
         return backbone, backbones.torch_keys(backbone)
     if task is None:
         raise KeyError("a head that belongs to the backbone")
@@ -165,7 +176,7 @@ def backbone_of(shapes: Shapes, prefix: str = "") -> Any | None:
     Google's.
     """
     own = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
-    for build in (_resnet, _detectron2_resnet, _caffe2_resnet, _vgg, _vit, _google_vit):
+    for build in (_resnet, _detectron2_resnet, _caffe2_resnet, _vgg, _keras_vgg, _vit, _google_vit):
         try:
             module = build(own)
         except (KeyError, IndexError, ValueError, ZeroDivisionError):  # parts missing, or of a wrong rank
@@ -241,6 +252,16 @@ def _vgg(shapes: Shapes) -> VGG | None:
                     width=shapes["features.0.weight"][0],
                     num_classes=_classes(shapes, "classifier.6.weight"),
                 )
+    return None
+
+
+def _keras_vgg(shapes: Shapes) -> VGG | None:
+    """A VGG, or its first stages."""
+    matches = [re.fullmatch(r"block(\d)_conv\d/kernel", key) for key in shapes]
+    counts = Counter(int(match[1]) for match in matches if match)
+    for depth, known in vgg.STAGES.items():
+        if counts and counts == dict(enumerate(known[: len(counts)], 1)):
+            return VGG(depth=depth, width=shapes[KERAS_VGG][3], stages=len(counts))
     return None
 
 

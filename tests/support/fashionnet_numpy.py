@@ -53,16 +53,16 @@ def forward(weights: dict, image: np.ndarray, literal: bool) -> dict:
     x = np.asarray(image, np.float64)
     for number, (block, count) in enumerate(TRUNK):
         if number:
-            x = _max_pool(x)
+            x = max_pool(x)
         for i in range(count):
-            x = _conv(w, f"{block}_conv{i + 1}", x)
+            x = conv(w, f"{block}_conv{i + 1}", x)
     trunk, out = x, {"trunk": x}
     flat = {}
     for branch in ("blue", "red"):
-        y = _max_pool(trunk)
+        y = max_pool(trunk)
         for i in (1, 2, 3):
-            y = _conv(w, f"{branch}_conv{i}", y)
-        flat[branch] = _max_pool(y).reshape(len(y), -1)
+            y = conv(w, f"{branch}_conv{i}", y)
+        flat[branch] = max_pool(y).reshape(len(y), -1)
     y = flat["blue"]
     for i in (1, 2):
         y = np.maximum(_normalised(w, f"blue_normal{i}", _dense(w, f"blue_fc{i}", y)), 0)
@@ -74,7 +74,7 @@ def forward(weights: dict, image: np.ndarray, literal: bool) -> dict:
     return out | {name: _dense(w, name, y) for name in ("concate_category", "attribute")}
 
 
-def _conv(w, name, x):
+def conv(w, name, x):
     kernel, height, width = w[f"{name}/kernel"], *x.shape[1:3]
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     total = w[f"{name}/bias"]
@@ -95,7 +95,7 @@ def _normalised(w, name, x):
     return gamma * (x - mean) / np.sqrt(variance + EPSILON) + beta
 
 
-def _max_pool(x):
+def max_pool(x):
     b, h, w, c = x.shape
     return x.reshape(b, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
 

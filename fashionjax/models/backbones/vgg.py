@@ -120,6 +120,13 @@ class VGG(nn.Module):
             x = nn.Dropout(0.5, deterministic=not train)(x)
         return layers.linear(self.num_classes, "classifier_6")(x.astype(jnp.float32))
 
+    def beyond(self) -> tuple[str, ...]:
+        """How names in files begin of the convolutions of stages that this one leaves out."""
+        later = list(enumerate(conv_indices(self.depth, self.batch_norm), 1))[self.stages :]
+        torch = (f"features.{i}." for _, numbers in later for i in numbers)
+        keras = (f"block{stage}_conv{n}/" for stage, numbers in later for n in range(1, len(numbers) + 1))
+        return (*torch, *keras)
+
     def __call__(self, image, train: bool = False) -> tuple:
         return self._run(image, train, classify=False)[1]
 
