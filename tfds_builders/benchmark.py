@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from tfds_builders import annotations, pictures
 from tfds_builders.annotations import GARMENT_TYPES, SLOTS, VISIBLE, Boxes, Lines
+from tfds_builders.local_info import LocalInfo
 from tfds_builders.release import (
     SYNTHETIC,
     Location,
@@ -193,7 +194,7 @@ class BenchmarkBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 "attribute_groups": self.names.attribute_group,
             }
         metadata |= self.metadata()
-        return tfds.core.DatasetInfo(
+        return LocalInfo(
             builder=self,
             description=f"{self.DESCRIPTION} {self.builder_config.description}",
             features=tfds.features.FeaturesDict(features),

@@ -2,7 +2,8 @@
 
 Samplers, metrics and label lists need a few numbers of every record and none of the images. The columns hold
 everything but images and values of more than `LARGEST` bytes: texts, classes, numbers, arrays of a fixed
-shape, and lists of these. The fields of a list of objects are columns of their own (`instance/box`).
+shape, and lists of these. The fields of a list of objects are columns of their own (`instance/box`), where
+they are small: outlines and landmarks of every object would be a second copy of the annotation.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from fashionjax import files
 from fashionjax.errors import UserError
 
 LARGEST = 4096  # bytes of a value of fixed shape; text features of 24 kB a record stay in the records
+OF_OBJECT = 64  # bytes of a value of one object; its texts, such as outlines, stay in the records too
 ROWS = 4096  # per row group: what is held in memory while a file is written
 AGAIN = "delete the file and run `fashionjax prepare` again, which writes it anew"
 
@@ -70,6 +72,16 @@ def columns_of(features: Mapping[str, Any]) -> dict[str, Column]:
         else:
             found[name] = _column((name,), feature.feature, ragged=True)
     return {name: column for name, column in found.items() if column is not None}
+
+
+def stored(columns: Mapping[str, Column]) -> dict[str, Column]:
+    """Those that are written; the others are read from the records."""
+    return {name: column for name, column in columns.items() if len(column.path) == 1 or _of_object(column)}
+
+
+def _of_object(column: Column) -> bool:
+    size = math.inf if column.dtype is None else math.prod(column.shape) * column.dtype.itemsize
+    return size <= OF_OBJECT
 
 
 def _column(path: tuple[str, ...], feature: Any, *, ragged: bool) -> Column | None:

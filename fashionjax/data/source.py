@@ -226,7 +226,7 @@ def write_columns(folder: Path, progress: bool = False, *, missing_ok: bool = Fa
         records = Split(folder, split)
         bar = _progress(records, f"label columns of {split}", shown=progress)
         try:
-            columns.write(path, _columns(Path(folder)), (records[i] for i in bar))
+            columns.write(path, columns.stored(_columns(Path(folder))), (records[i] for i in bar))
         except (OSError, DamagedRecord):
             if not missing_ok:
                 raise

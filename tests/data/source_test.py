@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from pyarrow import parquet
 
 from fashionjax.data import builders, columns, source
 from fashionjax.errors import UserError
@@ -202,9 +203,16 @@ def test_columns_are_read_without_a_record(data_dir, tmp_path, split, no_records
 
 def test_fields_of_a_list_of_objects_are_columns(instances, tmp_path, no_records, monkeypatch):
     name = "synthetic_fashion/instances"
-    found = every_column(name, "train", instances)
-    monkeypatch.undo()
     split = source.open_split(name, "train", instances)
+    small = {field: split.column(f"instance/{field}") for field in ("category", "box", "area", "iscrowd")}
+    monkeypatch.undo()
+    file = columns.file_of(split.folder, "train")
+    stored = set(parquet.read_schema(file).names)
+    assert {f"instance/{field}" for field in small} <= stored
+    assert "instance/segmentation" not in stored  # read from the records
+    found = every_column(name, "train", instances)
+    for field, column in small.items():
+        equal(column, found[f"instance/{field}"])
     records = [split[i]["instance"] for i in range(5)]
     assert [len(row) for row in found["instance/category"]] == [len(r["category"]) for r in records]
     for i, record in enumerate(records):
@@ -276,3 +284,14 @@ def test_preparing_again_adds_missing_columns(data_dir, tmp_path):
     builders.prepare(NAME, data_dir=copy, overrides=SIZES, progress=False)
     for file in source.find(NAME, data_dir).glob("columns-*.parquet"):
         assert (source.find(NAME, copy) / file.name).read_bytes() == file.read_bytes()
+
+
+def test_large_values_and_texts_of_objects_are_not_stored_again():
+    kinds = {
+        "title": columns.Column(("title",), None, (), False),
+        "point": columns.Column(("point",), np.dtype(np.float32), (294, 2), False),
+        "one/box": columns.Column(("one", "box"), np.dtype(np.float32), (4,), True),
+        "one/outline": columns.Column(("one", "outline"), None, (), True),
+        "one/landmark": columns.Column(("one", "landmark"), np.dtype(np.float32), (294, 2), True),
+    }
+    assert list(columns.stored(kinds)) == ["title", "point", "one/box"]

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from tfds_builders import fine_split
 from tfds_builders.annotations import landmark_metadata
 from tfds_builders.instances import instance_features
+from tfds_builders.local_info import LocalInfo
 from tfds_builders.release import ReleaseError
 from tfds_builders.synthetic_fashion import fine_details, fine_grained, outfits, product, records
 from tfds_builders.synthetic_fashion.wardrobe import TYPES, VOCABULARY, Taste, text_vector
@@ -278,7 +279,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             return self._fine_grained_info()
         plan = make_plan(self.builder_config)
         more = {"category_ids": list(range(1, len(CATEGORY_NAMES) + 1))} if plan.kind == "instances" else {}
-        return tfds.core.DatasetInfo(
+        return LocalInfo(
             builder=self,
             description="Dressed figures drawn from parametric garments, with exact labels.",
             features=make_features(plan.kind),
@@ -292,7 +293,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _outfits_info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return LocalInfo(
             builder=self,
             description="Product images drawn from parametric outlines, in outfits, with questions.",
             features=outfit_features(),
@@ -303,7 +304,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _fine_grained_info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return LocalInfo(
             builder=self,
             description="Tops with six small details, each in a few values, drawn from parametric shapes.",
             features=pair_features(),
