@@ -55,30 +55,35 @@ def values_of(attribute, value, record) -> Values:
     return Values(np.asarray(usable), shown, anchors, of, record, labels)
 
 
-def attribute_triplets(attribute, value, record, triplets: int = TRIPLETS, *, strict: bool = True) -> Sampler:
+def attribute_triplets(
+    attribute, value, record, triplets: int = TRIPLETS, *, strict: bool = True, by_image: bool = False
+) -> Sampler:
     """Anchor, positive, negative of one attribute at consecutive positions; `triplets` make an epoch.
 
     The attribute is uniform, then an ordered pair of two different values, then two images of the first and
     one of the second: uniform over values, not over images. `strict`: a negative that also has the anchor's
     value (or is the anchor itself), which happens where images have several values of an attribute, is drawn
-    again; upstream keeps it. Source: RPF, modules/data/samplers.
+    again; upstream keeps it. Source: RPF, modules/data/samplers. `by_image`: the negative is uniform over the
+    images of all other values, as in ASEN.
     """
     drawn = values_of(attribute, value, record)
-    return Sampler(3 * triplets, functools.partial(_triplet_at, drawn, strict))
+    return Sampler(3 * triplets, functools.partial(_triplet_at, drawn, strict, by_image))
 
 
-def _triplet_at(drawn: Values, strict: bool, seed: int, position: int) -> int:
+def _triplet_at(drawn: Values, strict: bool, by_image: bool, seed: int, position: int) -> int:
     number, role = divmod(position, 3)
-    return _triplet(drawn, strict, seed, number)[role]
+    return _triplet(drawn, strict, by_image, seed, number)[role]
 
 
 @functools.lru_cache(maxsize=64)
-def _triplet(drawn: Values, strict: bool, seed: int, number: int) -> tuple[int, int, int]:
+def _triplet(drawn: Values, strict: bool, by_image: bool, seed: int, number: int) -> tuple[int, int, int]:
     rng = np.random.default_rng((seed, 5, number))
     for _ in range(TRIES):
         a = int(rng.choice(drawn.attributes))
         own = int(rng.choice(drawn.anchors[a]))
-        other = int(rng.choice(drawn.shown[a][drawn.shown[a] != own]))
+        values = drawn.shown[a][drawn.shown[a] != own]
+        share = np.asarray([len(drawn.of[a][v]) for v in values.tolist()], np.float64)
+        other = int(rng.choice(values, p=share / share.sum() if by_image else None))
         anchor = int(rng.choice(drawn.of[a][own]))
         same = drawn.of[a][own]
         positive = int(rng.choice(same[drawn.record[same] != drawn.record[anchor]]))

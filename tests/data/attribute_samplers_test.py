@@ -43,6 +43,15 @@ def test_upstream_keeps_negatives_with_the_anchors_value():
     assert ((RECORD[anchor] == RECORD[negative]) & (ATTRIBUTE[anchor] == 1)).any()
 
 
+@pytest.mark.parametrize("by_image", [False, True])
+def test_negatives_are_uniform_over_values_or_images(by_image):
+    """Of attribute 0 and value 1: the others have four images and one."""
+    order = samplers.attribute_triplets(ATTRIBUTE, VALUE, RECORD, by_image=by_image)
+    anchor, _, negative = stream(order, 3 * 2000).reshape(-1, 3).T
+    of = (ATTRIBUTE[anchor] == 0) & (VALUE[anchor] == 1)
+    assert (VALUE[negative][of] == 0).mean() == pytest.approx(0.8 if by_image else 0.5, abs=0.08)
+
+
 @pytest.mark.parametrize("per_value, values", [(2, 2), (3, 4)])
 def test_balanced_groups(per_value, values):
     order = samplers.attribute_balanced(ATTRIBUTE, VALUE, RECORD, values, per_value)

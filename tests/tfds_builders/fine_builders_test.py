@@ -72,6 +72,7 @@ def test_fashionai_parts_as_archives_and_other_folders(make) -> None:
     shutil.make_archive(str(tree / "fashionAI_attributes_train1"), "zip", tree, "fashionAI_attributes_train1")
     shutil.rmtree(tree / "fashionAI_attributes_train1")
     (tree / "fashionAI_attributes_train2").rename(tree / "base")
+    (tree / "notes.csv").write_text("a,b,c,d\n")
     assert build("fashionai", tree)["splits"]["train"] == 12
 
 

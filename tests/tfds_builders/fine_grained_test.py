@@ -84,3 +84,6 @@ def test_prepared_splits_are_pairs(tmp_path):
         assert record["part_box"].shape == (4,)
         for column in ("attribute", "value", "role", "record", "part_box"):
             np.testing.assert_array_equal(record[column], test.column(column)[i])
+    joined = source.open_split(name, "val+test", tmp_path)
+    assert len(joined) == 15 * len(ATTRIBUTES)
+    assert [joined[i]["role"] for i in range(len(joined))] == joined.column("role").tolist()

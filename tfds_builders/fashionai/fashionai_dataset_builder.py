@@ -15,6 +15,7 @@ from tfds_builders.fine_split import Names
 from tfds_builders.release import Release, Row, TextFile, decode, open_release, read_lines
 
 KEY = "_labels"  # the release's name of an attribute ends in it
+TABLES = re.compile(r"(label|question|\w+_labels|\w*answer\w*)\.csv", re.IGNORECASE)  # names of label tables
 LETTERS = re.compile(r"[ymn]+")
 VALUES = """
 skirt_length: Invisible, Short Length, Knee Length, Midi Length, Ankle Length, Floor Length
@@ -92,7 +93,7 @@ https://tianchi.aliyun.com/competition/entrance/231671, take the split files fro
 
 
 def read_tables(release: Release, names: Names) -> tuple[dict[str, tuple[int, int, TextFile, int]], int, int]:
-    """Every `.csv` of image, attribute, letters → ({image: (attribute, value, file, line)}, rows with a
+    """The label tables of image, attribute, letters → ({image: (attribute, value, file, line)}, rows with a
     maybe, rows without letters, as in the rank part's questions).
 
     The letters are one per value: y the value, m maybe, n not; exactly one y.
@@ -100,7 +101,7 @@ def read_tables(release: Release, names: Names) -> tuple[dict[str, tuple[int, in
     found: dict[str, tuple[int, int, TextFile, int]] = {}
     maybe = unlabelled = 0
     for text in release.texts:
-        if not text.label.lower().endswith(".csv"):
+        if not TABLES.fullmatch(text.label.rpartition("/")[2]):
             continue
         for number, raw in read_lines(text):
             row = Row(number, [field.strip() for field in decode(text, number, raw).split(",")])

@@ -302,7 +302,9 @@ def sampler(config: ConfigDict, column: Callable) -> Sampler:
     if spec.sampler == "in_batch":
         return attribute_samplers.attribute_balanced(*labels, spec.values, spec.per_value)
     strict = not quirks.on(config, "r6_negative_may_be_positive")
-    return attribute_samplers.attribute_triplets(*labels, spec.triplets, strict=strict)
+    return attribute_samplers.attribute_triplets(
+        *labels, spec.triplets, strict=strict, by_image=config.model.variant == "asen"
+    )
 
 
 def predictions(config: ConfigDict, outputs: dict) -> dict:
