@@ -117,7 +117,7 @@ def base(beta: float):
     spec.vit = {"width": 768, "depth": 12, "heads": 12, "patch": 16, "grid": 14}
 
     config.fine_grained = ConfigDict({"sampler": "triplet", "triplets": 100_000})
-    config.fine_grained.update({"values": 4, "per_value": 4})  # of a group of sampler=in_batch
+    config.fine_grained.update({"group_values": 4, "group_images": 4})  # of a group of sampler=in_batch
     config.fine_grained.update({"margin": 0.2, "temperature": 0.07, "alpha": 12.0})
 
     config.batch_size, config.epochs, config.steps = 48, 50, 0  # 16 triplets
@@ -148,12 +148,12 @@ def small(config) -> None:
     """A size that two cores train in minutes, from scratch, on synthetic images. Ours."""
     config.dataset = "synthetic"
     config.quirks = ("r7_complement_not_projected", "r15_other_attributes_are_negatives")
-    config.image_size, config.canvas_size, config.test_canvases = 64, 192, (192, 256)
+    config.image_size, config.canvas_size, config.test_canvases = 96, 192, (200, 256)
     config.best = "standard/map"
     spec = config.model
-    spec.backbone, spec.backbone_fields.width = "resnet18", 32
-    spec.update({"embedding": 128, "attribute_width": 64, "common": 64, "hidden": 64, "patch_hidden": 64})
-    spec.vit.update({"width": 96, "depth": 4, "heads": 4, "patch": 8, "grid": 8})
+    spec.backbone, spec.backbone_fields.width = "resnet18", 16
+    spec.update({"embedding": 64, "attribute_width": 64, "common": 64, "hidden": 64, "patch_hidden": 64})
+    spec.vit.update({"width": 64, "depth": 4, "heads": 4, "patch": 8, "grid": 12})
     spec.beta = 0.5
     config.batch_size, config.epochs, config.steps = 48, 0, 1500
     config.optim.update({"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-4, "schedule": "cosine"})
@@ -172,5 +172,5 @@ def tiny(config) -> None:
     spec.update({"embedding": 32, "attribute_width": 16, "common": 16, "hidden": 16, "patch_hidden": 16})
     spec.vit.update({"width": 16, "depth": 2, "heads": 2, "grid": 4})
     config.batch_size, config.steps = 12, 4
-    config.fine_grained.update({"values": 2, "per_value": 3})
+    config.fine_grained.update({"group_values": 2, "group_images": 3})
     config.log_every, config.eval_every = 1, 0

@@ -186,6 +186,8 @@ class TaskEntry(NamedTuple):
     definitions: {prediction key: {metric: its definition in one line}}: what is measured of a model whose
         predictions have the key. Metrics of a rank are listed as `name@k`.
     command: the command that takes users' photos to a model of the task: predict, search or outfit.
+    per_attribute: whether a model looks at an image for one attribute: `attribute` of a record, a number of
+        the label `attribute`, or several for an output of each.
     unread_labels: labels of a dataset that no metric of the task reads, so that a checkpoint may be evaluated
         on a split whose names for them differ (those of training heads).
     report: (Context, the Accumulator of the task's metrics) → Report; it may read what the metrics keep.
@@ -203,5 +205,6 @@ class TaskEntry(NamedTuple):
     command: str
     baselines: Callable[[Task, Context], dict[str, Accumulator]] = lambda task, context: {}
     unread_labels: tuple[str, ...] = ()
+    per_attribute: bool = False
     photo_results: PhotoResults | None = None
     weights: Weights | None = None

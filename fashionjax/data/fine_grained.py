@@ -117,7 +117,7 @@ def make_preprocess(
             example["image"] = np.ascontiguousarray(example["image"][:, ::-1])
         if canvas is not None:
             example |= on_canvas(image, canvas, size, rng is not None)
-        example |= {name: np.int32(record[name]) for name in LABELS if name in record}
+        example |= {name: np.asarray(record[name], np.int32) for name in LABELS if name in record}
         if "part_box" in record:
             example["part_box"] = box_in_square(record["part_box"], height, width)
         return example

@@ -125,12 +125,16 @@ class Joined:
         return np.concatenate([part.column(name) for part in self.parts])
 
 
-def open_split(dataset: str, split: str, data_dir: str | Path) -> Split | Joined | Pairs:
+def open_split(
+    dataset: str, split: str, data_dir: str | Path, *, pairs: bool = True
+) -> Split | Joined | Pairs:
     """`dataset` is NAME or NAME/CONFIG as given to `fashionjax prepare`; `split` a split's name, or several
-    joined by "+" (query+gallery). Splits of attribute-specific retrieval come as their pairs."""
+    joined by "+" (query+gallery). Splits of attribute-specific retrieval come as their pairs, or without
+    `pairs` as records like any other."""
     folder = find(dataset, data_dir)
     parts = [Split(folder, name) for name in split.split("+")]
-    parts = [Pairs(part) if has_pairs(part.features) else part for part in parts]
+    if pairs:
+        parts = [Pairs(part) if has_pairs(part.features) else part for part in parts]
     return parts[0] if len(parts) == 1 else Joined(parts)
 
 

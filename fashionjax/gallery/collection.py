@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from einops import rearrange
 
 from fashionjax.errors import UserError
 from fashionjax.gallery import embed, index
@@ -25,13 +26,34 @@ from fashionjax.inference.photos import Pixels
 
 class Collection(NamedTuple):
     """rows are searched by cosine; source and record as `embed.Embedded`. model and detector are
-    fingerprints, the latter "" where the images needed none."""
+    fingerprints, the latter "" where the images needed none.
+
+    Of a model that embeds an image for one attribute, `attributes` are those of the rows: all images for the
+    first, then all for the second …; `for_attribute` takes one out."""
 
     rows: index.Index
     source: Mapping[str, str]
     record: np.ndarray
     model: str
     detector: str
+    attributes: tuple[str, ...] = ()
+
+    def for_attribute(self, attribute: str, name: str = "this gallery") -> Collection:
+        """The rows of one attribute; UserError where the collection, called `name`, does not have it."""
+        if not attribute:
+            return self
+        spelled = [photos.spelled(known) for known in self.attributes]
+        if photos.spelled(attribute) not in spelled:
+            has = ", ".join(map(repr, self.attributes)) or "no attribute"
+            raise UserError(
+                f"{name}: was embedded for {has}, not for {attribute!r}; build it again from the images, "
+                "with --gallery_attributes=all for every attribute"
+            )
+        count, place = len(self.rows.id) // len(self.attributes), spelled.index(photos.spelled(attribute))
+        part = slice(place * count, (place + 1) * count)
+        rows = self.rows._replace(embedding=self.rows.embedding[part], id=self.rows.id[part])
+        found = self._replace(rows=rows, record=self.record[part])
+        return found._replace(attributes=self.attributes[place : place + 1])
 
 
 def open_collection(
@@ -40,26 +62,35 @@ def open_collection(
     predictor: photos.Predictor,
     detector: inference.Model | None = None,
     data_dir: str = "",
+    *,
+    attribute: str = "",
+    every_attribute: bool = False,
 ) -> tuple[Collection, int]:
     """`--gallery` (a folder, `dataset:NAME:SPLIT` or a saved file) → (collection, number of unreadable
     images, which are named on standard error and left out).
 
-    `predictor` is that of `model` and `detector`; a split has landmarks of its own.
+    `predictor` is that of `model` and `detector`; a split has landmarks of its own. A model that embeds for
+    one attribute does it for `attribute`, or for all that it knows.
     """
+    given = photos.attribute_record(model.config, attribute, every=every_attribute)
+    if given:
+        predictor = photos.predictor(model, predictor.batch_size, detector, given)
     if name.startswith(embed.DATASET):
-        found, detector = embed.embed_split(*embed.open_split(name, model, data_dir), model), None
+        found, detector = embed.embed_split(*embed.open_split(name, model, data_dir), model, given), None
     elif os.path.isdir(name):
         found = embed.embed_folder(name, embed.folder_ids(name), predictor)
     else:
         finder = "" if detector is None else embed.fingerprint(detector)
         return load(name, embed.fingerprint(model), finder), 0
-    return _collected(found, model, detector), found.unread
+    return _collected(found, model, detector, given), found.unread
 
 
 def save(collection: Collection, path: str) -> None:
     """Write it as one file; what was there before stays until the new one is whole."""
     told = {"source": json.dumps(dict(collection.source)), "model": collection.model}
     told["detector"] = collection.detector
+    if collection.attributes:
+        told["attributes"] = json.dumps(collection.attributes)
     try:
         index.save(collection.rows, path, told, record=collection.record)
     except OSError as error:
@@ -71,6 +102,7 @@ def load(path: str, model: str, detector: str = "") -> Collection:
     rows, told, (record,) = index.load_with(path, "record")
     try:
         where, own, finder = json.loads(told["source"]), told["model"], told["detector"]
+        attributes = tuple(map(str, json.loads(told.get("attributes", "[]"))))
     except (KeyError, ValueError) as error:
         raise UserError(f"{path}: damaged gallery ({error!r}); build it again") from error
     embed.check_model(own, model, path)
@@ -81,7 +113,12 @@ def load(path: str, model: str, detector: str = "") -> Collection:
         )
     if rows.metric != "cosine" or record.dtype != np.int32 or record.shape != (len(rows.id),):
         raise UserError(f"{path}: damaged gallery (metric or records do not fit its rows); build it again")
-    return Collection(rows, where, record, own, finder)
+    if len(rows.id) % max(len(attributes), 1):
+        raise UserError(
+            f"{path}: damaged gallery ({len(rows.id)} rows are not those of {len(attributes)} attributes); "
+            "build it again"
+        )
+    return Collection(rows, where, record, own, finder, attributes)
 
 
 # ------------------------------------------------------------------------------ matches
@@ -160,18 +197,21 @@ class Gallery:
         name = os.fspath(images) if isinstance(images, (str, os.PathLike)) else ""
         predictor = model.predictor(model.batch_size)
         if name.startswith(embed.DATASET) or os.path.isdir(name):
-            opened = open_collection(name, model.model, predictor, model.detector, os.fspath(data_dir))
+            where, attribute = os.fspath(data_dir), model.attribute
+            opened = open_collection(name, model.model, predictor, model.detector, where, attribute=attribute)
             return cls(model, *opened)
         sources = photos.collect(images)
         found = embed.embed_images(sources, [source.name for source in sources], Path.cwd(), predictor)
-        return cls(model, _collected(found, model.model, model.detector), found.unread)
+        given = photos.attribute_record(model.config, model.attribute)
+        return cls(model, _collected(found, model.model, model.detector, given), found.unread)
 
     @classmethod
     def load(cls, path: str | os.PathLike, model: PhotoModel) -> Gallery:
-        """A saved gallery; UserError where another model embedded it."""
+        """A saved gallery; UserError where another model embedded it, or not for the model's attribute."""
         _check_task(model)
         finder = "" if model.detector is None else embed.fingerprint(model.detector)
-        return cls(model, load(os.fspath(path), embed.fingerprint(model.model), finder))
+        found = load(os.fspath(path), embed.fingerprint(model.model), finder)
+        return cls(model, found.for_attribute(model.attribute, os.fspath(path)))
 
     def save(self, path: str | os.PathLike) -> None:
         """One file, written atomically; `Gallery.load` and `fashionjax search --gallery` read it."""
@@ -235,14 +275,27 @@ def answers(
     return results, row
 
 
-def _collected(found: embed.Embedded, model: inference.Model, detector: inference.Model | None) -> Collection:
-    rows = index.build([(found.outputs["embedding"], found.id)], "cosine")
+def _collected(
+    found: embed.Embedded, model: inference.Model, detector: inference.Model | None, given: Mapping
+) -> Collection:
+    embedding, names = found.outputs["embedding"], _attributes(model, given)
+    if embedding.ndim == 3:
+        embedding = rearrange(embedding, "g a d -> (a g) d")
+    times = max(len(names), 1)
+    rows = index.build([(embedding, found.id * times)], "cosine")
     finder = "" if detector is None else embed.fingerprint(detector)
-    return Collection(rows, found.source, found.record, embed.fingerprint(model), finder)
+    record = np.tile(found.record, times)
+    return Collection(rows, found.source, record, embed.fingerprint(model), finder, names)
+
+
+def _attributes(model: inference.Model, given: Mapping) -> tuple[str, ...]:
+    """The names of the attributes that images were embedded for."""
+    names = model.config.get("labels", {}).get("attribute", ())
+    return tuple(str(names[number]) for number in np.ravel(given["attribute"])) if given else ()
 
 
 def _check_task(model: PhotoModel) -> None:
-    if model.task != "retrieval":
+    if photos.command_of(model.config) != "search":
         raise UserError(
             f"a Gallery needs a model of the task retrieval, got {model.task} (for outfits: TypedGallery)"
         )

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from fashionjax.data import photo, preprocess, source
+from fashionjax.data.pairs import LISTS as PAIR_LISTS
 from fashionjax.errors import UserError
 from fashionjax.inference import model as inference
 from fashionjax.inference import photos
@@ -48,6 +49,8 @@ def fingerprint(model: inference.Model) -> str:
     digest = hashlib.sha256()
     config = model.config.to_dict()
     fields = {name: config.get(name) for name in FINGERPRINTED}
+    if "test_canvases" in config:  # of models that crop
+        fields["test_canvases"] = config["test_canvases"]
     fields["quirks"] = sorted(config.get("quirks", ()))
     digest.update(json.dumps(fields, sort_keys=True, default=str).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path((model.params, model.model_state)):
@@ -117,19 +120,28 @@ def open_split(name: str, model: inference.Model, data_dir: str = "") -> tuple[s
     if not dataset or not split_name:
         raise UserError(f"--gallery={name}: write {DATASET}NAME/CONFIG:SPLIT")
     data_dir = data_dir or model.config.data_dir
-    split = source.open_split(dataset, split_name, data_dir)
+    split = source.open_split(dataset, split_name, data_dir, pairs=False)
     where = {"dataset": dataset, "split": split_name, "data_dir": str(Path(data_dir).resolve())}
     return split, where
 
 
-def embed_split(split: source.Split, where: dict[str, str], model: inference.Model) -> Embedded:
+def embed_split(
+    split: source.Split, where: dict[str, str], model: inference.Model, given: Mapping | None = None
+) -> Embedded:
     """The records of a split, seen as an evaluation sees them but for the quirks that are off here: cut to
-    their boxes and pooled at their landmarks where they have them."""
+    their boxes and pooled at their landmarks where they have them. `given`: as for `photos.predictor`."""
     if photos.takes_landmarks(model.config) and "landmark" not in split.features:
         raise UserError(
             f"{split.dataset}: has no landmarks, at which this checkpoint's model pools; give its images "
             "as a folder, where --landmarks detects them"
         )
+    if given:  # in place of what records say of their own attributes
+        keep, of_task = set(split.features) - set(PAIR_LISTS), model.task.preprocess
+
+        def as_asked(record: dict, rng: None) -> dict:
+            return of_task({name: record[name] for name in keep if name in record} | given, rng)
+
+        model = model._replace(task=model.task._replace(preprocess=as_asked))
     outputs, labels = collect.collect(inference.predictions(model, split, allow_missing=True))
     record = labels["index"]
     if not len(record):
@@ -164,7 +176,8 @@ def pictures(
     """row → its image, uint8 [h w 3]; None where the file or the dataset is not available any more."""
     if "folder" in where:
         return lambda row: _or_none(lambda: photo.read_photo(Path(where["folder"]) / ids[row]))
-    split = _or_none(lambda: source.open_split(where["dataset"], where["split"], where["data_dir"]))
+    place = (where["dataset"], where["split"], where["data_dir"])
+    split = _or_none(lambda: source.open_split(*place, pairs=False))
     if split is None:
         return lambda row: None
     return lambda row: _or_none(lambda: preprocess.picture(split[int(record[row])]))

@@ -25,11 +25,18 @@ class PhotoModel:
     """
 
     def __init__(
-        self, model: inference.Model, detector: inference.Model | None = None, batch_size: int = 16
+        self,
+        model: inference.Model,
+        detector: inference.Model | None = None,
+        batch_size: int = 16,
+        attribute: str = "",
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size}: expected at least 1")
         self.model, self.detector, self.batch_size = model, detector, batch_size
+        if attribute:
+            photos.attribute_record(model.config, attribute)  # unknown ones are reported now
+        self.attribute = attribute
 
     @property
     def config(self) -> ConfigDict:
@@ -79,7 +86,8 @@ class PhotoModel:
         size = 1
         while size < min(count, self.batch_size):
             size *= 2
-        return photos.predictor(self.model, min(size, self.batch_size), self.detector)
+        given = photos.attribute_record(self.config, self.attribute)
+        return photos.predictor(self.model, min(size, self.batch_size), self.detector, given)
 
     def __repr__(self) -> str:
         return f"<PhotoModel {self.task}, {self.config.model.get('backbone', '')}, step {self.step}>"
@@ -91,12 +99,14 @@ def load(
     step: str | int = "best",
     landmarks: str | os.PathLike | None = None,
     batch_size: int = 16,
+    attribute: str = "",
 ) -> PhotoModel:
     """The model of a checkpoint: `path` is the --workdir of a training run or of an import.
 
     step: best (by the config's metric, else the last), last or a number. landmarks: the checkpoint of a
-    landmark detector, for a model that pools at given landmarks. Raises UserError where there is no such
+    landmark detector, for a model that pools at given landmarks. attribute: its name ("sleeve length"), for a
+    model that compares images by one attribute at a time. Raises UserError where there is no such
     checkpoint, or the two do not fit each other.
     """
     model = photos.load(Path(path), which=str(step))
-    return PhotoModel(model, photos.load_detector(landmarks, model), batch_size)
+    return PhotoModel(model, photos.load_detector(landmarks, model), batch_size, attribute)

@@ -67,6 +67,39 @@ class Predictor(NamedTuple):
     results: PhotoResults | None = None  # of the task
 
 
+def command_of(config: ConfigDict) -> str:
+    """The command that serves a config's model: predict, search, …"""
+    return tasks.entry(config.task).command
+
+
+def attribute_record(config: ConfigDict, attribute: str = "", *, every: bool = False) -> dict:
+    """What a record has beside its image for a model that looks at it for one attribute: its number, or with
+    `every` the numbers of all; {} for any other model.
+
+    A UserError that lists the attributes where such a model is not told which, and for an unknown name.
+    """
+    if not tasks.entry(config.task).per_attribute:
+        if attribute:
+            raise UserError(f"--attribute={attribute}: this checkpoint's model takes no attribute")
+        return {}
+    names = list(config.labels.attribute)
+    if every:
+        return {"attribute": np.arange(len(names), dtype=np.int32)}
+    found = [number for number, name in enumerate(names) if spelled(name) == spelled(attribute)]
+    if len(found) != 1:
+        known = ", ".join(repr(name) for name in names)
+        said = f"--attribute={attribute!r} is unknown" if attribute else "no attribute given"
+        raise UserError(
+            f"{said}: this model compares images by one attribute at a time; choose --attribute from {known}"
+        )
+    return {"attribute": np.asarray(found[0], np.int32)}
+
+
+def spelled(name: str) -> str:
+    """A name of an attribute as it is compared: "Sleeve length" is "sleeve_length"."""
+    return " ".join(name.replace("_", " ").replace("-", " ").lower().split())
+
+
 class Photo(NamedTuple):
     """What is kept of an image once it is read: not its pixels, which may be 300 MB."""
 
@@ -125,11 +158,15 @@ def load_detector(path: str | os.PathLike | None, model: inference.Model) -> inf
 
 
 def predictor(
-    model: inference.Model, batch_size: int = 16, detector: inference.Model | None = None
+    model: inference.Model,
+    batch_size: int = 16,
+    detector: inference.Model | None = None,
+    record: Mapping | None = None,
 ) -> Predictor:
     """One trace serves every picture: batches are padded, to a whole number of pictures a device.
 
-    With a `detector` its landmarks are given to the model, and stand among the outputs.
+    With a `detector` its landmarks are given to the model, and stand among the outputs. `record` holds what
+    every record has beside its image (`attribute_record`).
     """
     whole = -(-batch_size // model.mesh.size) * model.mesh.size
     names = {label: list(names) for label, names in model.config.get("labels", {}).items() if names}
@@ -139,9 +176,11 @@ def predictor(
     run = functools.partial(inference.run, model)
     entry = tasks.entry(model.config.task)
     task = model.task
-    return Predictor(
-        task.preprocess, run, names, whole, finder, task.collate, model.config, entry.photo_results
-    )
+
+    def preprocess(fields: dict, rng: None) -> dict:
+        return task.preprocess(fields | (record or {}), rng)
+
+    return Predictor(preprocess, run, names, whole, finder, task.collate, model.config, entry.photo_results)
 
 
 def outputs(
@@ -171,14 +210,17 @@ def embeddings(
 ) -> Iterator[tuple[Photo, np.ndarray] | UserError]:
     """For each image, in order, the photo with its embedding f32 [d], or what is wrong with it."""
     for item, output in outputs(images, model, sides):
-        if output is None:
-            yield item
-        elif "embedding" not in output:
-            raise UserError(f"this model has no embedding; its outputs are {', '.join(output)}")
-        elif not np.isfinite(output["embedding"]).all():
-            yield UserError(f"{item.path}: the model's embedding is not finite; use another checkpoint")
-        else:
-            yield item, np.asarray(output["embedding"], np.float32)
+        found = item if output is None else embedding_of(item, output)
+        yield found if isinstance(found, UserError) else (item, found)
+
+
+def embedding_of(item: Photo, output: Mapping[str, np.ndarray]) -> np.ndarray | UserError:
+    """The embedding f32 [d] among a photo's outputs; UserError (returned) where it is not finite."""
+    if "embedding" not in output:
+        raise UserError(f"this model has no embedding; its outputs are {', '.join(output)}")
+    if not np.isfinite(output["embedding"]).all():
+        return UserError(f"{item.path}: the model's embedding is not finite; use another checkpoint")
+    return np.asarray(output["embedding"], np.float32)
 
 
 # ------------------------------------------------------------------------------ which images

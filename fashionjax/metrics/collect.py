@@ -8,7 +8,7 @@ import numpy as np
 
 from fashionjax.errors import UserError
 
-NOT_LABELS = ("image", "frame", "text")  # too large, or no label
+NOT_LABELS = ("image", "canvas", "frame", "text")  # too large, or no label
 
 
 class Rows:

@@ -170,7 +170,8 @@ class PatchBranch(nn.Module):
 
 
 class RegionPatch(nn.Module):
-    """image [b h w 3] normalised float, attribute [b] i32 -> dict of float32 arrays.
+    """image [b h w 3] normalised float, attribute [b] i32 -> dict of float32 arrays. With attribute [b a],
+    every output has b * a rows, the attributes of an image one after the other.
 
     region [b d] and attention [b h' w'] (sums to 1); of RPF complement [b d]. With a patch branch, `canvas`
     [b c c 3] u8 and `pixels` [b s+2] i32 (`ops.attention_crop`) also patch [b d] and box [b 4] i32, the crop
@@ -217,6 +218,9 @@ class RegionPatch(nn.Module):
 
     def __call__(self, image, attribute, canvas=None, pixels=None, train: bool = False) -> dict:
         outputs = self.region(image, attribute, train)
+        if attribute.ndim == 2:
+            canvas, pixels = (_repeated(x, attribute.shape[1]) for x in (canvas, pixels))
+        attribute = attribute.reshape(-1)
         if self.patch is None:
             return outputs
         if canvas is None:  # for parameters alone
@@ -234,6 +238,8 @@ class RegionPatch(nn.Module):
         level = self.backbone(image, train=train)[-1]
         h, w = level.shape[1:3]
         cells = rearrange(level, "b h w c -> b (h w) c")
+        if attribute.ndim == 2:  # the backbone runs once for all of them
+            cells, attribute = _repeated(cells, attribute.shape[1]), attribute.reshape(-1)
         region, complement, attention = self.attention_net(cells, self._condition(attribute), train)
         outputs = {"region": region, "attention": rearrange(attention, "b (h w) -> b h w", h=h, w=w)}
         return outputs if complement is None else outputs | {"complement": complement}
@@ -253,6 +259,10 @@ class RegionPatch(nn.Module):
         if self.conditioned and self.variant == "rpf":
             return self.attr_embedding(attribute)
         return jax.nn.one_hot(attribute, self.attributes)
+
+
+def _repeated(x, times: int):
+    return None if x is None else jnp.repeat(x, times, axis=0)
 
 
 class MeanEmbedding(nn.Module):

@@ -79,8 +79,10 @@ def make(config: ConfigDict) -> Task:
         variables = {"params": params, "batch_stats": model_state}
         image = augment.normalise(batch["image"], config.dtype)
         crop = {name: batch[name] for name in ("canvas", "pixels") if name in batch}
-        outputs = model.apply(variables, image, batch["attribute"], **crop, train=False)
-        return predictions(config, outputs)
+        outputs = predictions(config, model.apply(variables, image, batch["attribute"], **crop, train=False))
+        if batch["attribute"].ndim == 1:
+            return outputs
+        return {name: rearrange(x, "(b a) ... -> b a ...", b=len(image)) for name, x in outputs.items()}
 
     return Task(
         make_preprocess(config),
@@ -300,7 +302,7 @@ def sampler(config: ConfigDict, column: Callable) -> Sampler:
     spec = config.fine_grained
     labels = [column(name) for name in ("attribute", "value", "record")]
     if spec.sampler == "in_batch":
-        return attribute_samplers.attribute_balanced(*labels, spec.values, spec.per_value)
+        return attribute_samplers.attribute_balanced(*labels, spec.group_values, spec.group_images)
     strict = not quirks.on(config, "r6_negative_may_be_positive")
     return attribute_samplers.attribute_triplets(
         *labels, spec.triplets, strict=strict, by_image=config.model.variant == "asen"
@@ -308,8 +310,8 @@ def sampler(config: ConfigDict, column: Callable) -> Sampler:
 
 
 def predictions(config: ConfigDict, outputs: dict) -> dict:
-    """embedding [b d] of unit length, attention [b h w] that sums to 1, crop_box [b 4] xyxy in [0, 1] of the
-    image's central square."""
+    """Of (image, attribute) pairs: embedding [b d] of unit length, attention [b h w] that sums to 1, crop_box
+    [b 4] xyxy in [0, 1] of the image's central square."""
     size, attention = config.image_size, outputs["attention"]
     embedding = unit(outputs["region"])
     if "patch" in outputs:
@@ -335,6 +337,7 @@ ENTRY = TaskEntry(
     definitions={"embedding": fine_grained.DEFINITIONS},
     report=report.FineGrainedReport,
     baselines=baselines,
+    per_attribute=True,
     command="search",
     unread_labels=("attribute_value",),
     weights=WEIGHTS,
