@@ -2,13 +2,17 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import damaged_copy, run, train_to_its_end
+from checkpoints import save_drawn
+from commands import damaged_copy, environment, on_two_hosts, run, train_to_its_end
 
-from fashionjax.data import source
+from experiments import mask_rcnn
+from fashionjax.data import builders, source
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +48,48 @@ def test_evaluate_writes_the_report(workdir, tmp_path):
     assert "standard/landmark_ne_visible" in report["baselines"]["mean_landmark"]
     page = (tmp_path / "report.html").read_text()
     assert "synthetic" in page and page.count("<img") + page.count("<svg") >= 5
+
+
+def reports_of_one_and_two_hosts(checkpoint, data_dir, out) -> tuple[dict, dict]:
+    """report.json of the test split by one process of four devices and by two of two."""
+    line = [sys.executable, "-m", "fashionjax.evaluate", f"--checkpoint={checkpoint}", "--split=test"]
+    line.append(f"--data_dir={data_dir}")
+    one = subprocess.run([*line, f"--out={out / 'one'}"], env=environment(4), capture_output=True, text=True)
+    assert one.returncode == 0, one.stderr[-3000:]
+    hosts = on_two_hosts([*line, f"--out={out / 'two'}"], devices=2)
+    assert [status for status, _ in hosts] == [0, 0], [error[-3000:] for _, error in hosts]
+    assert "evaluated" not in "".join(error for _, error in hosts)  # as where records are missing
+    return tuple(json.loads((out / name / "report.json").read_text()) for name in ("one", "two"))
+
+
+def assert_same_figures(one: dict, two: dict) -> None:
+    """Metrics and baselines equal but for rounding: a host's batches have other shapes."""
+    assert one["n"] == two["n"] == one["n_total"] and one["missing"] == two["missing"] == []
+    for here, there in zip(*([r["metrics"], *r["baselines"].values()] for r in (one, two)), strict=True):
+        assert here == pytest.approx(there, rel=1e-5, nan_ok=True)
+
+
+@pytest.mark.slow
+def test_two_hosts_measure_what_one_does(workdir, synthetic_dir, tmp_path):
+    """13 records: the hosts' shares are of different sizes."""
+    one, two = reports_of_one_and_two_hosts(workdir, synthetic_dir, tmp_path)
+    assert (
+        one["baselines"].keys() == two["baselines"].keys() == {"majority", "linear_pixels", "mean_landmark"}
+    )
+    assert_same_figures(one, two)
+
+
+@pytest.mark.full
+def test_two_hosts_measure_a_detector_as_one_does(tmp_path):
+    """Matches are gathered batch by batch. 7 records, batches of 4."""
+    sizes = {"train": "4", "val": "2", "test": "7", "size": "64"}
+    name = "synthetic_fashion/instances"
+    builders.prepare(name, data_dir=tmp_path / "data", overrides=sizes, progress=False)
+    config = mask_rcnn.get_config("tiny=true")
+    config.dataset, config.parallel = name, "shard_map"
+    config.labels = dict(source.open_split(name, "test", tmp_path / "data").labels)
+    checkpoint = save_drawn(tmp_path / "run", config, 0)
+    assert_same_figures(*reports_of_one_and_two_hosts(checkpoint, tmp_path / "data", tmp_path))
 
 
 @pytest.mark.slow

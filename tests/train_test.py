@@ -3,7 +3,6 @@
 import json
 import random
 import signal
-import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from commands import STEPS, damaged_copy, finish, start, train_to_its_end
+from commands import STEPS, command, damaged_copy, finish, on_two_hosts, start, train_to_its_end
 
 from fashionjax import train
 from fashionjax.errors import UserError
@@ -156,25 +155,11 @@ def test_sigterm_before_the_first_step_has_nothing_to_save(synthetic_dir, tmp_pa
     assert "nothing to save" in err and not saved_steps(tmp_path / "run")
 
 
-def two_hosts(workdir, data_dir) -> list[subprocess.Popen]:
-    """20 steps by two processes of four devices each, to their end, on a port that is free just now."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        address = f"localhost:{probe.getsockname()[1]}"
-    joined = (f"--coordinator={address}", "--process_count=2")
-    hosts = [start(workdir, data_dir, *joined, f"--process_id={i}", devices=4, steps=20) for i in range(2)]
-    for host in hosts:
-        host.told = host.communicate(timeout=900)[1]
-    return hosts
-
-
 @pytest.mark.slow
 def test_two_processes_train_as_one(uninterrupted, synthetic_dir, tmp_path):
     """Two hosts of four devices each on localhost against one of eight: the same run but for rounding."""
-    hosts = two_hosts(tmp_path, synthetic_dir)
-    if any("ddress already in use" in host.told for host in hosts):  # taken since it was looked for
-        hosts = two_hosts(tmp_path, synthetic_dir)
-    assert [host.returncode for host in hosts] == [0, 0], [host.told[-3000:] for host in hosts]
+    hosts = on_two_hosts(command(tmp_path, synthetic_dir, steps=20), devices=4)
+    assert [status for status, _ in hosts] == [0, 0], [error[-3000:] for _, error in hosts]
     one, two = logged(uninterrupted[8])[:1], logged(tmp_path)[:1]
     np.testing.assert_allclose(two[0]["loss"], one[0]["loss"], rtol=1e-3)
     assert saved_steps(tmp_path) == [20]

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,24 @@ def train_to_its_end(*args, **kw) -> subprocess.CompletedProcess:
 def start(*args, devices=1, **kw) -> subprocess.Popen:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command(*args, **kw), env=environment(devices), **pipes)
+
+
+def on_two_hosts(line: list[str], devices: int) -> list[tuple[int, str]]:
+    """A command in two processes of so many devices that join on localhost → (status, stderr) of each."""
+    for _ in range(2):  # the port that is free just now may be taken before the first process binds it
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            address = f"localhost:{probe.getsockname()[1]}"
+        joined = (f"--coordinator={address}", "--process_count=2")
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        hosts = [
+            subprocess.Popen([*line, *joined, f"--process_id={i}"], env=environment(devices), **pipes)
+            for i in range(2)
+        ]
+        errors = [host.communicate(timeout=900)[1] for host in hosts]
+        if not any("ddress already in use" in error for error in errors):
+            break
+    return [(host.returncode, error) for host, error in zip(hosts, errors, strict=True)]
 
 
 def damaged_copy(data_dir, to: Path, split: str) -> Path:
