@@ -3,8 +3,8 @@
     python -m benchmarks.synthetic_retrieval --out benchmarks/results/synthetic_retrieval.json
 
 Both models are ResNet-18 of width 16 at 64 px with unit embeddings of 64 values, trained alike by InfoNCE on
-batches of 16 items × 4 pictures; `landmark` also pools the same maps around the annotated landmarks, as the
-zoo's landmark models do. Consumers' pictures search among the shop's pictures of items that were not seen in
+batches of 16 items × 4 images; `landmark` also pools the same maps around the annotated landmarks, as the
+zoo's landmark models do. Consumers' images search among the shop's images of items that were not seen in
 training. Every seed trains both; the figures are means over seeds with their spread.
 """
 

@@ -4,7 +4,7 @@
     python -m benchmarks.throughput --what=pipeline,end_to_end --backbones=resnet18 --workers=2
 
 train, predict: the project's own compiled steps on a batch that stays on the device; pipeline: prepared
-pictures to batches on the host; end_to_end: pipeline, transfer, augmentation and training step. PyTorch runs
+images to batches on the host; end_to_end: pipeline, transfer, augmentation and training step. PyTorch runs
 the same model with the same optimizer in the same run, in turns with it, so that other load on the machine
 meets both. docs/benchmarks.md has the results.
 """
@@ -93,7 +93,7 @@ def fixed_batch(config) -> dict[str, np.ndarray]:
 
 
 def jax_side(config, name: str, mesh, split) -> tuple[dict[str, Callable[[int], None]], float]:
-    """What can be timed, {what: steps -> None}, and the FLOPs of one picture's forward pass."""
+    """What can be timed, {what: steps -> None}, and the FLOPs of one image's forward pass."""
     task = make_task(config, name, augmented=False)
     host = fixed_batch(config)
     tx = optim.make_optimizer(config.optim, {"w": 0}, lambda step: config.optim.lr)
@@ -260,7 +260,7 @@ def add_flags() -> None:
     flags.DEFINE_list("backbones", list(backbones.BACKBONES), "names of fashionjax.models.backbones")
     flags.DEFINE_list("what", ["train", "predict"], f"any of {', '.join(WHAT)}")
     flags.DEFINE_integer("batch", 8, "pictures in a step, over all devices", lower_bound=1)
-    flags.DEFINE_integer("size", 224, "side of the picture", lower_bound=32)
+    flags.DEFINE_integer("size", 224, "side of the image", lower_bound=32)
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "compute type")
     flags.DEFINE_integer("devices", 0, "how many devices; 0: all", lower_bound=0)
     flags.DEFINE_integer("steps", 2, "steps of a round", lower_bound=1)
@@ -269,7 +269,7 @@ def add_flags() -> None:
     flags.DEFINE_enum("parallel", "pmap", parallel.MODES, "how the step is compiled")
     flags.DEFINE_bool("torch", True, "measure PyTorch as well where it is installed")
     flags.DEFINE_enum("torch_layout", "contiguous", ["contiguous", "channels_last"], "memory layout there")
-    flags.DEFINE_string("data_dir", "runs/benchmarks/data", "where the pipeline's pictures are rendered")
+    flags.DEFINE_string("data_dir", "runs/benchmarks/data", "where the pipeline's images are rendered")
     flags.DEFINE_string("out", None, "JSON file; rows of earlier runs are kept")
 
 

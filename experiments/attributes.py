@@ -20,7 +20,7 @@ start from ImageNet weights of the backbone, the VGG landmark model from nothing
 that was not published. `recipe=modern` is ours: AdamW, cosine, mild crops, chosen from common practice and
 not tuned on the benchmark. `faithful=zoo` turns on the switches behind the published numbers
 (docs/faithful.md): S1, S2, S12 and, for landmark pooling, S3 with the images per GPU and S5 (the rows of 2019
-predate PyTorch 1.3). `tiny=true` runs the same system on a laptop, on synthetic pictures.
+predate PyTorch 1.3). `tiny=true` runs the same system on a laptop, on synthetic images.
 """
 
 from experiments import common

@@ -16,7 +16,7 @@
 Constants: configs/category_attribute_predict/{global,roi}_predictor_{vgg,resnet}.py. The loss is the plain
 sum of both terms. `faithful=zoo` turns on S1, S2, S12 and, for landmark pooling, S3 with the images per GPU
 (docs/faithful.md); the rows are of July 2020, after PyTorch 1.3, so S5 stays off. `recipe=modern` is ours,
-not tuned on the benchmark. `tiny=true` runs the same system on a laptop, on synthetic pictures.
+not tuned on the benchmark. `tiny=true` runs the same system on a laptop, on synthetic images.
 """
 
 from experiments import attributes, common

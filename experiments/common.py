@@ -29,7 +29,7 @@ def parse_arg(arg: str | None, **known) -> dict:
         try:
             values[name] = kind(value)
         except ValueError as error:
-            raise ValueError(f"config argument {name}={value!r} is no {kind.__name__}") from error
+            raise ValueError(f"config argument {name}={value!r}: expected {kind.__name__}") from error
     return values
 
 

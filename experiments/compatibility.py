@@ -26,7 +26,7 @@ too, of `recipe=origin` C2 and C4, of `recipe=set` nothing; see docs/faithful.md
 
 `text` is features (the released vectors), words (a learned encoder of the title's words) or none.
 `types=false` leaves the type head away, as the published files have none. `small=true` is a narrow network and a
-short schedule for synthetic outfits on a laptop, in stages: `stage=texts` learns types and texts of pictures, in place
+short schedule for synthetic outfits on a laptop, in stages: `stage=texts` learns types and texts of images, in place
 of ImageNet weights; masks start from it, and `fc` and `set`, which learn slowly from there, from the network that the
 masks trained (docs/outfits.md has the figures). `tiny=true` is a few steps for tests.
 
@@ -128,7 +128,7 @@ def zoo(config, triplet: float, similarity: float, batch: int, epochs: int) -> N
     common.zoo(config, lr=5e-5, drops=(8, 10), epochs=epochs, batch=3 * batch)
     config.optim.optimizer = "adam"
     config.crop_box = False
-    config.canvas_size = 300  # the released pictures, so that the random crop is taken from all their pixels
+    config.canvas_size = 300  # the released images, so that the random crop is taken from all their pixels
     config.loss = {
         "triplet": triplet,
         "image_similarity": 5e-5,

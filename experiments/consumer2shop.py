@@ -11,13 +11,13 @@
 | `backbone=vgg16,pool=landmark` | consumer-to-shop, VGG-16, landmark pooling | 7.18 | 8 × 3, 100 |
 
 Other backbones and global pooling have no row; they train by the same constants, those of
-configs/retriever_consumer_to_shop/roi_retriever_vgg.py. An anchor is the consumer's picture of a pair, its
-positive the shop's picture that it is paired with last, its negative a shop's picture of another item; a
-batch holds 24 such triplets. The default evaluates the original protocol (pairs of `test`, each picture
+configs/retriever_consumer_to_shop/roi_retriever_vgg.py. An anchor is the consumer's image of a pair, its
+positive the shop's image that it is paired with last, its negative a shop's image of another item; a
+batch holds 24 such triplets. The default evaluates the original protocol (pairs of `test`, each image
 once). `faithful=zoo` reads the config `val_test` of the dataset, in which val and test are merged and a
-picture repeats once per pair, and turns on S1, S2, S7, S8, S13, S15 and for landmark pooling S3 and S4 (the
+image repeats once per pair, and turns on S1, S2, S7, S8, S13, S15 and for landmark pooling S3 and S4 (the
 row is of January 2020, after PyTorch 1.3: S5 stays off); see docs/faithful.md. `tiny=true` runs the same
-system on a laptop, on synthetic pictures.
+system on a laptop, on synthetic images.
 """
 
 from experiments import common

@@ -22,10 +22,10 @@ with global pooling (global_retriever_vgg_loss_id.py was used with that row's fi
 | `id` | item | {global,roi}_retriever_vgg_loss_id.py |
 
 Pairs are trained where upstream's training set looks for triplets (`find_three`): not in the VGG-16 configs
-with global pooling, whose `triplet` is therefore the item alone. A batch in triplets has three pictures per
+with global pooling, whose `triplet` is therefore the item alone. A batch in triplets has three images per
 image of upstream's count. Constants: configs/retriever_in_shop/*.py. `faithful=zoo` turns on S1, S2, S13 and
 for landmark pooling S3 with the images per GPU, S4, S5 (rows of 2019) and S6; see docs/faithful.md.
-`tiny=true` runs the same system on a laptop, on synthetic pictures.
+`tiny=true` runs the same system on a laptop, on synthetic images.
 """
 
 from experiments import common

@@ -14,8 +14,8 @@
 
 Constants: configs/landmark_detect/landmark_detect_{vgg,resnet}.py (rate 1e-6 on squared pixels).
 `faithful=zoo` turns on S1, S2, S9, S10 and S11, the last with the test batch of 128 (VGG) or 64 (ResNet)
-pictures; see docs/faithful.md. `head=heatmap` trains by AdamW with a cosine rate, ours, not tuned on the
-benchmark. `tiny=true` runs the same system on a laptop, on synthetic pictures.
+images; see docs/faithful.md. `head=heatmap` trains by AdamW with a cosine rate, ours, not tuned on the
+benchmark. `tiny=true` runs the same system on a laptop, on synthetic images.
 """
 
 from experiments import common

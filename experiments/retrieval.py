@@ -14,10 +14,10 @@ A unit embedding of 512 values on the averaged last map, AdamW, a cosine rate, m
 | `batch_hard` | farthest positive against nearest negative, margin 0.1 (ours) | Hermans et al. 2017 |
 | `info_nce` | every positive against the batch, temperature 0.07 | Khosla et al. 2020 |
 
-Batches hold 4 pictures of each item (in consumer-to-shop of both views) and are compared over all devices.
+Batches hold 4 images of each item (in consumer-to-shop of both views) and are compared over all devices.
 `backbone` is resnet50, vit_s16 or vit_b16; `pool=landmark` adds features pooled at annotated landmarks.
 Batch, rates and epochs are ours and not tuned on the benchmarks. `tiny=true` runs on a laptop, on synthetic
-pictures.
+images.
 """
 
 from experiments import common

@@ -1,4 +1,4 @@
-"""Photos → garments: COCO results, annotated pictures and cut-outs, or a database of segmented images.
+"""Photos → garments: COCO results, annotated images and cut-outs, or a database of segmented images.
 
     fashionjax segment photos/*.jpg --checkpoint=runs/parsing --out=segmented
     fashionjax segment photos/ --checkpoint=runs/kfashion --database=garments
@@ -37,7 +37,7 @@ from fashionjax.runtime import parallel, progress
 INDEX, ORIGIN = "index.jsonl", "segmented.json"
 LAYOUTS = ("fashionjax", "upstream")
 LISTED = 0.05  # scores from here on are in detections.json
-SHOWN = (480, 1280)  # longer side of an annotated picture, at least and at most
+SHOWN = (480, 1280)  # longer side of an annotated image, at least and at most
 
 
 class Labels(NamedTuple):
@@ -79,7 +79,7 @@ def objects_of(item: segmenter.Segmented, labels: Labels) -> list[dict[str, Any]
 def write_results(
     item: segmenter.Segmented, name: str, out: Path, labels: Labels, score: float
 ) -> list[dict]:
-    """The annotated picture and the cut-outs of an image; → its objects."""
+    """The annotated image and the cut-outs of an image; → its objects."""
     objects = objects_of(item, labels)
     shown = [entry for entry in objects if entry["score"] >= score]
     for entry in shown:
@@ -169,7 +169,9 @@ def read_index(folder: Path) -> dict[str, dict]:
             entry = json.loads(line)
             found[entry["image"]] = entry
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}, line {number}: no JSON object with `image`; remove the line") from error
+            raise UserError(
+                f"{path}, line {number}: expected a JSON object with `image`; remove the line"
+            ) from error
     return found
 
 
@@ -213,7 +215,7 @@ def _check_origin(folder: Path, origin: dict[str, Any]) -> None:
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path}: is no JSON; give another folder") from error
+        raise UserError(f"{path}: not valid JSON; give another folder") from error
     changed = [name for name in origin if before.get(name) != origin[name]]
     if changed:
         raise UserError(
@@ -253,7 +255,7 @@ def write_coco(folder: Path, paths: Sequence[str], labels: Labels) -> Path:
 # ------------------------------------------------------------------------------ the command
 def add_flags() -> None:
     flags.DEFINE_string("checkpoint", None, "the --workdir of a training run of a detector")
-    flags.DEFINE_string("out", None, "folder of detections.json, annotated pictures and cut-outs")
+    flags.DEFINE_string("out", None, "folder of detections.json, annotated images and cut-outs")
     flags.DEFINE_string("database", None, "folder of a database of segmented images, instead of --out")
     flags.DEFINE_enum("layout", LAYOUTS[0], LAYOUTS, "of --database; upstream: NAME/CLASS.png on white")
     flags.DEFINE_integer("fit", 0, "longer side of the database's images; 0: as in the photo", lower_bound=0)

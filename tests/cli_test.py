@@ -39,7 +39,7 @@ def test_a_reader_that_stops_reading_ends_a_command_quietly(flush):
         (["--config=experiments/landmarkz.py"], "No such file or directory: 'experiments/landmarkz.py'"),
         (["--config=experiments"], "Is a directory: 'experiments'"),
         (["--config=experiments/landmarks.py:tinny=true"], "tinny=true: unknown config argument 'tinny'"),
-        (["--config=experiments/demo.py:steps=x"], "config argument steps='x' is no int"),
+        (["--config=experiments/demo.py:steps=x"], "config argument steps='x': expected int"),
         (["--config=experiments/demo.py", "--config.nope=1"], "unknown config field nope"),
         (["--config=experiments/demo.py", "--config.workers=many"], "many"),
         (

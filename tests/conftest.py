@@ -27,7 +27,7 @@ def compilation_cache():
 
 @pytest.fixture(scope="session")
 def synthetic_dir(tmp_path_factory) -> Path:
-    """A data_dir with synthetic_fashion/attributes: 48 train, 21 val, 13 test pictures of 64 px."""
+    """A data_dir with synthetic_fashion/attributes: 48 train, 21 val, 13 test images of 64 px."""
     folder = tmp_path_factory.mktemp("data")
     builders.prepare("synthetic_fashion/attributes", data_dir=folder, overrides=SYNTHETIC, progress=False)
     return folder

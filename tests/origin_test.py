@@ -32,7 +32,7 @@ def test_the_label_says_where_weights_and_records_came_from():
 
 @pytest.mark.slow
 def test_a_run_remembers_its_origin(synthetic_dir, tmp_path):
-    """What imported weights or synthetic pictures made stays so in every run that goes on from it."""
+    """What imported weights or synthetic images made stays so in every run that goes on from it."""
     assert train_to_its_end(tmp_path / "run", synthetic_dir, steps=2).returncode == 0
     (file,) = (tmp_path / "run" / "checkpoints" / "2").glob("config/metadata")
     config = json.loads(file.read_text())

@@ -78,7 +78,7 @@ def test_scores_are_softmax_and_sigmoid_best_first():
 def test_one_bad_photo_does_not_stop_the_others(tmp_path):
     good = [photo(tmp_path / f"{i}.png") for i in range(5)]
     text = tmp_path / "text.jpg"
-    text.write_text("no picture")
+    text.write_text("no image")
     paths = [*good[:2], str(text), *good[2:], str(tmp_path / "missing.jpg")]
     predictor, batches = fixed(batch_size=3, category_logits=[0.0, 1.0, 2.0])
     records = [found.to_dict() for found in predict.predict(paths, predictor)]

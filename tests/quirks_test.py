@@ -240,7 +240,7 @@ def test_s9_has_the_floors_of_a_double_sigmoid():
 
 
 def test_s11_averages_every_20th_batch():
-    """Errors 0.1 in batch 0, 0.3 in batch 20, 5 elsewhere, two pictures a batch: 0.2."""
+    """Errors 0.1 in batch 0, 0.3 in batch 20, 5 elsewhere, two images a batch: 0.2."""
     error = np.full(21, 5.0)
     error[[0, 20]] = 0.1, 0.3
     predicted = np.zeros((42, 1, 2), np.float32)

@@ -81,7 +81,7 @@ def read_meta(
         raise text.error(None, f"no entry {dataset!r} with ATTRIBUTES and ATTRIBUTES_NUM")
     names, counts = content.get("ATTRIBUTES"), content.get("ATTRIBUTES_NUM")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise text.error(None, f"{dataset}: ATTRIBUTES is no list of names")
+        raise text.error(None, f"{dataset}: ATTRIBUTES is not a list of names")
     values = content.get("ATTRIBUTES_VALUES", {})
     found = []
     for name in names:

@@ -7,7 +7,7 @@ A report belongs to a row when its label is not synthetic and
   split is the row's,
 - no other row fits as well.
 
-Anything else that could change the number (records left out, picture size, optimiser …) keeps it in the row
+Anything else that could change the number (records left out, image size, optimiser …) keeps it in the row
 with a remark. Results measured with other quirks than the row's stay apart from those with the
 row's. A report that misses the rule is listed with what differs, and not placed.
 """
@@ -117,7 +117,7 @@ def load(path: str | Path = FILE) -> Zoo:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise UserError(f"{path}: is no JSON ({error})") from error
+        raise UserError(f"{path}: not valid JSON ({error})") from error
     _check(path, "", content, {"document": dict, "initial_weights": dict, "tables": list, "rows": list})
     for i, table in enumerate(content["tables"]):
         _check(path, f"tables[{i}]", table, {"id": str, "title": str})

@@ -1,6 +1,6 @@
-"""One record → fixed-size arrays, in numpy: the picture and everything that is placed in it move together.
+"""One record → fixed-size arrays, in numpy: the image and everything that is placed in it move together.
 
-A frame is the region of the picture that the model sees, xyxy in pixels of the stored picture. Boxes are in
+A frame is the region of the image that the model sees, xyxy in pixels of the stored image. Boxes are in
 pixels, landmarks in [0, 1]; after `place` both refer to the frame.
 """
 
@@ -20,7 +20,7 @@ VISIBLE = 0  # DeepFashion's code; 1 occluded, 2 cut off, 3 no such landmark on 
 
 
 def picture(record: Example) -> np.ndarray:
-    """The record's picture, uint8 [h w 3], from encoded bytes or as it is."""
+    """The record's image, uint8 [h w 3], from encoded bytes or as it is."""
     image = record["image"]
     if isinstance(image, np.ndarray) and image.ndim == 3:
         return image
@@ -32,8 +32,8 @@ def whole_frame(image: np.ndarray) -> np.ndarray:
 
 
 def box_frame(image: np.ndarray, box: np.ndarray, margin: float) -> np.ndarray:
-    """The box grown by `margin` pixels on each side and clipped to the picture (MMFashion: 10 pixels for
-    attributes and landmarks, 20 for retrieval); the whole picture when nothing is left."""
+    """The box grown by `margin` pixels on each side and clipped to the image (MMFashion: 10 pixels for
+    attributes and landmarks, 20 for retrieval); the whole image when nothing is left."""
     grown = np.asarray(box, np.float32) + np.asarray([-margin, -margin, margin, margin], np.float32)
     height, width = image.shape[:2]
     frame = np.clip(grown, 0, [width, height, width, height]).astype(np.float32)
@@ -47,7 +47,7 @@ def resize_frame(image: np.ndarray, frame: np.ndarray, size: int) -> np.ndarray:
 
 
 def landmarks_in_frame(landmark: np.ndarray, image: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    """[k 2] in [0, 1] of the picture → of the frame; points outside get coordinates outside [0, 1]."""
+    """[k 2] in [0, 1] of the image → of the frame; points outside get coordinates outside [0, 1]."""
     size = np.asarray([image.shape[1], image.shape[0]], np.float32)
     return ((np.asarray(landmark, np.float32) * size - frame[:2]) / (frame[2:] - frame[:2])).astype(
         np.float32
@@ -55,10 +55,10 @@ def landmarks_in_frame(landmark: np.ndarray, image: np.ndarray, frame: np.ndarra
 
 
 def place(record: Example, frame: np.ndarray, image: np.ndarray, size: int) -> Example:
-    """The frame as a picture of one size, and the record's landmarks and box in it.
+    """The frame as an image of one size, and the record's landmarks and box in it.
 
     → image u8 [size size 3], frame f32 [4], and where the record has them landmark f32 [k 2],
-    visibility f32 [k] (1 = visible and inside the frame), box f32 [4] in pixels of the new picture.
+    visibility f32 [k] (1 = visible and inside the frame), box f32 [4] in pixels of the new image.
     """
     example = {"image": resize_frame(image, frame, size), "frame": frame.astype(np.float32)}
     if "landmark" in record:
@@ -85,7 +85,7 @@ def rng_of(seed: int, record: Example) -> np.random.Generator:
 def zoo_frame(image: np.ndarray, box: np.ndarray, margin: float, *, clip: bool) -> np.ndarray:
     """The box grown by `margin` in whole pixels, clipped at 0 and, with `clip`, at the far edges.
 
-    Without `clip` (all of MMFashion's datasets but consumer-to-shop) it may reach outside the picture.
+    Without `clip` (all of MMFashion's datasets but consumer-to-shop) it may reach outside the image.
     """
     x1, y1, x2, y2 = (int(side) for side in box)
     margin = int(margin)
@@ -119,12 +119,12 @@ def place_at_random(
     shrink: bool = True,
     flip_order: Callable[[int], np.ndarray] | None = None,
 ) -> Example:
-    """MMFashion's chain for every picture, in training as in evaluation (quirk S1): crop the frame (black
-    outside the picture), shrink it to fit `size` (Lanczos, aspect kept, never enlarged), random resized crop
+    """MMFashion's chain for every image, in training as in evaluation (quirk S1): crop the frame (black
+    outside the image), shrink it to fit `size` (Lanczos, aspect kept, never enlarged), random resized crop
     (bilinear), flip.
 
     → image, frame, landmark and visibility as `place`; with `move` False (quirk S2) the landmarks stay in
-    the frame as if it had been stretched to the picture; with `shrink` False (outfits) the crop is taken from
+    the frame as if it had been stretched to the image; with `shrink` False (outfits) the crop is taken from
     the frame as it is. `flip_order` (number of slots → slot that each takes its value from) exchanges left
     and right landmarks; None: neighbours. Source: mmfashion/datasets/attr_dataset.py.
     """
@@ -164,7 +164,7 @@ def _move_points(landmark, visibility, whole, crop, flip: bool, flip_order=None)
 
 
 def twice_scaled(record: Example, frame: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Switch S4: landmarks [k 2] relative to the frame's corner over the size of the whole picture, scaled to
+    """Switch S4: landmarks [k 2] relative to the frame's corner over the size of the whole image, scaled to
     the 7-cell plane and then, as if they were pixels of 224, to the plane again. Points that are not visible
     are 0 0, as the original's prepare scripts write them."""
     size = np.asarray([image.shape[1], image.shape[0]], np.float32)

@@ -105,7 +105,7 @@ def pairs_of(pair_id: np.ndarray, view: np.ndarray, item: np.ndarray) -> Pairs:
             sides[int(side)][int(pair)] = row
     numbers = sorted(sides[SHOP].keys() & sides[CONSUMER].keys())
     if not numbers:
-        raise UserError("no pair of a consumer's and a shop's picture is in this split")
+        raise UserError("no pair of a consumer's and a shop's image is in this split")
     consumer = np.asarray([sides[CONSUMER][p] for p in numbers])
     shop = np.asarray([sides[SHOP][p] for p in numbers])
     last = dict(zip(consumer.tolist(), shop.tolist(), strict=True))
@@ -119,8 +119,8 @@ def pair_triplets(
 ) -> Sampler:
     """Consumer, shop, other shop at consecutive positions; an epoch has every pair once.
 
-    Positive: the shop's picture that the consumer's is paired with last. Negative: a pair drawn uniformly
-    until its item differs, then the shop's picture of a uniform pair of that item. `halved_label` [n], a
+    Positive: the shop's image that the consumer's is paired with last. Negative: a pair drawn uniformly
+    until its item differs, then the shop's image of a uniform pair of that item. `halved_label` [n], a
     label per record, turns quirk S7 on: the label of pair i is that of pair i // 2. Source:
     mmfashion/datasets/Consumer_to_shop.py.
     """

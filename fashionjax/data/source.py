@@ -33,7 +33,7 @@ class Split:
     """One split of a prepared dataset: `len`, `split[i]`, whole columns, label names.
 
     `split[i]` is a dict of numpy values as the builder stored them (docs/datasets/ has a card for each
-    dataset); pictures stay encoded bytes. Records are read on demand; the object can be sent to worker
+    dataset); images stay encoded bytes. Records are read on demand; the object can be sent to worker
     processes.
     """
 
@@ -140,7 +140,7 @@ def open_split(
 
 def item_names(folder: Path) -> list[str]:
     """The items as a classifier numbers them: the release's item list, or the items of all splits, sorted,
-    of a dataset that has none. The list may hold items without pictures."""
+    of a dataset that has none. The list may hold items without images."""
     listed = _metadata(_builder(Path(folder)).info, "item_names")
     if listed is not None:
         return list(listed)

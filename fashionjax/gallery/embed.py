@@ -69,7 +69,7 @@ def check_model(own: str, given: str, path: str) -> None:
         )
 
 
-# ------------------------------------------------------------------------------ embedding pictures
+# ------------------------------------------------------------------------------ embedding images
 def folder_ids(folder: str) -> list[str]:
     """The images in a folder and its subfolders: their paths in the folder, sorted. Hidden files and folders
     are passed over, and what macOS's archiver adds (`__MACOSX`)."""
@@ -152,7 +152,7 @@ def embed_split(
 
 
 def show_progress(seen: int, total: int, every: int, started: float, what: str = "embedded") -> None:
-    """A line with rate and remaining time, after each `every` of `total` pictures."""
+    """A line with rate and remaining time, after each `every` of `total` images."""
     if total > every and (seen % every == 0 or seen == total):
         elapsed = max(time.monotonic() - started, 1e-9)
         left = progress.clock(elapsed / seen * (total - seen))

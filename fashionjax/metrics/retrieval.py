@@ -128,7 +128,7 @@ class Ranking(NamedTuple):
 
 
 def matched(truth: dict) -> np.ndarray:
-    """[n] bool: False for queries whose item has no picture in the gallery, which cannot be scored."""
+    """[n] bool: False for queries whose item has no image in the gallery, which cannot be scored."""
     if "role" not in truth:
         return np.ones(len(truth["identity"]), bool)
     item, role = _items(truth), truth["role"]
@@ -206,7 +206,7 @@ class RetrievalMetrics:
     def _leave_out(self, rows: dict, kept: np.ndarray) -> None:
         records = rows["index"][~kept] if "index" in rows else np.flatnonzero(~kept)
         queries = int((rows["role"] == QUERY).sum())
-        told = f"{len(records)} of {queries} queries have no picture of their item in the gallery"
+        told = f"{len(records)} of {queries} queries have no image of their item in the gallery"
         if self.context.column is not None:
             item, picture = (self.context.column(name)[records[:TOLD]] for name in ("item_id", "image_id"))
             told += ": " + ", ".join(f"{name} of item {label}" for name, label in zip(picture, item))

@@ -17,7 +17,7 @@ LANDMARK_SOURCES = ("given", "predicted")
 
 
 class PooledFeatures(nn.Module):
-    """Fields and the feature of a model that looks at the whole picture and, with 'roi' pooling, around
+    """Fields and the feature of a model that looks at the whole image and, with 'roi' pooling, around
     landmarks.
 
     pooling          'global', or 'roi': the pooled landmarks are fused with the global feature

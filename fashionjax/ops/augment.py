@@ -24,7 +24,7 @@ class AugmentSettings(NamedTuple):
     """What `augment` does. All numbers are Python numbers, fixed when the step is compiled."""
 
     out_hw: tuple[int, int] = (224, 224)
-    scale: tuple[float, float] = (0.08, 1.0)  # share of the picture's area that a crop covers
+    scale: tuple[float, float] = (0.08, 1.0)  # share of the image's area that a crop covers
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of a crop
     flip: float = 0.5  # probability
     brightness: float = 0.0
@@ -67,7 +67,7 @@ def random_resized_crop_box(rng, hw, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
     hw = jnp.asarray(hw)
     found, box = _random_box(rng, hw, scale, ratio)
     h, w = hw[0].astype(jnp.float32), hw[1].astype(jnp.float32)
-    # Of a picture that is too narrow keep the width, of one that is too wide the height.
+    # Of an image that is too narrow keep the width, of one that is too wide the height.
     full_h = jnp.where(w / h < ratio[0], jnp.round(w / ratio[0]), h)
     full_w = jnp.where(w / h > ratio[1], jnp.round(h * ratio[1]), w)
     x, y = jnp.floor((w - full_w) / 2), jnp.floor((h - full_h) / 2)
@@ -97,7 +97,7 @@ def resize_matrix(start, stop, out: int, size: int, low, high, flip=False):
 
 def _crop_matrices(hw, crop, flip, out_hw, image_hw, within_crop):
     """The two matrices ([out_h h], [out_w w]) of one crop; source pixels from the crop or from the whole
-    picture.
+    image.
     """
     x0, y0, x1, y1 = crop[0], crop[1], crop[2], crop[3]
     bounds_y = (jnp.floor(y0), jnp.ceil(y1)) if within_crop else (0, image_hw[0])
@@ -113,7 +113,7 @@ def crop_flip_resize(image, crop, flip, out_hw, image_hw=None, *, within_crop=Tr
 
     within_crop=True resamples the crop alone, as Pillow's crop() then resize() (torchvision); False lets the
     filter reach past the crop's edge, as Pillow's resize(box=crop). image_hw: the part of the canvas that
-    holds the picture.
+    holds the image.
     """
     h, w, _ = image.shape
     rows, columns = _crop_matrices(
@@ -133,7 +133,7 @@ def crop_flip_resize_mask(mask, crop, flip, out_hw, image_hw=None):
 
 
 def crop_flip_points(point, crop, flip, image_hw):
-    """point [k 2] xy in [0, 1] of the picture -> (xy [k 2] in [0, 1] of the crop, inside [k] bool).
+    """point [k 2] xy in [0, 1] of the image -> (xy [k 2] in [0, 1] of the crop, inside [k] bool).
 
     Points that leave the crop keep their coordinates outside [0, 1]. Left and right are not exchanged (see
     `flip_landmark`).
@@ -147,7 +147,7 @@ def crop_flip_points(point, crop, flip, image_hw):
 
 
 def crop_flip_boxes(box, crop, flip, out_hw):
-    """box [... 4] xyxy pixels of the picture -> (box [... 4] in pixels of the output, clipped; valid [...]
+    """box [... 4] xyxy pixels of the image -> (box [... 4] in pixels of the output, clipped; valid [...]
     bool).
 
     valid is False where nothing of the box is left inside the crop; such a box has no area.
@@ -165,7 +165,7 @@ def crop_flip_boxes(box, crop, flip, out_hw):
 
 
 def flip_order(slots: int, pairs: Sequence[Sequence[int]] | None = None) -> np.ndarray:
-    """[slots] i32: which slot each takes its value from in a mirrored picture. `pairs` are the (left, right)
+    """[slots] i32: which slot each takes its value from in a mirrored image. `pairs` are the (left, right)
     slots that a flip exchanges; None: neighbours, (0, 1), (2, 3), …, of the DeepFashion releases."""
     order = np.arange(slots, dtype=np.int32)
     for left, right in zip(order[::2], order[1::2]) if pairs is None else pairs:
@@ -316,7 +316,7 @@ def augment(rng, example: Mapping, settings: AugmentSettings | Mapping = Augment
 
     example: image [h w 3] uint8, and any of landmark [k 2] xy in [0, 1], visibility [k] (1 visible),
     landmark_state [k] (DeepFashion's code: slots change places in a flip, values stay), box [4] or [n 4] xyxy
-    pixels, mask [h w] or [n h w] of 0/1, image_hw [2] (height and width of the picture when it fills only the
+    pixels, mask [h w] or [n h w] of 0/1, image_hw [2] (height and width of the image when it fills only the
     top-left of the canvas; becomes out_hw). Returns the same keys, image [out_h out_w 3]
     normalised. A box adds `box_valid` (False once nothing is left of it; combined with one that was there).
     Other keys pass unchanged.

@@ -12,7 +12,7 @@ from einops import rearrange
 def sample_positions(coordinate, size: int, *, samples: int, crop: int, align_corners: bool):
     """Feature-pixel positions of the samples along one axis.
 
-    coordinate [k] in [0, 1] of the picture -> positions [k samples], clamped to [0, size - 1].
+    coordinate [k] in [0, 1] of the image -> positions [k samples], clamped to [0, size - 1].
     `crop` is the side of the plane on which neighbouring samples lie one cell apart: with samples=2, crop=7
     on a 7-cell axis they are l - 1 and l for l = 7 * coordinate (align_corners=False), 6(l -+ 1)/7
     otherwise.
@@ -41,10 +41,10 @@ def interpolation_matrix(position, size: int):
 
 
 def landmark_pool(feature, landmark, *, samples: int = 2, crop: int = 7, align_corners: bool = False):
-    """feature [h w c], landmark [k 2] (x, y in [0, 1] of the picture) -> pooled [k c], dtype of `feature`.
+    """feature [h w c], landmark [k 2] (x, y in [0, 1] of the image) -> pooled [k c], dtype of `feature`.
 
     Takes samples x samples bilinear samples per landmark and keeps the maximum per channel. Landmarks
-    outside the picture clamp to its border; unused slots at (0, 0) pool the top-left corner, as in the
+    outside the image clamp to its border; unused slots at (0, 0) pool the top-left corner, as in the
     original. Differentiable in both arguments; of equal samples the first in row-major order takes the
     gradient, as in torch's max-pool.
 

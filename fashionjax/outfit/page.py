@@ -26,7 +26,7 @@ LEGEND = (
 
 
 def matrix(items: Sequence[Item], distance: np.ndarray, weakest: tuple[int, int] | None) -> np.ndarray:
-    """distance [n n], of which the part below the diagonal is read → the picture, uint8 [h w 3].
+    """distance [n n], of which the part below the diagonal is read → the image, uint8 [h w 3].
 
     Row i and column j < i are items i and j, with their images at the left and below.
     """

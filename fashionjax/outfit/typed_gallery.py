@@ -31,7 +31,7 @@ UNKNOWN = -1  # until the given type is filled in
 
 class TypedGallery(NamedTuple):
     """embedding [g d] float32, category [g] i32 into `types`, id [g]; source and record [g] i32 lead to the
-    pictures: {"folder": path}, where ids are paths in it, or {"dataset", "split", "data_dir"}."""
+    images: {"folder": path}, where ids are paths in it, or {"dataset", "split", "data_dir"}."""
 
     embedding: np.ndarray
     category: np.ndarray

@@ -1,1 +1,1 @@
-"""What a person looks at: pages, pictures, curves and tables, with the JSON twin of each report."""
+"""What a person looks at: pages, drawings, curves and tables, with the JSON twin of each report."""

@@ -13,7 +13,7 @@ from fashionjax.errors import UserError
 from fashionjax.metrics import classification, landmarks
 from fashionjax.metrics.collect import Rows
 
-SIDE = 24  # pixels of the pictures that the linear model sees
+SIDE = 24  # pixels of the images that the linear model sees
 TRAIN_CAP = 6000  # training examples that are used at most
 LABELS = ("category", "attribute", "landmark", "visibility")
 BINS = 8  # per channel of the colour histogram
@@ -25,14 +25,14 @@ DEFINITIONS = {
     "linear_pixels": f"ridge regression on {SIDE}×{SIDE} RGB pixels, at most {TRAIN_CAP:,} training images, "
     "strength chosen on a fifth of them",
     "mean_landmark": "the mean position of each slot's visible training landmarks",
-    "colour_histogram": f"cosine of the square roots of {BINS}×{BINS}×{BINS} RGB histograms of the pictures "
+    "colour_histogram": f"cosine of the square roots of {BINS}×{BINS}×{BINS} RGB histograms of the images "
     "that the model is given (outfits: their Euclidean distance, which orders alike)",
     "untrained": "Euclidean distance of the same network's embeddings before training",
 }
 
 
 def gather(examples: Iterable[Mapping], cap: int | None = None) -> dict[str, np.ndarray]:
-    """Preprocessed examples (image uint8 [h w 3] and labels) → arrays [n …], pictures shrunk as they come.
+    """Preprocessed examples (image uint8 [h w 3] and labels) → arrays [n …], images shrunk as they come.
 
     Memory is about 2 kB an example. `cap` stops the iteration; give examples in random order with it.
     """

@@ -1,4 +1,4 @@
-"""What an evaluation of outfits finds beyond the numbers: every question with its answers, pictures of
+"""What an evaluation of outfits finds beyond the numbers: every question with its answers, images of
 some, a table per pair of types, and what colours or an untrained network would answer."""
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _number(score: float) -> float | None:
 def panels(config, found: Found, images: Images) -> list[Panel]:
     """Grids of questions, the ROC curve, accuracy per type of the blank, a table per pair of types.
 
-    `images` gives the picture of a record.
+    `images` gives the image of a record.
     """
     judged, names = found.judged, found.types
     result: list[Panel] = [

@@ -1,4 +1,4 @@
-"""What a model says, drawn on pictures: landmarks, boxes, captions, contact sheets. uint8 [h w 3] in and out.
+"""What a model says, drawn on images: landmarks, boxes, captions, contact sheets. uint8 [h w 3] in and out.
 
 Colours are Okabe and Ito's, told apart with every common colour blindness; shapes say the same a second time:
 left landmarks are round, right ones square, hollow ones were predicted invisible, wrong results are crossed.
@@ -48,7 +48,7 @@ def landmarks(
 
     Slots come in left/right pairs (even slot left, odd right). Visible truths are drawn, each with a line to
     its prediction; predictions of truly unused or hidden slots are drawn only where no truth is given. Points
-    outside the picture are held at its border.
+    outside the image are held at its border.
     """
     height, width = image.shape[:2]
     radius = max(3.0, 0.014 * max(height, width))
@@ -143,7 +143,7 @@ def contact_sheet(
     captions: Sequence[str] | None = None,
     side: int = 160,
 ) -> np.ndarray:
-    """A query and its ranked results, uint8 [h w 3] each of any size → one picture, uint8 [h w 3].
+    """A query and its ranked results, uint8 [h w 3] each of any size → one image, uint8 [h w 3].
 
     `correct` frames each result green with a tick or vermilion with a cross; None leaves it plain.
     `captions` (one for the query, then one a result) stand below.
@@ -211,7 +211,7 @@ def _composite(image: np.ndarray, layer: Image.Image) -> np.ndarray:
 
 
 def _mark(pen: ImageDraw.ImageDraw, centre, radius: float, colour, *, left: bool, hollow: bool) -> None:
-    """A disc or a square in a white rim; hollow: the rim and a ring of colour, the picture shows through."""
+    """A disc or a square in a white rim; hollow: the rim and a ring of colour, the image shows through."""
     draw = pen.ellipse if left else pen.rectangle
     radius = radius if left else radius * 0.88  # about equal areas
 
@@ -237,7 +237,7 @@ def _tag(pen: ImageDraw.ImageDraw, text: str, corner, colour, size: int) -> None
 
 
 def _cell(picture: np.ndarray, text: str, mark: bool | None, side: int, bold: bool) -> np.ndarray:
-    """One picture centred in a square with its frame, and the caption below: uint8 [side+text side 3]."""
+    """One image centred in a square with its frame, and the caption below: uint8 [side+text side 3]."""
     line = max(14, side // 9)
     frame = max(3, side // 32)
     cell = Image.new("RGB", (side, side + line + 4), PAPER)

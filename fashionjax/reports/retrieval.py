@@ -1,5 +1,5 @@
-"""What a retrieval evaluation finds, beyond the numbers: the ids of the nearest gallery pictures of every
-query, a picture grid of queries with their top five, a table per category."""
+"""What a retrieval evaluation finds, beyond the numbers: the ids of the nearest gallery images of every
+query, an image grid of queries with their top five, a table per category."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def write(out: str | os.PathLike, found: Ranking, truth: dict, ids: Sequence[str
 def panels(found: Ranking, truth: dict, names: Sequence[str], images: Images, ids: Sequence[str]) -> list:
     """Grids of queries (evenly spread, and those whose first match comes last), recall by k, per category.
 
-    `images` gives the picture of a row, `names` those of the categories ([] where there are none).
+    `images` gives the image of a row, `names` those of the categories ([] where there are none).
     """
     first = np.asarray([ranks.min() for ranks in found.ranks])
     spread = np.unique(np.linspace(0, len(first) - 1, min(QUERIES, len(first))).round().astype(int))

@@ -179,7 +179,9 @@ def loss_terms(config: ConfigDict, outputs: dict, batch: Batch, params: dict) ->
     anchor = every
     if _in_triplets(config):
         if len(outputs["embedding"]) % 3:
-            raise UserError(f"{len(outputs['embedding'])} pictures a device are no triplets; use 3, 6, 9, …")
+            raise UserError(
+                f"per-device batch of {len(outputs['embedding'])} images is not a multiple of 3 (triplets)"
+            )
         anchor = {name: value[::3] for name, value in every.items() if getattr(value, "ndim", 0)}
         anchor["example_weight"] = _weight(anchor["example_weight"] > 0)
         whole = rearrange(every["example_weight"], "(b t) -> t b", t=3).min(axis=0) > 0
@@ -255,7 +257,7 @@ TERMS = {
 
 # ------------------------------------------------------------------------------ evaluation
 def metrics(config: ConfigDict, context: Context) -> retrieval.RetrievalMetrics:
-    """Every retrieval metric; under quirk S15 a picture counts once per pair it is in."""
+    """Every retrieval metric; under quirk S15 an image counts once per pair it is in."""
     return retrieval.RetrievalMetrics(context, per_pair=quirks.on(config, "s15_gallery_per_pair"))
 
 

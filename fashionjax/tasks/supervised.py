@@ -1,4 +1,4 @@
-"""What tasks with one flax model and labelled pictures share: records → arrays, augmentation, the record."""
+"""What tasks with one flax model and labelled images share: records → arrays, augmentation, the record."""
 
 from __future__ import annotations
 
@@ -126,8 +126,8 @@ def mixed_terms(terms_of: Callable, batch: Batch, share: jax.Array, partner: jax
 def make_preprocess(config: ConfigDict) -> Callable:
     """(record, rng | None) → image u8 [s s 3] and the labels the record has, placed in the frame.
 
-    The frame is the whole picture or, with `config.crop_box`, the box grown by `config.box_margin` pixels.
-    For training (rng given) the picture is `config.canvas_size` wide, so that the device's random crop finds
+    The frame is the whole image or, with `config.crop_box`, the box grown by `config.box_margin` pixels.
+    For training (rng given) the image is `config.canvas_size` wide, so that the device's random crop finds
     pixels to choose from; otherwise `config.image_size`. Under quirk S1 both are MMFashion's random chain.
     """
     s1, s2, s4, s6, s8 = (quirks.on(config, name) for name in PREPROCESSED)
@@ -169,7 +169,7 @@ def make_preprocess(config: ConfigDict) -> Callable:
 def make_augment(config: ConfigDict) -> Callable[[Batch, jax.Array], Batch]:
     """(batch, rng) → the batch as the model sees it in training; an example draws from fold_in(rng, slot).
 
-    Under quirk S1 the pictures were cropped and flipped when they were read.
+    Under quirk S1 the images were cropped and flipped when they were read.
     """
     if quirks.on(config, "s1_random_crop_at_test"):
         return lambda batch, rng: augment.prepare_eval(batch, config.dtype, normalisation(config))

@@ -28,7 +28,7 @@ _CORES = ("numpy.core", "numpy._core")  # numpy 1 and 2
 class _DType(StandIn):
     def __init__(self, name: Any):
         if not isinstance(name, str) or not _KIND.fullmatch(name):
-            raise PickleRefused(f"an array of {str(name)[:40]!r}, which are no numbers")
+            raise PickleRefused(f"an array of {str(name)[:40]!r}, which are not numbers")
         self.dtype = np.dtype(name)
 
     def set_state(self, state: Any) -> None:

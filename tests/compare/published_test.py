@@ -219,7 +219,7 @@ def test_unreadable_zoo_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         published.load(tmp_path / "none.json")
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(UserError, match="is no JSON"):
+    with pytest.raises(UserError, match="not valid JSON"):
         published.load(tmp_path / "bad.json")
 
 
@@ -229,7 +229,7 @@ def test_unreadable_zoo_is_refused(tmp_path):
         ("demo", "must be experiments/NAME.py"),
         ("experiments/../x.py", "must be experiments/NAME.py"),
         ("experiments/nothing_here.py:a=1", "there is no experiments/nothing_here.py"),
-        ("experiments/demo.py:steps=many", "is no int"),
+        ("experiments/demo.py:steps=many", "expected int"),
     ],
 )
 def test_config_that_cannot_be_loaded_is_named(config, told):

@@ -16,7 +16,7 @@ from fashionjax.errors import UserError
 
 
 def gradient(height=40, width=60):
-    """A picture without symmetry: red grows to the right, green downwards, a blue corner top left."""
+    """An image without symmetry: red grows to the right, green downwards, a blue corner top left."""
     y, x = np.mgrid[:height, :width]
     image = np.stack([255 * x / (width - 1), 255 * y / (height - 1), 0 * x], -1).astype(np.uint8)
     image[: height // 4, : width // 4, 2] = 255
@@ -225,7 +225,7 @@ def test_transparency_is_laid_on_white():
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_rotation_is_applied(format, orientation):
-    """Store the picture turned the other way: the reader must give back the upright one."""
+    """Store the image turned the other way: the reader must give back the upright one."""
     undo = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
     upright = Image.fromarray(gradient())
     stored = upright

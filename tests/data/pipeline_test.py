@@ -10,7 +10,7 @@ from fashionjax.errors import UserError
 
 
 def plain(record, rng):
-    """Label and a random number; no picture."""
+    """Label and a random number; no image."""
     noise = np.float64(0.0 if rng is None else rng.random())
     return {"category": np.int32(record["category"]), "noise": noise}
 

@@ -47,7 +47,7 @@ def test_columns_are_the_records_values(data_dir):
     landmark = split.column("landmark")
     assert landmark.shape == (12, 8, 2)
     np.testing.assert_array_equal(landmark[5], records[5]["landmark"])
-    pairs = split.column("pair_id")  # three of a consumer's picture, one of a shop's
+    pairs = split.column("pair_id")  # three of a consumer's image, one of a shop's
     assert [list(row) for row in pairs] == [list(record["pair_id"]) for record in records]
     assert {len(row) for row in pairs} == {1, 3}
     with pytest.raises(UserError, match="no feature 'colour'"):

@@ -111,4 +111,4 @@ def test_queries_without_a_match_are_named():
     assert accumulator.scored()["index"].tolist() == [2, 3]
     ((records, why),) = told
     assert records == [1]
-    assert why == "1 of 2 queries have no picture of their item in the gallery: img/a.jpg of item id_1"
+    assert why == "1 of 2 queries have no image of their item in the gallery: img/a.jpg of item id_1"

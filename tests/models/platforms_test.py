@@ -44,7 +44,7 @@ def test_accelerators_predict_with_convolutions(resnet, platform):
 
 
 def test_accelerators_train_with_convolutions(resnet):
-    """Forward, input and kernel gradient of each; the picture needs no gradient."""
+    """Forward, input and kernel gradient of each; the image needs no gradient."""
     model, *shapes = resnet
     traced = jax.jit(jax.grad(lambda *x: scalar(model, *x))).trace(*shapes)
     cuda, cpu = counted(traced, "cuda"), counted(traced, "cpu")

@@ -140,7 +140,7 @@ def test_colour_factors():
     got = contrast.astype(np.float64).mean(axis=(1, 2, 3))
     assert_rounded(got, np.full(8, mean), operations=image.size + 8, scale=1)
     assert contrast.std(axis=(1, 2, 3)).std() > 0.005
-    # Colourless pictures have no saturation to change.
+    # Colourless images have no saturation to change.
     assert_rounded(jitter(saturation=0.5), np.broadcast_to(image, (8, 6, 6, 3)), operations=16, scale=1)
     np.testing.assert_array_equal(ops.colour_jitter(jax.random.key(0), image), image)
 

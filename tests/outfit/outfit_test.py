@@ -233,7 +233,7 @@ def test_the_complete_command(models, looks, gallery, tmp_path):
     assert "top.png: tops (given)" in first.stderr and "24 items" in first.stderr
     assert (tmp_path / "complete.html").read_text().count("<img") == 1 + 9
 
-    moved = gallery.rename(tmp_path / "moved")  # its pictures are not at hand now
+    moved = gallery.rename(tmp_path / "moved")  # its images are not at hand now
     second = run(*line, f"--gallery={saved}", "--missing=hats,shoes,bags")
     moved.rename(gallery)
     assert second.returncode == 0, second.stderr

@@ -1,4 +1,4 @@
-"""The matrix of pairs as a picture, and the page around it."""
+"""The matrix of pairs as an image, and the page around it."""
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def test_matrix():
     picture = outfit_page.matrix(items(), DISTANCE, (1, 2))
     side = outfit_page.CELLS[1]
     assert picture.shape == (3 * side, 3 * side, 3) and picture.dtype == np.uint8
-    for place, colour in (((0, 0), 1), ((1, 0), 2), ((2, 1), 0), ((2, 2), 1)):  # pictures left and below
+    for place, colour in (((0, 0), 1), ((1, 0), 2), ((2, 1), 0), ((2, 2), 1)):  # images left and below
         assert (cell(picture, *place, side)[side // 2, side // 2] == items()[colour].shown[0, 0]).all()
     darkness = {
         (i, j): 255 - cell(picture, i - 1, j + 1, side)[20, 20].mean() for i, j in ((1, 0), (2, 0), (2, 1))

@@ -116,7 +116,7 @@ def test_gather_shrinks_as_it_goes():
 
 
 def test_colour_histograms_find_colours_and_nothing_else():
-    """Red pictures are nearest to red ones whatever their shapes; cosine is the overlap of two histograms."""
+    """Red images are nearest to red ones whatever their shapes; cosine is the overlap of two histograms."""
     red, blue = np.zeros((4, 6, 3), np.uint8), np.zeros((9, 5, 3), np.uint8)
     red[..., 0], blue[..., 2] = 200, 250
     half = np.concatenate([red, np.zeros_like(red)])

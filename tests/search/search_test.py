@@ -44,7 +44,7 @@ def predictor(model):
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """Eleven pictures in two folders; deep/3.png and zz.png are the same."""
+    """Eleven images in two folders; deep/3.png and zz.png are the same."""
     root = tmp_path_factory.mktemp("shop")
     for number in range(10):
         photo(root / ("deep" if number % 2 else ".") / f"{number}.png", number)
@@ -235,7 +235,7 @@ def test_the_command(runs, shop, tmp_path):
     page = (runs["global"] / "search" / "search.html").read_text()
     assert page.count("<img") == 2 * (1 + 3) and "\\udcff.png" in page and "bad.jpg" in page
 
-    own.rename(tmp_path / "moved")  # the pictures are not at hand now
+    own.rename(tmp_path / "moved")  # the images are not at hand now
     second = run(*line, f"--gallery={saved}", f"--out={tmp_path / 'out'}")
     assert [json.loads(text) for text in second.stdout.splitlines()] == records
     assert (tmp_path / "out" / "search.html").read_text().count("image not available") == 6

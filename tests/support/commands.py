@@ -67,7 +67,7 @@ def on_two_hosts(line: list[str], devices: int) -> list[tuple[int, str]]:
 
 
 def damaged_copy(data_dir, to: Path, split: str) -> Path:
-    """A copy of a data_dir in which the first picture of an attributes split is overwritten with zeros."""
+    """A copy of a data_dir in which the first image of an attributes split is overwritten with zeros."""
     shutil.copytree(data_dir, to)
     (file,) = to.glob(f"synthetic_fashion/attributes/**/*{split}.array_record*")
     raw = bytearray(file.read_bytes())

@@ -7,7 +7,7 @@ from fashionjax.runtime import optim, parallel, state
 
 
 def fit(config, batch, steps):
-    """Losses of training on one batch whose pictures stay as they are, without dropout's noise at the end."""
+    """Losses of training on one batch whose images stay as they are, without dropout's noise at the end."""
     config.augment.update({"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0})
     config.canvas_size = config.image_size
     task = tasks.make(config)

@@ -33,7 +33,7 @@ def save_model(workdir: Path, kind: str, seed: int = 0, **fields) -> Path:
 
 
 def photo(path: Path, seed: int) -> str:
-    """A picture of random soft blobs, unlike that of any other seed."""
+    """An image of random soft blobs, unlike that of any other seed."""
     rng = np.random.default_rng(seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     blobs = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))

@@ -126,7 +126,7 @@ def test_only_anchors_are_classified():
 
 @pytest.mark.slow
 def test_batch_losses_do_not_depend_on_the_number_of_devices(monkeypatch):
-    """24 pictures on eight devices and on one: losses see the batch of all devices, gradients agree."""
+    """24 images on eight devices and on one: losses see the batch of all devices, gradients agree."""
     monkeypatch.setattr(nn.Dropout, "__call__", lambda self, x, **_: x)
     config = tiny(retrieval, "loss=proxy_anchor")
     config.loss = {"batch_hard": 1.0, "info_nce": 1.0, "proxy_anchor": 1.0}
@@ -226,12 +226,12 @@ def test_streams_that_cannot_be_ranked(change, told):
 
 
 def test_queries_that_nothing_can_match_are_left_out_with_a_warning(capsys):
-    """As when their item's gallery pictures cannot be read."""
+    """As when their item's gallery images cannot be read."""
     predicted, truth = EXAMPLE
     identity = truth["identity"].copy()
     identity[1] = 99
     found = measure(tiny(), [(predicted, truth | {"identity": identity})])
-    assert "1 of 2 queries have no picture of their item" in capsys.readouterr().err
+    assert "1 of 2 queries have no image of their item" in capsys.readouterr().err
     rows = np.arange(8) != 1
     alone = {name: value[rows] for name, value in truth.items()}
     assert found == measure(tiny(), [({"embedding": predicted["embedding"][rows]}, alone)])
@@ -273,5 +273,5 @@ def test_accumulation_would_cut_triplets():
 def test_triplets_that_do_not_fill_a_device_are_refused():
     config = tiny(argument="backbone=vgg16,pool=landmark")
     labels = {"example_weight": jnp.ones(4), "item_id": jnp.zeros(4, jnp.int32)}
-    with pytest.raises(UserError, match="4 pictures a device are no triplets"):
+    with pytest.raises(UserError, match="batch of 4 images is not a multiple of 3"):
         task_module.loss_terms(config, {"embedding": jnp.zeros((4, 2))}, labels, {})

@@ -33,7 +33,7 @@ TYPES = ["bags", "shoes", "tops"]
 
 
 def shrunk(config, *, rate: float, backbone: str = "vgg11"):
-    """The experiment at the size of the fixtures: whole pictures of 64 px, a warm-up of four steps."""
+    """The experiment at the size of the fixtures: whole images of 64 px, a warm-up of four steps."""
     config.labels = LABELS
     config.image_size = config.canvas_size = 64
     config.augment.update({"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0, "erase": 0.0})

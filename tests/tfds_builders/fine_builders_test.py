@@ -277,7 +277,7 @@ def test_darn_without_an_image_of_a_split(make) -> None:
     [
         ("[1", "not readable as JSON"),
         ("{}", "no entry 'DARN'"),
-        ('{"DARN": {"ATTRIBUTES": "x"}}', "ATTRIBUTES is no list of names"),
+        ('{"DARN": {"ATTRIBUTES": "x"}}', "ATTRIBUTES is not a list of names"),
         ('{"DARN": {"ATTRIBUTES": ["x"], "ATTRIBUTES_NUM": {"x": 0}}}', "no number of values of 'x'"),
         (
             '{"ATTRIBUTES": ["x"], "ATTRIBUTES_NUM": {"x": 2}, "ATTRIBUTES_VALUES": {"x": ["a"]}}',

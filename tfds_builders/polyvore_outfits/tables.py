@@ -118,7 +118,7 @@ def read_items(text: TextFile, wanted: Iterable[str], kinds: Sequence[str]) -> d
 
 def _item(record: Record, entry: Any, kinds: Sequence[str]) -> Item:
     if not isinstance(entry, dict):
-        raise record.error("is no object")
+        raise record.error("expected a JSON object")
     kind = entry.get("semantic_category")
     if kind not in kinds:
         known = ", ".join(kinds)
@@ -218,7 +218,7 @@ def check_titles(text: TextFile) -> None:
         if not is_id(set_id):
             raise record.error("is not the id of a set")
         if not isinstance(entry, dict):
-            raise record.error("is no object")
+            raise record.error("expected a JSON object")
         for field in ("title", "url_name"):
             if type(entry.get(field)) not in (str, int, type(None)):
                 raise record.error(f"{field} is {_shown(entry[field])}; a text is needed")
@@ -236,7 +236,7 @@ def read_compatibility(text: TextFile, split: Split) -> dict[str, list]:
             raise text.error(number, f"{len(refs)} items; a line is a label and at least two references")
         wrong = next((ref for ref in refs if ref not in split.row_of), None)
         if wrong is not None:
-            raise text.error(number, f"reference {wrong[:60]} is no item of {split.text.label}")
+            raise text.error(number, f"reference {wrong[:60]} is not an item of {split.text.label}")
         rows.append([split.row_of[ref] for ref in refs])
         labels.append(int(label))
     if not rows:
@@ -250,7 +250,7 @@ def read_questions(text: TextFile, split: Split) -> dict[str, list]:
     for number, entry in enumerate(read_json(text, list), start=1):
         record = Record(text, f"record {number}")
         if not isinstance(entry, dict):
-            raise record.error("is no object")
+            raise record.error("expected a JSON object")
         question, answers = (_references(record, entry, field, split) for field in ("question", "answers"))
         choices = len(found["answer"][0]) if found["answer"] else len(answers)
         if len(answers) < 2 or len(answers) != choices:
@@ -277,7 +277,7 @@ def _references(record: Record, entry: dict, field: str, split: Split) -> list[s
         raise record.error(f"{field} must be a list with at least one reference")
     for ref in refs:
         if not isinstance(ref, str) or ref not in split.row_of:
-            raise record.error(f"{field}: reference {_shown(ref)} is no item of {split.text.label}")
+            raise record.error(f"{field}: reference {_shown(ref)} is not an item of {split.text.label}")
     return refs
 
 

@@ -40,7 +40,7 @@ CROWD, EMPTY = 10, 9  # every tenth image of coco_instances has a crowd, every n
 
 
 class Shot(NamedTuple):
-    """A picture to take. pair: those of one number show the same clothes."""
+    """An image to take. pair: those of one number show the same clothes."""
 
     path: str
     split: str
@@ -61,7 +61,7 @@ class Drawn(NamedTuple):
 
 # ------------------------------------------------------------------------------ drawing
 def take(name: str, seed: int, shot: Shot) -> tuple[bytes, list[dict[str, Any]]]:
-    """One picture and its annotations as the layout writes them, without ids of images."""
+    """One image and its annotations as the layout writes them, without ids of images."""
     empty = name == "coco_instances" and shot.key % EMPTY == 0
     if empty:
         return _encode(ground.cluttered(rng_of(seed, 41, shot.key), shot.size)), []
@@ -218,7 +218,7 @@ class Layout(NamedTuple):
     long_side: int
     aspect: float  # short side of the long one
     splits: tuple[str, ...]
-    path: Callable[[str, int], str]  # (split, number) → path of the picture below the folder
+    path: Callable[[str, int], str]  # (split, number) → path of the image below the folder
 
 
 def _parsing_path(split: str, number: int) -> str:
@@ -284,7 +284,7 @@ def _take_all(name: str, seed: int, shots: list[Shot]) -> list[tuple[bytes, list
 def write_instances(
     name: str, root: Path, images: int, seed: int, size: int | None, packed: bool, processes: int
 ) -> dict[str, Any]:
-    """Write a layout of `images` pictures (at least one a split) into the folder `root` → the result."""
+    """Write a layout of `images` images (at least one a split) into the folder `root` → the result."""
     shots = _shots(name, images, seed, size or LAYOUTS[name].long_side)
     calls = [(name, seed, shots[start : start + CHUNK]) for start in range(0, len(shots), CHUNK)]
     chunks = records.in_order(_take_all, calls, processes if len(shots) >= 64 else 1)
@@ -303,7 +303,7 @@ def write_instances(
 
 
 def _write_items(name: str, store: Store, taken: Iterator) -> None:
-    """A json beside each picture, but for DeepFashion2's test."""
+    """A json beside each image, but for DeepFashion2's test."""
     for shot, (jpeg, items) in taken:
         store.write(shot.path, jpeg)
         if name == "deepfashion2" and shot.split == "test":

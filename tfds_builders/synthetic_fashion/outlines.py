@@ -14,7 +14,7 @@ def outlines(mask: np.ndarray) -> list[list[int]]:
     padded = np.pad(np.asarray(mask, bool), 1)
     inside = padded[1:-1, 1:-1]
     following: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    # clockwise as seen in the picture, so that the mask lies to the right; neighbour, start, end of the edge
+    # clockwise as seen in the image, so that the mask lies to the right; neighbour, start, end of the edge
     sides = (
         (padded[:-2, 1:-1], (0, 0), (1, 0)),
         (padded[1:-1, 2:], (1, 0), (1, 1)),

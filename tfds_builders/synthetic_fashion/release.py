@@ -7,7 +7,7 @@ NAME[/CONFIG] is as in `prepare`; configs that read the same files share a layou
 names, count and header lines, column-aligned rows and the images (unpacked, or with --zip as Img/img.zip),
 so a builder is exercised from the files a user would have, and SYNTHETIC.txt, by which `prepare` tells them
 from the benchmark. deepfashion_parsing, deepfashion2, kfashion and coco_instances have json files; with
---zip their pictures, or whole splits, are archives. polyvore_outfits is written in one of several forms,
+--zip their images, or whole splits, are archives. polyvore_outfits is written in one of several forms,
 which are the copies that there are (`outfit_release.py`); fashionai, darn and deepfashion_fine show the tops
 of `fine_grained` under ASEN's index files (`fine_release.py`). The last line printed is JSON of what was
 written.

@@ -127,7 +127,7 @@ def bounds(mask: np.ndarray) -> np.ndarray:
 
 
 def _reduced(codes: np.ndarray) -> np.ndarray:
-    """The map at the size of the picture."""
+    """The map at the size of the image."""
     return codes[1 :: paint.SUPERSAMPLE, 1 :: paint.SUPERSAMPLE]
 
 

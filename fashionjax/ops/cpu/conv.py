@@ -141,7 +141,7 @@ def input_gradient(dy, kernel, side: tuple[int, int], stride: int, padding: int)
 def kernel_gradient(x, dy, k: int, stride: int, padding: int):
     """x [b h w c], dy [b h' w' d] -> the gradient of the kernel [k k c d], float32.
 
-    Pictures (three channels) with a stride are first folded, so that a window has rows of `stride * c`
+    Images (three channels) with a stride are first folded, so that a window has rows of `stride * c`
     contiguous numbers: a 7x7 window with stride 2 is a 4x4 window over 12 channels.
     """
     (_, rows, cols, d), c = dy.shape, x.shape[-1]
@@ -206,7 +206,7 @@ def _large_bands(x, dy, k):
 
 def _sum_over_bands(product, x, dy, k, stride, positions):
     """The sum of product(rows of x that a band's windows reach, the band's rows of dy) over the bands of all
-    pictures, each of about `positions` output positions."""
+    images, each of about `positions` output positions."""
     (b, h, w, c), (_, rows, cols, d) = x.shape, dy.shape
     count = max(1, rows * cols // positions)
     band = -(-rows // count)

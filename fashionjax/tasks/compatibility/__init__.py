@@ -137,7 +137,7 @@ def order(config: ConfigDict, column: Callable[[str], np.ndarray]) -> samplers.S
 
 
 def _init(config: ConfigDict, model, rng, batch: Batch):
-    """A batch of bare pictures initialises a text branch for `config.model.text_features` values."""
+    """A batch of bare images initialises a text branch for `config.model.text_features` values."""
     text = batch.get("text")
     if text is None:
         words = config.model.text == "words"

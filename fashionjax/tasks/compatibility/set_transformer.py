@@ -20,7 +20,10 @@ def terms(config: ConfigDict, model, params, model_state, batch: Batch, rng):
     the true item of a blank against such others (`blank`)."""
     spec = config.outfit
     if len(batch["image"]) % spec.slots:
-        raise UserError(f"{len(batch['image'])} pictures a device are no outfits of {spec.slots} slots")
+        count = len(batch["image"])
+        raise UserError(
+            f"per-device batch of {count} images is not a multiple of {spec.slots} (outfit slots)"
+        )
     variables = {"params": params, "batch_stats": model_state}
     outputs, updated = model.apply(variables, batch["image"], train=True, mutable=["batch_stats"])
     model_state = model_state | updated.get("batch_stats", {})

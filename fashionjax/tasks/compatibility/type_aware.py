@@ -42,7 +42,7 @@ class View(NamedTuple):
 def terms(config: ConfigDict, model, table, params, model_state, batch: Batch):
     """table: space of every two categories. -> ({term: unweighted value}, model_state)."""
     if len(batch["image"]) % ROLES:
-        raise UserError(f"{len(batch['image'])} pictures a device are no triplets; use 3, 6, 9, …")
+        raise UserError(f"per-device batch of {len(batch['image'])} images is not a multiple of 3 (triplets)")
     by_role = {
         name: rearrange(batch[name], "(b t) ... -> t b ...", t=ROLES)
         for name in ("image", "text", "has_text", "category", "example_weight")
@@ -114,7 +114,7 @@ def _text_similarity(view: View) -> jax.Array:
 
 
 def _vse(view: View) -> jax.Array:
-    """A text is nearer to its own picture than to the two others of the triplet."""
+    """A text is nearer to its own image than to the two others of the triplet."""
     total = 0.0
     for i in range(ROLES):
         selected = view.has[i] * view.weight
