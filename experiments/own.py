@@ -80,7 +80,7 @@ def labelled(config, backbone: str, labels: list[str]) -> None:
         config.loss.update(weights[label])
     config.label_smoothing = 0.1
     config.blend = (
-        {"mixup": 0.2, "cutmix": 0.4} if "landmark" not in labels else {"mixup": 0.0, "cutmix": 0.0}
+        {"mixup": 0.1, "cutmix": 0.3} if "landmark" not in labels else {"mixup": 0.0, "cutmix": 0.0}
     )
 
 
@@ -98,12 +98,12 @@ def retrieval(config, backbone: str) -> None:
 def modern(config) -> None:
     """What all of them share."""
     config.image_size, config.canvas_size, config.box_margin = 112, 128, 8.0
-    config.augment.update({"scale": (0.35, 1.0), "ratio": (3 / 4, 4 / 3), "flip": 0.5, "erase": 0.25})
+    config.augment.update({"scale": (0.35, 1.0), "ratio": (3 / 4, 4 / 3), "flip": 0.5, "erase": 0.1})
     config.augment.update({"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.05})
     config.model.update({"global_pooling": "average", "features": 256, "normalise_pooled": True})
-    config.model.update({"dropout": 0.0, "dropout_pooled": 0.2, "cells": 1})
+    config.model.update({"dropout": 0.0, "dropout_pooled": 0.1, "cells": 1})
     if config.model.backbone.startswith("resnet"):
-        config.model.backbone_fields.width = 24
+        config.model.backbone_fields.width = 16
     config.batch_size, config.epochs = 64, EPOCHS
     config.optim.update({"optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.05, "schedule": "cosine"})
     config.optim.update({"warmup_steps": 200, "clip_norm": 5.0, "average": 0.998})

@@ -47,6 +47,7 @@ def add_flags() -> None:
     flags.DEFINE_string(
         "labels", "", "of category, attribute and landmark, joined by + (default: all there are)"
     )
+    flags.DEFINE_string("data_dir", "", "folder of the dataset, which runs may share (default: WORKDIR/data)")
     flags.DEFINE_integer("allow_damaged", 0, "leave up to N damaged photos out", lower_bound=0)
     flags.DEFINE_multi_string("set", [], "FIELD=VALUE of the dataset (prepare --set); may be repeated")
     flags.DEFINE_multi_string("field", [], "FIELD=VALUE of the config, optim.lr=0.001; may be repeated")
@@ -70,6 +71,7 @@ def main(argv: list[str]) -> int:
         task=args["task"].value,
         labels=args["labels"].value,
         allow_damaged=args.allow_damaged,
+        data_dir=args["data_dir"].value,
         dataset_fields=parse_overrides(args["set"].value),
         config_fields=dict(_field(text) for text in args.field),
     )

@@ -39,6 +39,7 @@ class Options(NamedTuple):
     task: str = "auto"
     labels: str = ""
     allow_damaged: int = 0
+    data_dir: str = ""  # of the dataset, which several runs may share; "": in the workdir
     dataset_fields: Mapping[str, str] = {}
     config_fields: Mapping[str, str] = {}
 

@@ -37,7 +37,7 @@ def finetune(options: Options) -> dict[str, Any] | None:
         state = plan.read_state(options)
         backbone, initial = plan.initial(options)
         origin = plan.read_source(options)
-        data_dir = str(Path(options.workdir) / "data")
+        data_dir = options.data_dir or str(Path(options.workdir) / "data")
         prepare(options, origin, data_dir)
         photos = source.open_split(origin.dataset, "train", data_dir)
         chosen = plan.arguments(options, origin.dataset, photos, backbone)
