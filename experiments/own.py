@@ -13,8 +13,9 @@
 The recipe for `labels`: a narrow ResNet-18 from nothing, random crops, flips, colour, erased boxes, CutMix
 and mixup, label smoothing, AdamW with a cosine rate, and a moving average of the weights, which is what is
 evaluated. Where classes are uneven (`balance=true`), rare ones are drawn more often, by the square root of
-their number. `backbone=…` is any other, for `--config.init_from`; `freeze=true` keeps its weights, computes
-its features once (`config.feature_views` views of each image) and trains what lies behind them.
+their number. `backbone=…` is any other (`width=0`: as published), for `--config.init_from`; `freeze=true`
+keeps its weights, computes its features once (`config.feature_views` views of each image) and trains what
+lies behind them.
 
 The constants are ours and were not tuned on any split that is reported; docs/own_photos.md has the figures.
 `tiny=true` runs on a laptop, on synthetic images.
@@ -42,6 +43,7 @@ def get_config(arg: str | None = None):
         labels="category",
         form="folders",
         backbone="resnet18",
+        width=-1,
         freeze=False,
         balance=False,
         tiny=False,
@@ -58,6 +60,8 @@ def get_config(arg: str | None = None):
         labelled(config, backbone, args["labels"].split("+"))
         config.class_balance = 0.5 if args["balance"] else 0.0
     modern(config)
+    if args["width"] >= 0 and not backbone.startswith("vit"):
+        config.model.backbone_fields.width = args["width"] or None
     if args["freeze"]:
         freeze(config)
     if args["tiny"]:

@@ -75,8 +75,11 @@ def read_source(options: Options) -> Source:
 
 
 # ------------------------------------------------------------------------------ what is learned
-def arguments(options: Options, dataset: str, train: source.Split, backbone: str) -> dict[str, str]:
-    """The argument of experiments/own.py for this dataset, chosen by its features."""
+def arguments(
+    options: Options, dataset: str, train: source.Split, backbone: Mapping[str, str]
+) -> dict[str, str]:
+    """The argument of experiments/own.py for this dataset, chosen by its features; `backbone` as of
+    `initial`."""
     there = set(train.features)
     task = options.task
     if task == "auto":
@@ -87,7 +90,7 @@ def arguments(options: Options, dataset: str, train: source.Split, backbone: str
         if options.freeze or options.labels:
             raise UserError("--freeze and --labels do not apply to detection")
         return {"task": task}
-    chosen = {"task": task, "form": dataset.partition("/")[2], "backbone": backbone}
+    chosen = {"task": task, "form": dataset.partition("/")[2], **backbone}
     if options.freeze:
         chosen["freeze"] = "true"
     if task == "retrieval":
@@ -119,28 +122,30 @@ def _check_classes(options: Options, train: source.Split) -> bool:
     return bool(count.max() >= UNEVEN * count.min())
 
 
-def initial(options: Options) -> tuple[str, dict[str, Any]]:
-    """(backbone, config fields) that --init asks for: a run's own, or what a weight file holds."""
+def initial(options: Options) -> tuple[dict[str, str], dict[str, Any]]:
+    """(the argument's backbone and width, config fields) that --init asks for: a run's own, or what a weight
+    file holds."""
     if not options.init:
         if options.freeze:
             raise UserError(
                 "--freeze=backbone needs --init: a backbone of random weights has nothing to keep"
             )
-        return "resnet18", {}
+        return {"backbone": "resnet18"}, {}
     path = Path(options.init)
     if path.is_dir():
         spec = checkpoint_files.read_config(checkpoint_files.step_folder(path)).get("model", {})
-        if spec.get("backbone") not in own.BACKBONES:
-            raise UserError(
-                f"--init={path}: its backbone {spec.get('backbone')!r} is none of {own.BACKBONES}"
-            )
-        fields = {f"model.backbone_fields.{name}": v for name, v in spec["backbone_fields"].items() if v}
-        return spec["backbone"], fields | {"init_from": str(path), "init_skip": FRESH}
+        name = spec.get("backbone")
+        if name not in own.BACKBONES:
+            raise UserError(f"--init={path}: its backbone {name!r} is none of {', '.join(own.BACKBONES)}")
+        fields = {f"model.backbone_fields.{key}": v for key, v in spec["backbone_fields"].items() if v}
+        width = fields.pop("model.backbone_fields.width", 0) if not name.startswith("vit") else 0
+        fields |= {"init_from": str(path), "init_skip": FRESH}
+        return {"backbone": name, "width": str(width)}, fields
     shapes = {name: tensor.shape for name, tensor in weight_files.read_tensors(path).items()}
     found = recognise.describe(shapes)
     if found.backbone not in own.BACKBONES:
         raise UserError(f"--init={path}: holds {found}; expected one of {', '.join(own.BACKBONES)}")
-    return found.backbone, {"model.backbone_fields.width": None, "init_from": "", "init_skip": ()}
+    return {"backbone": found.backbone, "width": "0"}, {}
 
 
 # ------------------------------------------------------------------------------ the config

@@ -115,7 +115,11 @@ def import_weights(options: Options, chosen: dict, fields: dict[str, Any]) -> di
     workdir = Path(options.workdir) / "init"
     config = plan.make_config(chosen, fields)
     experiment = f"{EXPERIMENT}:{plan.argument(chosen)}"
-    _say(plan.command("import", options.init, workdir=workdir, backbone_only=True, config=experiment))
+    _say(
+        plan.command(
+            "import", options.init, workdir=workdir, backbone_only=True, config=experiment, fields=fields
+        )
+    )
     try:
         checkpoint_files.step_folder(workdir)
     except UserError:  # none yet, or one that a kill cut short

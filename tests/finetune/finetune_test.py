@@ -30,6 +30,9 @@ TINY = {
 }
 
 
+RESNET = {"backbone": "resnet18"}
+
+
 def options(source, workdir="w", **given) -> plan.Options:
     return plan.Options(str(source), str(workdir), **given)
 
@@ -71,16 +74,16 @@ def test_the_kind_of_input(tmp_path):
 
 def test_the_task_goes_by_the_columns(tmp_path):
     shop = own_folders.items(tmp_path / "shop", 12)
-    chosen = plan.arguments(*prepared(shop, tmp_path), "resnet18")
+    chosen = plan.arguments(*prepared(shop, tmp_path), RESNET)
     assert chosen["task"] == "retrieval" and chosen["form"] == "table"
-    labels = plan.arguments(*prepared(shop, tmp_path, task="labels"), "resnet18")
+    labels = plan.arguments(*prepared(shop, tmp_path, task="labels"), RESNET)
     assert labels["labels"] == "category+attribute" and "balance" not in labels
     config = plan.make_config(labels, {"data_dir": "x", "optim.lr": 0.5})
     assert config.model.labels_predicted == ("category", "attribute") and config.optim.lr == 0.5
     with pytest.raises(UserError, match="the photos have no landmark"):
-        plan.arguments(*prepared(shop, tmp_path, task="labels", labels="landmark"), "resnet18")
+        plan.arguments(*prepared(shop, tmp_path, task="labels", labels="landmark"), RESNET)
     with pytest.raises(UserError, match="no boxes of instances"):
-        plan.arguments(*prepared(shop, tmp_path, task="detection"), "resnet18")
+        plan.arguments(*prepared(shop, tmp_path, task="detection"), RESNET)
     bare = tmp_path / "bare"
     bare.mkdir()
     for n in range(8):
@@ -88,15 +91,15 @@ def test_the_task_goes_by_the_columns(tmp_path):
     with (bare / "list.csv").open("w") as file:
         csv.writer(file).writerows([["image"], *([f"{n}.jpg"] for n in range(8))])
     with pytest.raises(UserError, match=r"nothing to learn; a table needs a column category"):
-        plan.arguments(*prepared(bare, tmp_path / "b"), "resnet18")
+        plan.arguments(*prepared(bare, tmp_path / "b"), RESNET)
 
 
 def test_uneven_classes_and_a_single_one(tmp_path):
     uneven = own_folders.classes(tmp_path / "uneven", 24, ("a", "a", "a", "b"))
-    assert plan.arguments(*prepared(uneven, tmp_path / "u"), "resnet18")["balance"] == "true"
+    assert plan.arguments(*prepared(uneven, tmp_path / "u"), RESNET)["balance"] == "true"
     one = own_folders.classes(tmp_path / "one", 12, ("only",))
     with pytest.raises(UserError, match=r"one: one class \(only\); a classifier needs photos of two"):
-        plan.arguments(*prepared(one, tmp_path / "o"), "resnet18")
+        plan.arguments(*prepared(one, tmp_path / "o"), RESNET)
 
 
 def test_init_and_freeze(tmp_path):

@@ -132,7 +132,8 @@ file_name is relative to with --set=images=FOLDER"""
         group = holdout.groups(digests)
         made = np.asarray(holdout.hold_out(group, names, stratum, shares, config.seed))
         if not set(shares) <= set(made.tolist()):  # too few images of each category
-            made = np.asarray(holdout.hold_out(group, names, [0] * len(rows), shares, config.seed))
+            stratum = [bool(labels) for labels in shown]
+            made = np.asarray(holdout.hold_out(group, names, stratum, shares, config.seed))
         for name in shares:
             if name not in made:
                 raise ReleaseError(f"{len(rows)} images are too few to hold out a split {name}")
