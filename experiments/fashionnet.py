@@ -46,7 +46,7 @@ QUIRKS = (
 COUNTS = {0: 468, 1: 260, 2: 1241, 3: 395, 4: 2144, 5: 16, 6: 2010, 7: 813, 8: 7319, 9: 4046, 10: 714}
 COUNTS |= {12: 3464, 13: 672, 14: 871, 15: 215, 17: 804, 19: 886}
 CATEGORIES = 23
-TYPE_1 = {"blue_category": 1.0, "landmark": 1.0, "category": 0.1, "attribute": 0.1}
+TYPE_1 = {"blue_category": 1.0, "landmark": 1.0, "visibility": 1.0, "category": 0.1, "attribute": 0.1}
 TRUNK, BLUE = "backbone/", "blue_"
 # stage: (terms, frozen, rate, epochs)
 STAGES = {
@@ -112,6 +112,8 @@ def small(config, stage: str) -> None:
     config.image_size, config.canvas_size = 96, 108
     config.crop_box, config.augment.scale = True, (0.7, 1.0)
     config.balance.update({"attribute_rate": 0.2, "category_weights": ()})
+    if "landmark" in config.loss:
+        config.loss.landmark = 20.0  # squares of image sides are small beside cross-entropies
     config.batch_size, config.epochs = 33, 0
     config.steps = {"blue": 800, "red_green": 400, "joint": 400}[stage]
     config.optim.update({"lr": {"blue": 1e-3, "red_green": 1e-3, "joint": 3e-4}[stage], "schedule": "cosine"})

@@ -53,20 +53,23 @@ def balanced_bce(logits, target, positive: float, negative: float):
 # Landmarks
 
 
-def landmark_states(predicted, state_logits, true, state):
-    """predicted, true [b k 2], state_logits [b k s], state [b k] int -> [b]: FashionNet's loss, summed over
-    the landmarks.
+def state_ce(logits, state):
+    """logits [b k s], state [b k] int -> [b]: cross-entropy of each landmark's state, summed (FashionNet).
 
-    State 0 is visible; only such points count |predicted - true|^2. Each state from 0 to s - 1 counts its
-    cross-entropy; a landmark with another state (the garment has none) counts nothing.
+    A landmark whose state is not in 0 to s - 1 (the garment has none) counts nothing.
     """
-    states = state_logits.shape[-1]
-    log_p = jax.nn.log_softmax(state_logits.astype(jnp.float32))
+    states = logits.shape[-1]
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     chosen = jnp.take_along_axis(log_p, jnp.clip(state, 0, states - 1)[..., None], axis=-1)[..., 0]
-    # coordinates of points that are not seen may be anything: taken out before the square
-    difference = jnp.where((state == 0)[..., None], (predicted - true).astype(jnp.float32), 0.0)
-    known = (state >= 0) & (state < states)
-    return (jnp.square(difference).sum(axis=-1) - jnp.where(known, chosen, 0.0)).sum(axis=1)
+    return -jnp.where((state >= 0) & (state < states), chosen, 0.0).sum(axis=1)
+
+
+def landmark_square(predicted, true, seen):
+    """predicted, true [b k 2], seen [b k] bool -> [b]: squared distances, summed over the landmarks that are
+    seen (FashionNet)."""
+    # coordinates of others may be anything: taken out before the square
+    difference = jnp.where(seen[..., None], (predicted - true).astype(jnp.float32), 0.0)
+    return jnp.square(difference).sum(axis=(1, 2))
 
 
 def landmark_regression_zoo(predicted, true, visibility, frame: float = 1.0):

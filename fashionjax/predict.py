@@ -2,6 +2,7 @@
 
     fashionjax predict look.jpg photos/ 'more/*.png' --checkpoint=runs/demo/train
     fashionjax predict look.jpg --checkpoint=runs/coarse --landmarks=runs/landmarks
+    fashionjax predict look.jpg --checkpoint=runs/fashionnet --part=blue
 
 Needs neither annotations nor a config: the checkpoint carries the config and the label names. A model that
 pools at given landmarks gets those that the checkpoint of --landmarks detects. Exit status 1 where an image
@@ -32,13 +33,17 @@ ANNOTATED_SIDES = (480, 1280)  # longer side of an annotated image, at least and
 
 
 def load(
-    path: str | os.PathLike, batch_size: int = 16, landmarks: str | os.PathLike | None = None
+    path: str | os.PathLike,
+    batch_size: int = 16,
+    landmarks: str | os.PathLike | None = None,
+    part: str | None = None,
 ) -> Predictor:
     """The best (or else the last) checkpoint of a run. One trace serves every image: batches are padded.
 
-    `landmarks` is the checkpoint of the detector, for a model that pools at given landmarks.
+    `landmarks` is the checkpoint of the detector, for a model that pools at given landmarks; `part` as for
+    `photos.load`.
     """
-    model = photos.load(path, "predict")
+    model = photos.load(path, "predict", part=part)
     return photos.predictor(model, batch_size, photos.load_detector(landmarks, model))
 
 
@@ -65,6 +70,7 @@ def _jpeg(picture: np.ndarray) -> bytes:
 def add_flags() -> None:
     flags.DEFINE_string("checkpoint", None, "the --workdir of a training run")
     flags.DEFINE_string("landmarks", None, "checkpoint that detects landmarks, where the model takes them")
+    flags.DEFINE_string("part", None, "of a FashionNet: blue (landmarks, category), red_green or whole")
     flags.DEFINE_string("out", None, "folder for annotated images (default: CHECKPOINT/predictions)")
     flags.DEFINE_integer("topk", 5, "categories and attributes listed for each image", lower_bound=1)
     flags.DEFINE_integer("batch_size", 16, "images that go through the model together", lower_bound=1)
@@ -78,7 +84,7 @@ def main(argv: list[str]) -> int:
     if not paths:
         raise UserError("no image given; name files, folders or patterns: predict IMG… --checkpoint=DIR")
     parallel.use_compilation_cache()
-    predictor = load(args.checkpoint, min(args.batch_size, len(paths)), args.landmarks)
+    predictor = load(args.checkpoint, min(args.batch_size, len(paths)), args.landmarks, args.part)
     out = photos.out_folder(args.out, args.checkpoint, "predictions")
     failed = 0
     for count, found in enumerate(predict(paths, predictor, topk=args.topk, out=out), 1):

@@ -188,6 +188,8 @@ class TaskEntry(NamedTuple):
     command: the command that takes users' photos to a model of the task: predict, search or outfit.
     per_attribute: whether a model looks at an image for one attribute: `attribute` of a record, a number of
         the label `attribute`, or several for an output of each.
+    also_serves: further commands of that kind that do.
+    parts: parts of the model that may be run alone, by `config.part` (predict --part).
     unread_labels: labels of a dataset that no metric of the task reads, so that a checkpoint may be evaluated
         on a split whose names for them differ (those of training heads).
     report: (Context, the Accumulator of the task's metrics) → Report; it may read what the metrics keep.
@@ -208,3 +210,5 @@ class TaskEntry(NamedTuple):
     per_attribute: bool = False
     photo_results: PhotoResults | None = None
     weights: Weights | None = None
+    also_serves: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()

@@ -100,13 +100,15 @@ def load(
     landmarks: str | os.PathLike | None = None,
     batch_size: int = 16,
     attribute: str = "",
+    part: str | None = None,
 ) -> PhotoModel:
     """The model of a checkpoint: `path` is the --workdir of a training run or of an import.
 
     step: best (by the config's metric, else the last), last or a number. landmarks: the checkpoint of a
     landmark detector, for a model that pools at given landmarks. attribute: its name ("sleeve length"), for a
-    model that compares images by one attribute at a time. Raises UserError where there is no such
+    model that compares images by one attribute at a time. part: of a FashionNet, blue (landmarks and
+    category), red_green (category and attributes) or whole. Raises UserError where there is no such
     checkpoint, or the two do not fit each other.
     """
-    model = photos.load(Path(path), which=str(step))
+    model = photos.load(Path(path), which=str(step), part=part)
     return PhotoModel(model, photos.load_detector(landmarks, model), batch_size, attribute)

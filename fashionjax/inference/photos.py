@@ -109,15 +109,21 @@ class Photo(NamedTuple):
     shown: np.ndarray | None  # uint8 [h w 3], at the size it is to be shown
 
 
-def load(path: str | os.PathLike, command: str | None = None, which: str = "best") -> inference.Model:
+def load(
+    path: str | os.PathLike, command: str | None = None, which: str = "best", part: str | None = None
+) -> inference.Model:
     """The model of a checkpoint for photos and galleries of users: the quirks `OFF` are off, so that a
-    photo is stretched to the input size once and always answered alike. `which`: best, last or a step.
+    photo is stretched to the input size once and always answered alike. `which`: best, last or a step;
+    `part`: the part of the model that is run, for a task that has parts.
 
     A UserError where its task is not one of `command`, naming the command that fits.
     """
-    model = inference.load(path, which, quirks_off=OFF)
-    fits = tasks.entry(model.config.task).command
-    if command not in (None, fits):
+    model = inference.load(path, which, {"part": part or ""}, quirks_off=OFF)
+    entry = tasks.entry(model.config.task)
+    if part and part not in entry.parts:
+        raise UserError(f"--part={part}: models of the task {model.config.task} have no parts; leave it out")
+    fits = entry.command
+    if command not in (None, fits, *entry.also_serves):
         raise UserError(
             f"{path}: is a checkpoint of the task {model.config.task}, which {command} does not serve; use "
             f"`fashionjax {fits}`"

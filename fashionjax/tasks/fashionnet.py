@@ -180,15 +180,24 @@ def _attribute(config: ConfigDict, outputs: dict, batch: Batch) -> jax.Array:
     return supervised.weighted_mean(per_example, batch)
 
 
-def _landmark(config: ConfigDict, outputs: dict, batch: Batch) -> jax.Array:
-    """Squared error of visible points and cross-entropy of the states, summed over the landmarks that the
-    garment has."""
+def _state(config: ConfigDict, batch: Batch) -> jax.Array:
+    """landmark_state after the crop, which truncates what it cuts off."""
     state = batch["landmark_state"]
-    if not quirks.on(config, "f9_outside_stays_visible"):
-        state = jnp.where((state == VISIBLE) & (batch["visibility"] == 0), TRUNCATED, state)
-    per_example = losses.landmark_states(
-        outputs["landmark"], outputs["state_logits"], batch["landmark"], state
-    )
+    if quirks.on(config, "f9_outside_stays_visible"):
+        return state
+    return jnp.where((state == VISIBLE) & (batch["visibility"] == 0), TRUNCATED, state)
+
+
+def _landmark(config: ConfigDict, outputs: dict, batch: Batch) -> jax.Array:
+    """Squared error of visible points in image sides, summed over them."""
+    seen = _state(config, batch) == VISIBLE
+    per_example = losses.landmark_square(outputs["landmark"], batch["landmark"], seen)
+    return supervised.weighted_mean(per_example, batch)
+
+
+def _visibility(config: ConfigDict, outputs: dict, batch: Batch) -> jax.Array:
+    """Cross-entropy of the states, summed over the landmarks that the garment has."""
+    per_example = losses.state_ce(outputs["state_logits"], _state(config, batch))
     return supervised.weighted_mean(per_example, batch)
 
 
@@ -207,6 +216,7 @@ def _triplet(config: ConfigDict, outputs: dict, batch: Batch) -> jax.Array:
 TERMS = {
     "blue_category": functools.partial(_category, "blue_category_logits"),
     "landmark": _landmark,
+    "visibility": _visibility,
     "category": functools.partial(_category, "category_logits"),
     "attribute": _attribute,
     "triplet": _triplet,
@@ -287,6 +297,8 @@ ENTRY = TaskEntry(
     report=fashionnet_report.FashionNetReport,
     baselines=baselines,
     command="predict",
+    also_serves=("search",),
+    parts=fashionnet.PARTS,
     photo_results=LABELLED,
     unread_labels=("item_id", "attribute_group"),
     weights=WEIGHTS,

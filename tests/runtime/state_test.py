@@ -199,3 +199,10 @@ def test_the_average_of_weights_is_that_of_its_definition():
         want = decay * want + (1 - decay) * flat(run.params)
         np.testing.assert_allclose(flat(run.average), want, rtol=1e-5, atol=1e-6)
     assert run.used is run.average and relative(run.average, run.params) > 1e-3
+
+
+def test_frozen_parameters_get_no_gradient():
+    plain = lambda params, scale: params["a"]["w"] * params["b"]["w"] * scale  # noqa: E731
+    stopped = state._stopped(plain, lambda path: path == "a/w")
+    slope = jax.grad(stopped)({"a": {"w": 3.0}, "b": {"w": 5.0}}, 2.0)
+    assert float(slope["a"]["w"]) == 0 and float(slope["b"]["w"]) == 6

@@ -39,7 +39,7 @@ def test_metrics_follow_the_predictions():
 def test_entries_are_complete(name):
     entry = tasks.entry(name)
     assert callable(entry.make) and callable(entry.make_model)
-    assert entry.command in cli.COMMANDS
+    assert {entry.command, *entry.also_serves} <= set(cli.COMMANDS)
     assert entry.definitions and all(entry.definitions.values())
     lines = [line for table in entry.definitions.values() for line in table.values()]
     assert all(isinstance(line, str) and line for line in lines)

@@ -1,0 +1,314 @@
+"""The FashionNet task: records and their quirks, losses by transcription, stages, evaluation,
+prediction by part and search."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from checkpoints import save_drawn
+from commands import run
+from PIL import Image
+
+from experiments import fashionnet as experiment
+from fashionjax import evaluate, predict, tasks, train
+from fashionjax.data import builders, source
+from fashionjax.errors import UserError
+from fashionjax.gallery import collection, embed
+from fashionjax.inference import photos
+from fashionjax.runtime import checkpoint
+from fashionjax.tasks import fashionnet
+
+NAMES = ["MEN/Denim", "MEN/Shorts", "WOMEN/Denim", "WOMEN/Skirts"]
+
+
+def tiny(stage="blue", *quirks, **fields):
+    """A VGG-11 of width 2 at 32 px."""
+    config = experiment.get_config(f"tiny=true,stage={stage}")
+    config.labels = {"category": NAMES, "attribute": ["a", "b", "c"]}
+    config.image_size, config.canvas_size, config.batch_size = 32, 36, 6
+    config.model.update({"backbone": "vgg11", "fc": 8, "green": 4})
+    config.model.backbone_fields.width = 2
+    config.quirks = quirks
+    config.update(fields)
+    return config
+
+
+# ------------------------------------------------------------------------------ records
+def record(**fields) -> dict:
+    """A lower garment: landmarks 0 visible, 1 occluded, 2 truncated, 3 visible and outside of the box."""
+    landmark = np.zeros((8, 2), np.float32)
+    landmark[:4] = [[0.4, 0.4], [0.5, 0.5], [0.6, 0.4], [0.95, 0.9]]
+    state = np.asarray([0, 1, 2, 0, 3, 3, 3, 3], np.int32)
+    told = {"landmark": landmark, "visibility": state, "category": 2, "attribute": np.zeros(3, np.uint8)}
+    told |= {"image": np.zeros((40, 40, 3), np.uint8), "image_id": "x", "item_id": "i"}
+    return told | {"box": np.asarray([10, 10, 30, 30], np.float32)} | fields
+
+
+def prepared(*quirks, **fields):
+    config = tiny("blue", *quirks, crop_box=True, box_margin=0.0)
+    return fashionnet.make_preprocess(config)(record(**fields), None)
+
+
+def test_states_of_landmarks():
+    assert prepared()["landmark_state"].tolist() == [0, 1, 2, 2, 3, 3, 3, 3]  # cut off by the frame
+    assert prepared()["visibility"].tolist() == [1, 0, 0, 0, 0, 0, 0, 0]
+    assert prepared("f9_outside_stays_visible")["landmark_state"].tolist() == [0, 1, 2, 0, 3, 3, 3, 3]
+    absent = prepared("f7_absent_landmarks_visible")
+    assert absent["landmark_state"].tolist() == [0, 1, 2, 0, 0, 0, 0, 0]
+    np.testing.assert_allclose(absent["landmark"][4:], 0, atol=1e-5)
+    assert absent["landmark"][4:].all()  # else a crop would not move them
+
+
+def test_labels_and_roles():
+    assert prepared()["category"] == 2 and prepared("f6_categories_collapsed")["category"] == 0
+    assert fashionnet.collapsed(fashionnet.CATEGORIES).tolist() == [
+        *range(11), 0, 12, 13, 14, 15, 2, 17, 4, 19, 6, 7, 8,
+    ]  # fmt: skip
+    assert not prepared()["attribute"].any()
+    assert prepared("f10_no_attribute_is_first")["attribute"].tolist() == [1, 0, 0]
+    assert "role" not in prepared(view=1) and prepared(view=1, role=1)["role"] == 1
+
+
+def moved(*quirks, flip=1.0):
+    """The record's landmarks through a training crop that is the whole image."""
+    config = tiny("blue", *quirks)
+    config.augment.update({"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": flip})
+    config.labels.landmark_flip = [[0, 1], [2, 3], [4, 5], [6, 7]]
+    example = fashionnet.make_preprocess(config)(record(), np.random.default_rng(0))
+    batch = {name: jnp.asarray(value)[None] for name, value in example.items()} | {"slot": jnp.zeros(1, int)}
+    return jax.device_get(jax.jit(fashionnet.supervised.make_augment(config))(batch, jax.random.PRNGKey(0)))
+
+
+@pytest.mark.slow
+def test_flips():
+    exchanged, kept = moved(), moved("f8_flip_keeps_sides")
+    assert exchanged["landmark_state"][0].tolist() == [1, 0, 0, 2, 3, 3, 3, 3]
+    np.testing.assert_allclose(exchanged["landmark"][0, :2], [[0.5, 0.5], [0.6, 0.4]], atol=1e-6)
+    assert kept["landmark_state"][0].tolist() == [0, 1, 2, 0, 3, 3, 3, 3]
+    np.testing.assert_allclose(kept["landmark"][0, :2], [[0.6, 0.4], [0.5, 0.5]], atol=1e-6)
+    corner = moved("f7_absent_landmarks_visible", "f8_flip_keeps_sides")["landmark"][0, 4:]
+    np.testing.assert_allclose(corner, [[1, 0]] * 4, atol=1e-5)  # the point that is not there is flipped too
+
+
+# ------------------------------------------------------------------------------ losses
+def outputs_and_batch():
+    rng = np.random.default_rng(0)
+    outputs = {
+        "blue_category_logits": rng.standard_normal((3, 4)),
+        "category_logits": rng.standard_normal((3, 4)),
+        "attribute_logits": rng.standard_normal((3, 3)),
+        "landmark": rng.random((3, 8, 2)),
+        "state_logits": rng.standard_normal((3, 8, 3)),
+        "embedding": rng.random((3, 5)),
+    }
+    batch = {
+        "category": np.asarray([0, 3, 2]),
+        "attribute": np.asarray([[1, 0, 0], [0, 0, 0], [1, 1, 0]]),
+        "landmark": rng.random((3, 8, 2)),
+        "landmark_state": rng.integers(0, 4, (3, 8)),
+        "visibility": np.ones((3, 8)),
+        "example_weight": np.asarray([1.5, 1.5, 0.0]),  # the last could not be read
+    }
+    batch["landmark_state"][0, :4] = [0, 1, 2, 3]
+    batch["visibility"][0, 0] = 0  # cut off by the crop
+
+    def as_float(tree):
+        return {n: jnp.asarray(v, "f4" if v.dtype.kind == "f" else "i4") for n, v in tree.items()}
+
+    return outputs, batch, as_float(outputs), as_float(batch)
+
+
+def notebook_losses(outputs, batch, *, swapped, outside_visible, weights):
+    """The notebook's formulas in numpy, per example, then the weighted mean."""
+    one_hot, positive_weight, negative_weight = np.eye(4)[batch["category"]], 0.95857, 0.04143
+    if swapped:
+        positive_weight, negative_weight = negative_weight, positive_weight
+    p, y = 1 / (1 + np.exp(-outputs["attribute_logits"])), batch["attribute"]
+    weight = np.where(y == 1, positive_weight, negative_weight)
+    losses = {"attribute": (-np.log(y * p + (1 - y) * (1 - p) + 1e-7) * weight).sum(axis=1)}
+    for name in ("blue_category", "category"):
+        z = np.exp(outputs[f"{name}_logits"])
+        losses[name] = -(weights * one_hot * np.log(z / z.sum(axis=1, keepdims=True) + 1e-7)).sum(axis=1)
+    state = batch["landmark_state"].copy()
+    if not outside_visible:
+        state[(state == 0) & (batch["visibility"] == 0)] = 2
+    square = ((outputs["landmark"] - batch["landmark"]) ** 2).sum(axis=-1)
+    losses["landmark"] = (square * (state == 0)).sum(axis=1)
+    z = np.exp(outputs["state_logits"])
+    share = np.take_along_axis(z / z.sum(-1, keepdims=True), np.minimum(state, 2)[..., None], -1)[..., 0]
+    losses["visibility"] = (-np.log(share) * (state < 3)).sum(axis=1)
+    return {name: (value * batch["example_weight"]).mean() for name, value in losses.items()}
+
+
+@pytest.mark.parametrize("literal", [False, True])
+def test_losses_are_those_of_the_notebook(literal):
+    outputs, batch, *on_device = outputs_and_batch()
+    quirks = ("f5_attribute_weights_swapped", "f9_outside_stays_visible") if literal else ()
+    weights = (0.5, 1.0, 2.0, 45.6) if literal else ()
+    config = tiny("blue", *quirks, balance={"attribute_rate": 0.04143, "category_weights": weights})
+    config.loss = dict.fromkeys(experiment.TYPE_1, 1.0)
+    got = fashionnet.loss_terms(config, *on_device, {})
+    want = notebook_losses(
+        outputs, batch, swapped=literal, outside_visible=literal, weights=np.asarray(weights or (1.0,) * 4)
+    )
+    assert {name.removeprefix("loss_") for name in got} == set(want)
+    for name, value in want.items():
+        assert float(got[f"loss_{name}"]) == pytest.approx(value, rel=2e-6), name
+
+
+def test_wrong_configs_are_refused():
+    for change, message in (
+        ({"part": "green"}, "config.part='green'"),
+        ({"loss": {"ids": 1.0}}, "config.loss has ids"),
+        ({"balance": {"attribute_rate": 0.0, "category_weights": ()}}, "attribute_rate=0.0"),
+        ({"balance": {"attribute_rate": 0.1, "category_weights": (1.0,)}}, "has 1 weights"),
+    ):
+        config = tiny()
+        with config.unlocked():
+            for name, value in change.items():
+                del config[name]
+                config[name] = value
+        with pytest.raises(UserError, match=message):
+            tasks.make(config)
+    config = tiny()
+    config.model.backbone = "resnet18"
+    with pytest.raises(UserError, match="trunk is a VGG"):
+        tasks.make(config)
+
+
+def test_stages_and_upstream():
+    for stage, frozen in (
+        ("blue", ["backbone/"]),
+        ("red_green", ["backbone/", "blue_"]),
+        ("joint", ["backbone/"]),
+    ):
+        config = experiment.get_config(f"stage={stage}")
+        assert list(config.optim.frozen) == frozen and not config.quirks
+        assert config.model.blue_running == (stage == "red_green")
+    literal = experiment.get_config("faithful=upstream,stage=joint")
+    assert dict(literal.loss) == experiment.TYPE_1 and len(literal.quirks) == 11
+    assert literal.balance.category_weights[5] == pytest.approx(45.6, abs=0.05)  # the spec's figures
+    assert literal.balance.category_weights[8] == pytest.approx(0.0997, abs=0.0001)
+    assert literal.balance.category_weights[11] == 0 and len(literal.balance.category_weights) == 23
+
+
+# ------------------------------------------------------------------------------ three stages
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    root, overrides = tmp_path_factory.mktemp("data"), {"train_items": "8", "test_items": "3", "size": "40"}
+    builders.prepare("synthetic_fashion/in_shop", data_dir=root, overrides=overrides, progress=False)
+    return root
+
+
+def run_stage(stage: str, data_dir, workdir, before: str) -> str:
+    """One step; → the workdir."""
+    config = tiny(stage)
+    config.dataset, config.data_dir = "synthetic_fashion/in_shop", str(data_dir)
+    config.batch_size, config.steps, config.log_every, config.init_from = 24, 1, 1, before
+    config.optim.warmup_steps = 0
+    train.train(config, workdir)
+    return str(workdir)
+
+
+@pytest.fixture(scope="module")
+def blue(data_dir, tmp_path_factory):
+    """The workdir of drawn weights in place of a trained blue stage."""
+    config = tiny("blue")
+    config.dataset, config.data_dir = "synthetic_fashion/in_shop", str(data_dir)
+    config.labels = dict(source.open_split(config.dataset, "train", str(data_dir)).labels)
+    return str(save_drawn(tmp_path_factory.mktemp("blue"), config, 0))
+
+
+@pytest.fixture(scope="module")
+def trained(blue, data_dir, tmp_path_factory):
+    """The workdir of a red and green stage that began with `blue`."""
+    return run_stage("red_green", data_dir, tmp_path_factory.mktemp("red_green"), blue)
+
+
+def check_frozen(before, after, frozen: tuple[str, ...]):
+    """Parameters of `frozen` modules are as before, all others moved."""
+    before, after = (checkpoint.restore_for_inference(path) for path in (before, after))
+    same = lambda a, b, name: jax.tree.all(jax.tree.map(np.array_equal, a[name], b[name]))  # noqa: E731
+    for name in after.params:
+        assert same(before.params, after.params, name) == name.startswith(frozen), name
+    for name in after.model_state:
+        assert same(before.model_state, after.model_state, name) == name.startswith(frozen), name
+
+
+@pytest.mark.slow
+def test_a_stage_leaves_frozen_parts_alone(blue, trained):
+    check_frozen(blue, trained, ("backbone", "blue_"))
+
+
+@pytest.mark.full
+def test_three_stages(data_dir, tmp_path):
+    before = ""
+    for stage in experiment.STAGES:
+        after = run_stage(stage, data_dir, tmp_path / stage, before)
+        if before:
+            check_frozen(before, after, ("backbone", "blue_") if stage == "red_green" else ("-",))
+        before = after
+
+
+@pytest.mark.slow
+def test_evaluation(blue, tmp_path):
+    result = evaluate.evaluate(blue, "", tmp_path)
+    metrics = result["metrics"]
+    assert result["label"] == "synthetic" and result["n"] == 3 * 5
+    shown = (
+        "category_top1",
+        "blue_category_top1",
+        "attribute_map",
+        "landmark_ne_visible",
+        "roi_hit",
+        "recall@1",
+    )
+    for name in shown:
+        assert f"standard/{name}" in metrics and f"standard/{name}" in result["definitions"]
+    assert {"majority", "mean_landmark", "colour_histogram"} <= set(result["baselines"])
+    assert len((tmp_path / "matches.jsonl").read_text().splitlines()) == 6
+    page = (tmp_path / "report.html").read_text()
+    for title in ("RoIs of the local branch", "Visible landmarks inside their RoI", "Retrieval per category"):
+        assert title in page
+    alone = evaluate.evaluate(blue, "query", tmp_path / "query", with_baselines=False)
+    assert "standard/recall@1" not in alone["metrics"] and "standard/category_top1" in alone["metrics"]
+
+
+@pytest.mark.slow
+def test_parts_predict_their_tasks(blue, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)).save(
+        tmp_path / "a.png"
+    )
+    found = {}
+    for part in ("blue", "red_green", "whole"):
+        predictor = predict.load(blue, 1, part=part)
+        (found[part],) = predict.predict([str(tmp_path / "a.png")], predictor, topk=4, out=tmp_path)
+    first, local, whole = found.values()
+    assert first.landmark == whole.landmark and len(first.landmark) == 8 and first.attribute is None
+    assert local.landmark is None and local.attribute == whole.attribute
+    assert local.category == whole.category != first.category
+    with pytest.raises(UserError, match=r"config.part='green'"):
+        predict.load(blue, 1, part="green")
+
+
+@pytest.mark.slow
+def test_search_by_its_embedding(blue, tmp_path):
+    (tmp_path / "shop").mkdir()
+    for i in range(3):
+        picture = np.random.default_rng(i).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / "shop" / f"{i}.png")
+    done = run(
+        "search",
+        *(tmp_path / "shop" / "1.png", f"--checkpoint={blue}", f"--gallery={tmp_path / 'shop'}"),
+        *(f"--out={tmp_path}", "--topk=2", f"--save_gallery={tmp_path / 'gallery'}"),
+    )
+    assert done.returncode == 0, done.stderr[-1500:]
+    matches = json.loads(done.stdout)["matches"]
+    assert matches[0]["id"] == "1.png" and matches[0]["score"] == pytest.approx(1, abs=1e-5)
+    model = photos.load(blue, "search")
+    with pytest.raises(UserError, match="which outfit does not serve"):
+        photos.load(blue, "outfit")
+    saved = collection.load(str(tmp_path / "gallery"), embed.fingerprint(model))
+    assert saved.rows.id == ("0.png", "1.png", "2.png") and saved.rows.embedding.shape == (3, 8 + 4)
