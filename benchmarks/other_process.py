@@ -6,6 +6,7 @@ While one process is timed the other waits.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import multiprocessing
 from collections.abc import Callable
 
@@ -13,11 +14,11 @@ from benchmarks.hardware import timed
 
 
 @contextlib.contextmanager
-def started(*arguments):
-    """`torch_side.make(*arguments)` over there: {what: steps -> (seconds, processor seconds)}."""
+def started(*arguments, module: str = "torch_side"):
+    """`make(*arguments)` of benchmarks.MODULE over there: {what: steps -> (seconds, processor seconds)}."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, arguments), daemon=True)
+    process = context.Process(target=_serve, args=(there, module, arguments), daemon=True)
     process.start()
     there.close()
 
@@ -35,10 +36,10 @@ def started(*arguments):
         process.join()
 
 
-def _serve(pipe, arguments) -> None:
-    from benchmarks import torch_side  # here, not above: the first process must not load PyTorch
-
-    functions = {what: timed(run) for what, run in torch_side.make(*arguments).items()}
+def _serve(pipe, module: str, arguments) -> None:
+    # here, not above: the first process must not load PyTorch
+    side = importlib.import_module(f"benchmarks.{module}")
+    functions = {what: timed(run) for what, run in side.make(*arguments).items()}
     pipe.send(list(functions))
     while True:
         try:

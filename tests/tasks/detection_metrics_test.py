@@ -101,3 +101,27 @@ def test_cutouts_hold_the_mask_as_alpha():
     np.testing.assert_array_equal(cut[..., :3], image[rows, columns])
     assert (on_white(cut)[~inside] == 255).all() and (on_white(cut)[inside] == cut[inside][:, :3]).all()
     assert cutout(image, {"size": [32, 24], "counts": [32 * 24]}) is None
+
+
+def test_300_objects_and_no_detection(tmp_path):
+    """All objects count, at most 100 detections an image do: a third of them is found, or none."""
+    corners = [(x, y) for y in range(0, 300, 15) for x in range(0, 300, 20)]
+    boxes = [(x, y, x + 10, y + 10) for x, y in corners]
+
+    def many(index: int) -> dict:
+        rings = [json.dumps([[x1, y1, x2, y1, x2, y2, x1, y2]]) for x1, y1, x2, y2 in boxes]
+        instance = {"category": np.zeros(300, int), "box": np.float32(boxes), "segmentation": rings}
+        instance |= {"area": np.full(300, 100, np.float32), "iscrowd": np.zeros(300, np.uint8)}
+        return {"image_id": "0.jpg", "coco_id": 1, "height": 300, "width": 300, "instance": instance}
+
+    batch = {"index": [0], "example_valid": [True], "size": [(300, 300)], "original_size": [(300, 300)]}
+    recall = []
+    for found in (100, 0):
+        metrics = DetectionMetrics(["a", "b"], Context(record=many), truth=TRUTH, masks=False)
+        prediction = outputs(boxes[:found], slots=100, scale=1.0) | {"category": np.zeros(100, int)}
+        metrics.update(
+            {name: value[None] for name, value in prediction.items() if name != "mask_logits"}, batch
+        )
+        recall.append(metrics.result()["standard/box_ar@100"])
+        assert metrics.evaluator.objects.tolist() == [300, 0]
+    assert recall == [pytest.approx(1 / 3), 0]
