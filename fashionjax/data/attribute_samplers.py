@@ -132,3 +132,21 @@ def _group(drawn: Values, values: int, per_value: int, seed: int, group: int) ->
         rows.append(own[(start + np.arange(per_value)) % len(own)])
         used[v] = start + per_value
     return np.concatenate(rows)
+
+
+def whole_images(attribute, value, record, attributes: int) -> Sampler:
+    """Images in a fresh order each epoch, each with its value of every attribute: labels `attribute` and
+    `value` [attributes], value -1 where it has none. Of several values of one attribute the first counts."""
+    attribute, value, record = (np.asarray(column, np.int64) for column in (attribute, value, record))
+    _, first, number = np.unique(record, return_index=True, return_inverse=True)
+    table = np.full((len(first), attributes), -1, np.int32)
+    for pair in range(len(record) - 1, -1, -1):
+        table[number[pair], attribute[pair]] = value[pair]
+    return Sampler(len(first), functools.partial(_image_at, first, table))
+
+
+def _image_at(first: np.ndarray, table: np.ndarray, seed: int, position: int) -> tuple[int, dict]:
+    epoch, place = divmod(position, len(first))
+    image = permutation(seed, epoch, len(first))[place]
+    labels = {"attribute": np.arange(table.shape[1], dtype=np.int32), "value": table[image]}
+    return int(first[image]), labels

@@ -1,8 +1,9 @@
 """Attribute-specific retrieval: one embedding for each (image, attribute), RPF's two stages and ASEN.
 
 `config.model.patch` says whether the model has a patch branch (stage 2). `config.loss` has a weight per term
-of `TERMS`; `config.fine_grained` says how the stream is ordered (`sampler`, one of `SAMPLERS`) and holds the
-constants of the losses. Evaluation ranks the candidates of each query's attribute.
+of `TERMS`; `config.fine_grained` says how the stream is ordered (`sampler`, one of `SAMPLERS`: triplets of
+one attribute, groups of one attribute's values, or images with all their labels) and holds the constants of
+the losses. Evaluation ranks the candidates of each query's attribute.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry
 from fashionjax.tasks import supervised
 from fashionjax.tasks.fine_grained.weight_files import WEIGHTS
 
-SAMPLERS = ("triplet", "in_batch")
+SAMPLERS = ("triplet", "in_batch", "image")
 CROPS = ("attention", "none")
 TRIPLET_TERMS = {"triplet", "patch_triplet"}
 PATCH_TERMS = {"patch_triplet", "patch_in_batch", "contrast", "align"}
@@ -60,6 +61,8 @@ def make(config: ConfigDict) -> Task:
         variables, keys = {"params": params, "batch_stats": model_state}, supervised.dropout_rng(rng)
         roles = 3 if in_triplets and quirks.on(config, "r18_statistics_by_role") else 1
         outputs, model_state = _region(model, variables, image, batch["attribute"], keys, roles)
+        if batch["attribute"].ndim == 2:
+            batch = _rows(batch)
         if model.patch is not None:
             outputs |= model.apply(
                 {"params": params},
@@ -153,6 +156,8 @@ def _check(config: ConfigDict, model: RegionPatch) -> None:
     if wanted & PATCH_TERMS and model.patch is None:
         terms = ", ".join(sorted(wanted & PATCH_TERMS))
         raise UserError(f"config.loss has {terms}, which need the patch branch: config.model.patch=True")
+    if spec.sampler == "image" and model.patch is not None:
+        raise UserError("config.fine_grained.sampler=image is for models without a patch branch")
     if config.accumulate > 1:
         raise UserError("config.accumulate cuts batches whose order matters; set it to 1 for this task")
 
@@ -199,6 +204,15 @@ def _by_role(batch: Batch) -> Batch:
     if rows % 3:
         raise UserError(f"per-device batch of {rows} is not a multiple of 3 (anchor, positive, negative)")
     return {name: rearrange(x, "(b t) ... -> (t b) ...", t=3) for name, x in batch.items()}
+
+
+def _rows(batch: Batch) -> Batch:
+    """Labels [b a] of images → of their (image, attribute) pairs [b * a]; value -1: not labelled."""
+    value, weight = batch["value"], batch["example_weight"]
+    attribute = jnp.where(value >= 0, batch["attribute"], -1)
+    labels = {"attribute": attribute, "value": value}
+    labels["example_weight"] = jnp.broadcast_to(weight[:, None], value.shape)
+    return {name: rearrange(x, "b a -> (b a)") for name, x in labels.items()}
 
 
 # ------------------------------------------------------------------------------ loss
@@ -301,6 +315,8 @@ def sampler(config: ConfigDict, column: Callable) -> Sampler:
     """The order of the training stream."""
     spec = config.fine_grained
     labels = [column(name) for name in ("attribute", "value", "record")]
+    if spec.sampler == "image":
+        return attribute_samplers.whole_images(*labels, len(supervised.label_names(config, "attribute")))
     if spec.sampler == "in_batch":
         return attribute_samplers.attribute_balanced(*labels, spec.group_values, spec.group_images)
     strict = not quirks.on(config, "r6_negative_may_be_positive")
