@@ -143,11 +143,13 @@ def detection(args: dict):
 
 
 def tiny(config) -> None:
-    """The same at 32 px with narrow layers, for tests and a look on a laptop."""
+    """The same at 32 px with narrow layers on synthetic images, for tests and a look on a laptop."""
+    config.dataset, config.synthetic.set = "synthetic", "train=48,val=21,test=13,size=64"
     config.image_size, config.canvas_size = 32, 36
     config.batch_size, config.epochs, config.steps = 16, 0, 12
     config.model.features, config.model.backbone_fields.width = 16, 4
     config.log_every, config.eval_every, config.save_every = 4, 8, 4
     config.optim.warmup_steps = 2
     if config.task == "retrieval":
-        config.model.embedding = 8
+        config.model.embedding, config.synthetic.set = 8, "train_items=20,test_items=6,size=64"
+        config.eval_split, config.test_split, config.validation.items = "validation", "query+gallery", 0.2

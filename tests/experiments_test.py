@@ -28,7 +28,8 @@ SYSTEMS = (
 DETECTORS = ("mask_rcnn", "cascade")  # their shapes are tested with the detection task
 STAGED = ("fashionnet",)  # tested with its task
 ATTRIBUTE_SPECIFIC = ("rpf",)  # and those of these with the task fine_grained
-EVERY = (*SYSTEMS, *DETECTORS, *STAGED, *ATTRIBUTE_SPECIFIC)
+OWN = ("own",)  # tested with finetune
+EVERY = (*SYSTEMS, *DETECTORS, *STAGED, *ATTRIBUTE_SPECIFIC, *OWN)
 # labels of the benchmarks
 COARSE, FINE = {"attribute": 1000}, {"attribute": 26, "category": 50}
 IN_SHOP, CONSUMER = {"attribute": 463, "item_id": 7982}, {"attribute": 303, "item_id": 33881}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
+import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,6 +59,10 @@ def read_source(options: Options) -> Source:
     path = Path(options.source)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; give a folder of photos, a table or a COCO file")
+    if path.is_dir() and Path(options.workdir).resolve().is_relative_to(path.resolve()):
+        raise UserError(
+            f"--workdir={options.workdir} lies inside of {path}; choose a folder beside the photos"
+        )
     fields = {"seed": str(options.seed)} | dict(options.dataset_fields)
     coco = {"val_share": "0.15", "test_share": "0.15"} | fields
     if path.is_file():
@@ -72,6 +78,21 @@ def read_source(options: Options) -> Source:
     if any(entry.suffix.lower() in COCO for entry in [*top, *path.glob("annotations/*.json")]):
         return Source("coco_instances/original", str(path), coco)
     return Source("own_photos/folders", str(path), fields)
+
+
+def fingerprint(path: str) -> str:
+    """A digest that tells whether the source has changed: of a table or COCO file its bytes, of a folder the
+    names, sizes and times of all files."""
+    root, digest = Path(path), hashlib.blake2b(digest_size=16)
+    if root.is_file():
+        return hashlib.blake2b(root.read_bytes(), digest_size=16).hexdigest()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        subfolders.sort()
+        for name in sorted(names):
+            status = os.stat(os.path.join(folder, name))
+            digest.update(os.fsencode(os.path.relpath(os.path.join(folder, name), root)))
+            digest.update(f"\0{status.st_size} {status.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
 
 
 # ------------------------------------------------------------------------------ what is learned

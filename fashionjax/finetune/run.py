@@ -32,22 +32,27 @@ EVALUATIONS = 10  # of a run with --minutes
 
 def finetune(options: Options) -> dict[str, Any] | None:
     """Everything → {"checkpoint", "split", "n", "metrics"}; None where SIGTERM ended the training."""
+    origin = plan.read_source(options)
     cli.make_folder(options.workdir, "--workdir")
     with _alone(options.workdir):
         state = plan.read_state(options)
         backbone, initial = plan.initial(options)
-        origin = plan.read_source(options)
+        photos = plan.fingerprint(options.source)
+        if state.setdefault("photos", photos) != photos:
+            raise UserError(
+                f"{options.source} has changed since {options.workdir} was started; choose another --workdir"
+            )
         data_dir = options.data_dir or str(Path(options.workdir) / "data")
         prepare(options, origin, data_dir)
-        photos = source.open_split(origin.dataset, "train", data_dir)
-        chosen = plan.arguments(options, origin.dataset, photos, backbone)
+        train_split = source.open_split(origin.dataset, "train", data_dir)
+        chosen = plan.arguments(options, origin.dataset, train_split, backbone)
         fields = initial | {"data_dir": data_dir, "seed": options.seed}
-        fields = _fitting(chosen, fields) | _boxes(origin, photos) | plan.typed(options.config_fields)
+        fields = _fitting(chosen, fields) | _boxes(origin, train_split) | plan.typed(options.config_fields)
         state["argument"] = plan.argument(chosen)
         plan.write_state(options, state)
         if options.init and Path(options.init).is_file():
             fields |= import_weights(options, chosen, fields)
-        if not state.get("trained") and not train_until(options, state, chosen, fields, len(photos)):
+        if not state.get("trained") and not train_until(options, state, chosen, fields, len(train_split)):
             print(f"the same command goes on: {options.workdir}", file=sys.stderr)
             return None
         return measure(options, plan.make_config(chosen, fields))

@@ -140,6 +140,22 @@ def test_a_workdir_belongs_to_its_options(tmp_path):
         plan.read_state(first)
 
 
+def test_photos_that_changed(tmp_path):
+    """Added, replaced and removed photos are seen; a workdir among the photos is refused."""
+    photos = own_folders.classes(tmp_path / "photos", 4)
+    seen = [plan.fingerprint(str(photos))]
+    own_folders.photo(photos / "new/1.jpg", 0, 1)
+    seen.append(plan.fingerprint(str(photos)))
+    (photos / "new/1.jpg").write_bytes(b"other")
+    seen.append(plan.fingerprint(str(photos)))
+    (photos / "new/1.jpg").unlink()
+    assert len(set(seen)) == 3 and plan.fingerprint(str(photos)) == seen[0]
+    with pytest.raises(UserError, match=r"lies inside of .*; choose a folder beside"):
+        plan.read_source(options(photos, photos / "runs/mine"))
+    shop = own_folders.items(tmp_path / "shop", 2)
+    assert plan.fingerprint(str(shop / "photos.csv")) != plan.fingerprint(str(shop))
+
+
 def test_minutes_become_steps():
     assert finetune.planned(10, 0.5) == (1080, 108)
     assert finetune.planned(0.01, 5) == (20, 2)
@@ -160,7 +176,10 @@ def test_training_stops_at_the_end_of_its_minutes(tmp_path, monkeypatch):
 def test_the_recipes_build(argument):
     config = own.get_config(f"{argument},tiny=true")
     assert config.steps and not config.epochs and config.similar_pairs
-    assert config.optim.average and config.dataset.startswith("own_photos")
+    assert config.optim.average and config.dataset == "synthetic"
+    whole = own.get_config(argument)
+    assert whole.dataset == f"own_photos/{'table' if 'table' in argument else 'folders'}"
+    assert whole.epochs and not whole.steps and whole.eval_split == "val" and whole.test_split == "test"
 
 
 # ------------------------------------------------------------------------------ whole runs

@@ -26,6 +26,7 @@ def photos(tmp_path_factory):
 
 def config_of(photos):
     config = own.get_config("labels=category,backbone=vgg11_bn,freeze=true,tiny=true")
+    config.dataset = "own_photos/folders"
     config.data_dir, config.steps, config.eval_every, config.save_every = str(photos), 6, 3, 0
     config.feature_views, config.batch_size = 2, 16
     return config
