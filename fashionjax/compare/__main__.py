@@ -21,6 +21,7 @@ from typing import NamedTuple
 from absl import flags
 
 from fashionjax import cli, files
+from fashionjax.compare import categories
 from fashionjax.compare import published as published
 from fashionjax.compare import steps as missing_steps
 from fashionjax.compare import text as compare_text
@@ -193,7 +194,11 @@ def _row(zoo: Zoo, row, mine: list[Found], places: Mapping, remarks: list, check
         lacking = [m["name"] for m in row["metrics"] if item.report["metrics"].get(m["name"]) is None]
         listed = _listed(item) | {"in_table": str(item.path) in shown, "lacks": lacking}
         reports.append(listed | {"remarks": list(places[item.path].remarks)})
+    shown_reports = [item for item in mine if str(item.path) in shown]
+    newest = shown_reports[-1] if shown_reports else None
     out = {name: row[name] for name in kept} | {"metrics": metrics, "reports": reports}
+    out["per_category"] = categories.beside(row, newest and newest.report)
+    out["per_category_of"] = None if newest is None else str(newest.path)
     return out | {"missing": _missing(zoo, row, metrics, checkpoints, data_dir)}
 
 

@@ -21,6 +21,7 @@ def render(result: Mapping, columns: Sequence[str], width: int) -> str:
                 "Remarks", [f"[{r['mark']}] {r['text']}: {r['report']}" for r in result["remarks"]], width
             )
         )
+    parts += [_categories(row, width) for row in result["rows"]]
     parts += [_reports(result, width), _synthetic(result, width), _other(result, width)]
     parts.append(_missing(result, columns, width))
     return "\n\n".join(part for part in parts if part)
@@ -60,6 +61,24 @@ def _tables(result: Mapping, columns: Sequence[str], width: int) -> str:
         if rows:
             out.append("\n".join([table["title"], "-" * len(table["title"]), *body, *_wrapped(notes, width)]))
     return "\n\n".join(out)
+
+
+def _categories(row: Mapping, width: int) -> str:
+    """AP per category of the report that the table shows, beside the published ones; '' without a report."""
+    entries = row["per_category"]
+    if row["per_category_of"] is None or not entries:
+        return ""
+    head = ("category", "count", "", "box", "ours", "mask", "ours")
+    lines = [head]
+    for entry in entries:
+        cells = [entry["category"], f"{entry['count']:,}", ""]
+        for kind in ("box", "mask"):
+            printed, value = entry[f"{kind}_published"], entry[f"{kind}_value"]
+            cells += [printed, DASH if value is None else decimals(printed, value)]
+        lines.append(tuple(cells))
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    title = f"{row['id']}: AP per category, published and of {row['per_category_of']}"
+    return "\n".join([*textwrap.wrap(title, width), *(_aligned(line, widths) for line in lines)])
 
 
 def _lines(row: Mapping, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:

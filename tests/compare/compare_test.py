@@ -443,3 +443,23 @@ def test_reports_of_earlier_versions_are_read(tmp_path):
     (found,) = compare.find_reports([write(tmp_path / "a", report)])
     assert found.report["config"]["quirks"] == [*quirks, "s3_roi_scramble_group"]
     assert found.report["config"]["images_per_gpu"] == group
+
+
+# ------------------------------------------------------------------------------ categories
+def test_published_categories_stand_beside_the_reports(tmp_path):
+    row = ROWS["kfashion-cascade-resnet101"]
+    names = [entry["category"] for entry in row["per_category"]]
+    table = {"kind": "table", "columns": ["category", "objects", "box AP (%)", "mask AP (%)"]}
+    table["rows"] = [[name, 5, 10.0 + i, None] for i, name in enumerate(names[:3])]
+    write(tmp_path / "a", report_of(row, label="retrained") | {"tables": {"AP per category": table}})
+    result = compared(tmp_path)
+    first, *_, last = entry(result, row["id"])["per_category"]
+    assert (first["box_published"], first["box_value"], first["mask_value"]) == ("51.548", 10.0, None)
+    assert last["box_value"] is None and last["count"] == row["per_category"][-1]["count"]
+    text = compare_text.render(result, compare.COLUMNS, 120)
+    assert "AP per category, published and of" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("cardigan")]
+    assert line.split() == ["cardigan", "133", "51.548", "10.000", "37.292", "–"]
+    assert entry(result, FIRST["id"])["per_category"] == []
+    compare.write(tmp_path / "out", result)
+    assert "10.000" in (tmp_path / "out/compare.html").read_text()
