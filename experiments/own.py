@@ -117,7 +117,7 @@ def modern(config) -> None:
 
 def freeze(config) -> None:
     """The backbone stays as it is; its features are computed once for several views of each image."""
-    config.image_size, config.canvas_size = 128, 144
+    config.image_size, config.canvas_size = 160, 176
     config.optim.frozen = ("backbone",)
     config.feature_views = 4
     config.augment.update({"scale": (0.6, 1.0), "erase": 0.0, "brightness": 0.2, "contrast": 0.2})

@@ -246,7 +246,7 @@ def mix(rng, batch: Mapping, mixup: float = 0.0, cutmix: float = 0.0) -> tuple:
     image, partner [b]: the row whose image has the rest). `mixup` and `cutmix` are the probabilities of a
     blend over all pixels and of a pasted box, with a share uniform in [0, 1] (Beta(1, 1) of Zhang et al. 2018
     and Yun et al. 2019). Unreadable examples (weight 0) are no partners, and the last of an odd number has
-    none.
+    none; the pairs do not depend on how many devices share a batch while each has an even number.
     """
     image = batch["image"]
     count, h, w = image.shape[:3]

@@ -11,7 +11,9 @@ import instance_trees
 import numpy as np
 import own_folders
 import pytest
+import weight_files
 from commands import environment, run
+from safetensors.numpy import save_file
 
 from experiments import own
 from fashionjax.data import builders
@@ -19,6 +21,9 @@ from fashionjax.data.source import open_split
 from fashionjax.errors import UserError
 from fashionjax.finetune import plan
 from fashionjax.finetune import run as finetune
+from fashionjax.models import backbones
+from fashionjax.runtime import checkpoint
+from fashionjax.weights.key_maps import torch_shapes
 
 TINY = {
     "image_size": "32",
@@ -111,6 +116,31 @@ def test_init_and_freeze(tmp_path):
     broken.write_bytes(b"not weights")
     with pytest.raises(UserError, match=r"weights.pth"):
         plan.initial(options("x", init=str(broken)))
+
+
+def test_weight_files(tmp_path):
+    """The backbone and its published width are recognised; an import that a kill cut short starts again."""
+    widths = {"backbone": "vgg11_bn", "width": "0"}
+    trunk = weight_files.tiny_backbone("vgg11_bn")
+    shapes = torch_shapes(weight_files.shapes_of(trunk), backbones.torch_keys(trunk))
+    tensors = weight_files.drawn(shapes)
+    file = tmp_path / "vgg.safetensors"
+    save_file(tensors, file)
+    chosen = options(tmp_path / "photos", tmp_path / "w", init=str(file))
+    assert plan.initial(chosen) == (widths, {})
+    photos = own_folders.classes(tmp_path / "photos", 20, ("a", "b"))
+    data_dir = str(tmp_path / "data")
+    builders.prepare("own_photos/folders", data_dir=data_dir, manual_dir=photos, progress=False)
+    (tmp_path / "w/init/checkpoints/0.orbax-checkpoint-tmp-1").mkdir(parents=True)
+    tiny = {"data_dir": data_dir, "image_size": 32, "model.features": 16, "model.backbone_fields.width": 8}
+    argument = {"task": "labels", "labels": "category", "form": "folders", "backbone": "vgg11_bn"}
+    fields = finetune.import_weights(chosen, argument, tiny)
+    assert fields == {"init_from": str(tmp_path / "w/init"), "init_skip": plan.FRESH}
+    kept = checkpoint.restore_for_inference(tmp_path / "w/init")
+    before = (tmp_path / "w/init/checkpoints/0").stat().st_mtime_ns
+    np.testing.assert_array_equal(kept.params["backbone"]["features_0"]["bias"], tensors["features.0.bias"])
+    finetune.import_weights(chosen, argument, tiny)  # it is there
+    assert (tmp_path / "w/init/checkpoints/0").stat().st_mtime_ns == before
 
 
 def test_fields_and_the_printed_command(tmp_path):

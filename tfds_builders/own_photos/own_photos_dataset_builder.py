@@ -28,13 +28,12 @@ from tfds_builders.benchmark import (
     progress_bar,
     rows_by_split,
 )
-from tfds_builders.own_photos import holdout, photos, table
+from tfds_builders.own_photos import holdout, photos, protocol, table
 from tfds_builders.own_photos.listing import SPLITS, Listing, read_folders
 from tfds_builders.own_photos.photos import Inspected
 from tfds_builders.release import Location, Release, ReleaseError, open_release
 
 KEEP_FIRST = ("test", "val", "train")  # of copies in several splits, the one in the first of these stays
-QUERY, GALLERY, NEITHER = 0, 1, 2  # roles in retrieval
 LISTED = 20  # damaged photos named in an error
 
 
@@ -56,7 +55,7 @@ class Builder(BenchmarkBuilder):
     """Photos with any of category, attributes, item, view, box and landmarks."""
 
     DESCRIPTION = "Photos of their owner, read from class folders or from a table."
-    HOMEPAGE = "https://en.wikipedia.org/wiki/Comma-separated_values"
+    HOMEPAGE = ""
     BUILDER_CONFIGS: ClassVar = [
         OwnConfig(name="folders", description="CLASS/photo, or train|val|test/CLASS/photo."),
         OwnConfig(name="table", description="A CSV or TSV with a row for each photo."),
@@ -146,9 +145,9 @@ dataset coco_instances"""
         listing, more = self._without_crossing_copies(listing, seen)
         notes += more
         split = self._split(listing, seen)
-        notes += _class_notes(listing, split)
+        notes += protocol.class_notes(listing, split)
         if listing.item is not None:
-            role, more = _roles(listing, split)
+            role, more = protocol.roles(listing, split)
             notes += more
         self.inspected = seen
         size = np.asarray([seen[name][:2] for name in listing.image], np.int64).reshape(-1, 2)
@@ -230,7 +229,7 @@ dataset coco_instances"""
                     self.skipped.append({"id": listing.image[i], "reason": reason})
         if dropped:
             notes.append(f"{len(dropped)} photos are left out: copies of photos in another split")
-        notes += _disagreeing(listing, groups)
+        notes += protocol.disagreeing(listing, groups)
         return listing.rows([i for i in range(len(listing.image)) if i not in dropped]), notes
 
     def _split(self, listing: Listing, seen: dict[str, Inspected]) -> list[str]:
@@ -300,63 +299,3 @@ def _multi_hot(rows: Sequence[Sequence[str]], names: Sequence[str]) -> np.ndarra
     for i, row in enumerate(rows):
         found[i, [number[name] for name in row]] = 1
     return found
-
-
-def _disagreeing(listing: Listing, groups: Sequence[Sequence[int]]) -> list[str]:
-    """A note on copies of one photo that are in different classes."""
-    if listing.category is None:
-        return []
-    pairs = [rows for rows in groups if len({listing.category[i] for i in rows}) > 1]
-    if not pairs:
-        return []
-    named = "; ".join(" = ".join(listing.image[i] for i in rows[:3]) for rows in pairs[:5])
-    return [f"{len(pairs)} photos are in two classes: {named}{'; …' if len(pairs) > 5 else ''}"]
-
-
-def _class_notes(listing: Listing, split: Sequence[str]) -> list[str]:
-    """What the splits cannot show of the classes."""
-    if listing.category is None:
-        return []
-    notes, of = [], {name: set() for name in SPLITS}
-    for name, category in zip(split, listing.category):
-        of[name].add(category)
-    if len(set(listing.category)) == 1:
-        notes.append(f"one class ({listing.category[0]}): there is nothing to tell apart")
-    for held in ("val", "test"):
-        unmeasured = sorted(of["train"] - of[held])
-        if of[held] and unmeasured:
-            named = ", ".join(unmeasured[:10]) + (", …" if len(unmeasured) > 10 else "")
-            notes.append(f"split {held} has no photo of {len(unmeasured)} classes: {named}")
-        unseen = sorted(of[held] - of["train"])
-        if unseen:
-            notes.append(f"split {held} has classes that train lacks: {', '.join(unseen[:10])}")
-    return notes
-
-
-def _roles(listing: Listing, split: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """([n] query, gallery or neither; notes). As the table says; else consumer photos search among shop
-    photos, and without views the first photo of an item searches among the others."""
-    notes: list[str] = []
-    if listing.role is not None:
-        role = np.asarray([table.ROLES.index(name) for name in listing.role], np.int32)
-        return role, notes
-    role = np.full(len(split), GALLERY, np.int32)
-    for held in ("val", "test"):
-        rows = [i for i, name in enumerate(split) if name == held]
-        items: dict[str, list[int]] = {}
-        for i in rows:
-            items.setdefault(listing.item[i], []).append(i)
-        unmatched = 0
-        for members in items.values():
-            if listing.view is None:
-                role[members[0]] = QUERY if len(members) > 1 else GALLERY
-                continue
-            consumer = [i for i in members if listing.view[i] == "consumer"]
-            matched = len(consumer) < len(members)
-            role[consumer] = QUERY if matched else NEITHER
-            unmatched += 0 if matched else len(consumer)
-        if unmatched:
-            notes.append(f"split {held}: {unmatched} consumer photos have no shop photo of their item")
-        if rows and not (role[rows] == QUERY).any():
-            notes.append(f"split {held}: no item has two photos, so retrieval cannot be measured on it")
-    return role, notes
