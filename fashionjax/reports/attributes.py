@@ -48,6 +48,8 @@ class LabelReport:
         if "category" in rows:
             panels += category_panels(context, rows, list(names["category"]))
         if self.similar is not None:
+            if "attribute" in rows:
+                panels += attribute_mistakes(rows, list(names["attribute"]), *images_of(context, rows))
             panels += self.similar.panels()
         return panels
 
@@ -144,6 +146,27 @@ def attribute_panels(
             maximum=1.0,
         )
     ]
+
+
+def attribute_mistakes(
+    rows: Mapping, names: Sequence[str], images: Images, ids: Sequence[str], count: int = 8
+) -> list[Panel]:
+    """The wrong attributes with the highest probability: seen where the label says no, or the reverse."""
+    logit, label = np.asarray(rows["attribute_score"], np.float64), rows["attribute"].astype(bool)
+    wrong = np.where((logit > 0) != label, np.abs(logit), -1.0)
+    tiles = []
+    for place in np.argsort(-wrong, axis=None, kind="stable")[:count].tolist():
+        row, attribute = divmod(place, len(names))
+        if wrong[row, attribute] > 0:
+            probability = 1 / (1 + np.exp(-logit[row, attribute]))
+            said = "not labelled" if not label[row, attribute] else "labelled"
+            text = f"{names[attribute]}: {said}, predicted at {probability:.2f} · {ids[row]}"
+            tiles.append((photo.display(images(row)), text))
+    title, caption = (
+        "Attributes: surest mistakes",
+        "Attributes whose probability is farthest on the wrong side.",
+    )
+    return [Tiles(title, caption, tiles)] if tiles else []
 
 
 def _category_caption(rows: Mapping, names: Sequence[str]) -> Callable[[int], str]:

@@ -29,6 +29,7 @@ LABELS = {
 }
 PACKAGE = Path(__file__).parents[1]
 REQUIRED = ("label", "dataset", "split", "n", "metrics")
+EVERY_CELL = 60  # categories up to which the empty cells of a confusion matrix are drawn, too
 BARS_SHOWN = 40  # further ones are folded away
 
 # matplotlib draws with these; the page swaps them for its own variables, which follow light and dark
@@ -235,11 +236,17 @@ def confusion_svg(panel: Confusion) -> str:
         f'<svg role="img" aria-label="{Markup.escape(panel.title)}" viewBox="0 0 {side} {side}" '
         f'class="confusion" style="--side:{side}px" font-size="{letter}">'
     ]
+    many = size > EVERY_CELL
+    if many:
+        whole = f'x="{margin}" y="{margin}" width="{size * cell}" height="{size * cell}"'
+        parts.append(f'<rect {whole} class="blank"/>')
     for row, name in enumerate(names):
         line = f"{margin + (row + 0.5) * cell + letter * 0.35:.1f}"
         parts.append(f'<text x="{margin - 6}" y="{line}" text-anchor="end">{name}</text>')
         parts.append(f'<text transform="translate({line} {margin - 6}) rotate(-90)">{name}</text>')
         for column, other in enumerate(names):
+            if many and not counts[row, column]:
+                continue
             told = f"{name} → {other}: {counts[row, column]} ({share[row, column]:.0%})"
             corner = margin + column * cell, margin + row * cell
             drawn = _cell(*corner, cell, counts[row, column], share[row, column], right=row == column)

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from fashionjax.errors import UserError
 from fashionjax.metrics.classification import category_rows
 from fashionjax.metrics.labels import LabelMetrics
-from fashionjax.reports import attributes, draw, landmarks, panels
+from fashionjax.reports import attributes, draw, landmarks, panels, report
 from fashionjax.task import Context
 
 NAMES = {"category": ["Tee", "Skirt", "Dress"], "attribute": ["striped", "dotted", "lace"]}
@@ -144,3 +144,27 @@ def test_training_curves(tmp_path):
     log.write_text("\n".join([lines[0], "broken", *lines[1:]]))
     with pytest.raises(UserError, match="line 2"):
         panels.training_curves(log)
+
+
+def test_surest_mistakes_of_attributes():
+    rows = {
+        "attribute_score": np.array([[3.0, -1.0, 0.5], [-4.0, 2.0, -0.1]]),
+        "attribute": np.array([[1, 1, 0], [1, 1, 0]], np.uint8),
+    }
+    (tiles,) = attributes.attribute_mistakes(rows, NAMES["attribute"], gray, ["a.jpg", "b.jpg"])
+    assert [text for _, text in tiles.tiles] == [
+        "striped: labelled, predicted at 0.02 · b.jpg",
+        "dotted: labelled, predicted at 0.27 · a.jpg",
+        "lace: not labelled, predicted at 0.62 · a.jpg",
+    ]
+    right = rows | {"attribute": rows["attribute_score"] > 0}
+    assert attributes.attribute_mistakes(right, NAMES["attribute"], gray, ["a", "b"]) == []
+
+
+def test_a_confusion_matrix_of_300_categories():
+    """Its page stays small: empty cells are one rectangle."""
+    counts = np.diag(np.full(300, 4))
+    counts[7, 250] = 2
+    names = [f"category {n}" for n in range(300)]
+    svg = report.confusion_svg(panels.Confusion("Category confusion", names, counts))
+    assert svg.count("<g>") == 301 and "category 7 → category 250: 2 (33%)" in svg and len(svg) < 250_000
