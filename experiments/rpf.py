@@ -159,6 +159,12 @@ def small(config) -> None:
     config.optim.update({"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-4, "schedule": "cosine"})
     config.optim.update({"warmup_steps": 50, "boundaries": (), "groups": (), "clip_norm": 1.0})
     config.log_every, config.eval_every, config.save_every = 50, 500, 0
+    config.loss = config.loss.to_dict() | {
+        "value": 1.0
+    }  # a classifier of values beside, to start from scratch
+    if config.fine_grained.sampler == "in_batch" and not spec.patch:
+        config.fine_grained.sampler, config.batch_size = "image", 32  # every image with all its labels
+    config.fine_grained.temperature, spec.dropout = 0.1, 0.0
     if spec.patch:
         config.init_skip = ("patch/",)  # there is no file of so small a transformer
 

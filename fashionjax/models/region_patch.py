@@ -173,9 +173,10 @@ class RegionPatch(nn.Module):
     """image [b h w 3] normalised float, attribute [b] i32 -> dict of float32 arrays. With attribute [b a],
     every output has b * a rows, the attributes of an image one after the other.
 
-    region [b d] and attention [b h' w'] (sums to 1); of RPF complement [b d]. With a patch branch, `canvas`
-    [b c c 3] u8 and `pixels` [b s+2] i32 (`ops.attention_crop`) also patch [b d] and box [b 4] i32, the crop
-    in pixels of the canvas's square.
+    region [b d] and attention [b h' w'] (sums to 1); of RPF complement [b d]; with `values` (of an attribute,
+    at most) value_logits [b values], read from the region by a linear layer for each attribute (ours). With a
+    patch branch, `canvas` [b c c 3] u8 and `pixels` [b s+2] i32 (`ops.attention_crop`) also patch [b d] and
+    box [b 4] i32, the crop in pixels of the canvas's square.
 
     `variant` rpf or asen. Not `conditioned`: no attribute, the mean of the map through one linear layer, for
     comparison. `crop`: 'attention', or 'none' for the whole square. `clamp` as for `crop_box`, at evaluation;
@@ -197,6 +198,7 @@ class RegionPatch(nn.Module):
     crop_size: int = 224
     crop: str = "attention"
     clamp: bool = True
+    values: int | None = None
     dtype: Any = jnp.float32  # of the normalised crop
 
     def setup(self):
@@ -204,6 +206,10 @@ class RegionPatch(nn.Module):
             raise ValueError(f"variant must be one of {VARIANTS}, not {self.variant!r}")
         if self.patch is not None and not (self.conditioned and self.variant == "rpf"):
             raise ValueError("only the conditioned rpf variant has a patch branch")
+        if self.values is not None:
+            shape, small = (self.attributes, self.embedding, self.values), nn.initializers.normal(0.02)
+            self.value_kernel = self.param("value_kernel", small, shape, jnp.float32)
+            self.value_bias = self.param("value_bias", nn.initializers.zeros, shape[::2], jnp.float32)
         if not self.conditioned:
             self.attention_net = MeanEmbedding(self.embedding)
         elif self.variant == "asen":
@@ -242,6 +248,9 @@ class RegionPatch(nn.Module):
             cells, attribute = _repeated(cells, attribute.shape[1]), attribute.reshape(-1)
         region, complement, attention = self.attention_net(cells, self._condition(attribute), train)
         outputs = {"region": region, "attention": rearrange(attention, "b (h w) -> b h w", h=h, w=w)}
+        if self.values is not None:
+            logits = jnp.einsum("bd,bdv->bv", region, self.value_kernel[attribute])
+            outputs["value_logits"] = logits + self.value_bias[attribute]
         return outputs if complement is None else outputs | {"complement": complement}
 
     def of_crop(self, crop, attribute, train: bool = False):

@@ -23,7 +23,7 @@ NAMES = ["collar", "sleeve_length", "hem"]
 def checkpoint(tmp_path_factory):
     """A stage-2 model, untrained."""
     config = rpf.get_config("tiny=true,stage=2")
-    config.labels = {"attribute": NAMES}
+    config.labels = {"attribute": NAMES, "attribute_value": [["a", "b"]] * len(NAMES)}
     return save_drawn(tmp_path_factory.mktemp("rpf"), config, 0)
 
 

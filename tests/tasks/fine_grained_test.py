@@ -17,11 +17,15 @@ from fashionjax.task import AXIS
 from fashionjax.tasks import fine_grained as task_module
 
 NAMES = ["sleeve length", "neckline", "pattern"]
+LABELS = {
+    "attribute": NAMES,
+    "attribute_value": [["short", "long"], ["v", "crew", "boat"], ["plain", "dots"]],
+}
 
 
 def config_of(argument="", *quirks, **fields):
     config = rpf.get_config(f"tiny=true,{argument}".rstrip(","))
-    config.labels = {"attribute": NAMES}
+    config.labels = LABELS
     if quirks:
         config.quirks = quirks
     config.update(fields)
@@ -37,6 +41,7 @@ def terms_of(config, outputs, labels):
 
 def test_terms_are_those_of_whole_triplets_with_the_published_weights():
     config = config_of("stage=2")
+    config.loss = rpf.get_config("stage=2").loss
     rng = np.random.default_rng(2)
     outputs = {name: rng.normal(size=(6, 4)).astype(np.float32) for name in ("region", "patch", "complement")}
     labels = {  # by role: two anchors, two positives, two negatives
@@ -68,12 +73,12 @@ def test_arguments():
     for dataset in rpf.DATASETS:
         for stage, negatives in itertools.product((1, 2), ("triplet", "in_batch")):
             config = rpf.get_config(f"dataset={dataset},stage={stage},negatives={negatives}")
-            config.labels = {"attribute": NAMES}
+            config.labels = LABELS
             tasks.make(config)
             assert config.dataset == dataset and config.model.patch == (stage == 2)
     for argument in ("variant=asen", "conditioned=false", "small=true", "small=true,stage=2"):
         config = rpf.get_config(argument)
-        config.labels = {"attribute": NAMES}
+        config.labels = LABELS
         tasks.make(config)
     with pytest.raises(ValueError, match="second stage"):
         rpf.get_config("variant=asen,stage=2")

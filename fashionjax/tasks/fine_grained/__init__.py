@@ -129,9 +129,15 @@ def make_model(config: ConfigDict) -> RegionPatch:
         project_complement=not quirks.on(config, "r7_complement_not_projected"),
         clamp=not quirks.on(config, "r10_black_past_the_edge"),
         crop_size=config.image_size,
+        values=_most_values(config) if "value" in config.loss else None,
         dtype=dtype,
         **{name: spec[name] for name in MODEL_FIELDS},
     )
+
+
+def _most_values(config: ConfigDict) -> int:
+    """How many values the attribute with the most has."""
+    return max(len(names) for names in supervised.label_names(config, "attribute_value"))
 
 
 MODEL_FIELDS = ("variant", "conditioned", "embedding", "attribute_width", "common", "hidden", "dropout",
@@ -283,13 +289,22 @@ def _align(view: View) -> jax.Array:
     return roles * supervised.weighted_mean(loss, view.batch)
 
 
-# triplet, patch_triplet and contrast are RPF's; align is ASEN++'s; the others take the batch of all devices
+def _value(view: View) -> jax.Array:
+    attribute, value = _labels(view)
+    known = (attribute >= 0) & (value >= 0)
+    loss = losses.softmax_ce(view.outputs["value_logits"], jnp.where(known, value, 0))
+    return supervised.selected_mean(loss, known.astype(jnp.float32))
+
+
+# triplet, patch_triplet and contrast are RPF's, align is ASEN++'s; in_batch and patch_in_batch take the batch
+# of all devices, value classifies the region
 TERMS: dict[str, Callable[[View], jax.Array]] = {
     "triplet": functools.partial(_triplet, key="region"),
     "patch_triplet": functools.partial(_triplet, key="patch"),
     "contrast": _contrast,
     "align": _align,
     "in_batch": functools.partial(_in_batch, key="region"),
+    "value": _value,
     "patch_in_batch": functools.partial(_in_batch, key="patch"),
 }
 
