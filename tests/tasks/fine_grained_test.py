@@ -56,7 +56,7 @@ def test_terms_are_those_of_whole_triplets_with_the_published_weights():
     assert terms["loss_triplet"] == pytest.approx(want, rel=1e-5)
     rows = losses.AttributeRows(*outputs.values(), labels["attribute"], labels["value"])
     rows = jax.tree.map(lambda x: x[[0, 1, 2, 3, 5]], rows)
-    want = 0.04 * float(losses.foreground_background(rows, rows).mean())
+    want = 0.04 * float(losses.foreground_background(rows, rows, config.fine_grained.temperature).mean())
     assert terms["loss_contrast"] == pytest.approx(want, rel=1e-5)
 
 
