@@ -3,14 +3,15 @@
     python -m fashionjax.train --config=experiments/demo.py --workdir=runs/demo/train
 
 ResNet-18 of width 16 at 96 px on the synthetic benchmark; `make demo` runs it end to end. The constants are
-ours, chosen on the synthetic validation split for a few minutes on two CPU cores.
+ours, chosen on the synthetic validation split for a few minutes on two CPU cores. `tiny=true` is a few steps
+of the same system.
 """
 
 from experiments import common
 
 
 def get_config(arg: str | None = None):
-    args = common.parse_arg(arg, steps=1300)
+    args = common.parse_arg(arg, steps=1300, tiny=False)
     config = common.base()
     config.task = "attributes"
     config.synthetic.config = "attributes"
@@ -39,4 +40,7 @@ def get_config(arg: str | None = None):
 
     config.optim.update({"optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.02, "schedule": "cosine"})
     config.optim.update({"warmup_steps": 50, "clip_norm": 10.0})
+    if args["tiny"]:
+        common.tiny(config, "train=200,val=40,test=40,size=64")
+        config.eval_every = 0
     return config

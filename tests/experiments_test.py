@@ -344,9 +344,10 @@ def check_matches(matches, result):
 
 
 EVERY_DAY = ("landmarks", "compatibility")
-SWEPT = [pytest.param(name, marks=pytest.mark.full) for name in EVERY if name not in EVERY_DAY]
+SWEPT = [pytest.param(name, marks=pytest.mark.full) for name in ("demo", *EVERY) if name not in EVERY_DAY]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*EVERY_DAY, *SWEPT])
 def test_tiny_trains_from_the_command_line(name, tmp_path):
     """`tiny=true` as it stands, but for the number of steps; its synthetic data is rendered first."""
