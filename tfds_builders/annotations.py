@@ -126,12 +126,12 @@ def picture_name(text: TextFile, row: Row, name: str) -> str:
 class Placed:
     """Which position of the image list each row of a table belongs to; exactly one row per image.
 
-    `merge`: identical repetitions are counted in `merged` instead of refused. `strangers`: so are rows of
+    `merge`: identical repetitions are counted in `merged` instead of refused. `unlisted`: so are rows of
     images outside the list (in `strange`), as long as every image of the list has its row.
     """
 
-    def __init__(self, text: TextFile, partition: Partition, *, merge: bool, strangers: bool = False):
-        self.text, self.partition, self.merge, self.strangers = text, partition, merge, strangers
+    def __init__(self, text: TextFile, partition: Partition, *, merge: bool, unlisted: bool = False):
+        self.text, self.partition, self.merge, self.unlisted = text, partition, merge, unlisted
         self.merged = self.strange = 0
         self.stranger: ReleaseError | None = None
         self.index = {name: i for i, name in enumerate(partition.image)}
@@ -144,7 +144,7 @@ class Placed:
         position = self.index.get(name)
         if position is None:
             error = self.text.error(row.line, f"image {name} is not in {self.partition.text.label}")
-            if not self.strangers:
+            if not self.unlisted:
                 raise error
             self.stranger = self.stranger or error
             self.strange += 1
@@ -239,7 +239,7 @@ def read_boxes(text: TextFile, placed: Placed, *, extra: int = 0) -> Boxes:
             (number,) = integers(text, row, [fields[2]], "code")
             if position is not None:
                 code[position], garment[position] = number, kind
-        if position is not None:  # boxes of images that no split uses are not judged
+        if position is not None:  # boxes of images that no split uses are not checked
             box[position] = parse_box(text, row, fields[-4:])
     lines = lines_of(text, placed.finish())
     return Boxes(lines, box, code, garment) if extra else Boxes(lines, box)

@@ -351,7 +351,7 @@ def fit_to_pictures(records: Records, size: np.ndarray, *, clip: bool) -> Record
 
     A box may end at the image's width or height. One that leaves the image, or the padding around it in its
     frame, is an error unless `clip`; then it is clipped, and an error if nothing is left of it. Visible
-    landmarks outside are counted in a note. Images of unknown size (0, 0) are not judged.
+    landmarks outside are counted in a note. Images of unknown size (0, 0) are not checked.
     """
     columns, known, notes = dict(records.columns), size[:, 0] > 0, records.notes
     scale, margin, slack = _frame_of(records, size)

@@ -41,7 +41,7 @@ def read_photo(source: str | os.PathLike | bytes, name: str | None = None) -> np
     EXIF rotation is applied, transparency is composited on white, an animation gives its first frame, 16-bit
     grayscale is scaled to 8 bits, CMYK is converted without a colour profile. `name` stands for the
     file in errors (default: the path). A file that is missing, a folder, a broken link, empty, no image,
-    truncated or larger than `MAX_PIXELS` is a UserError; the size is judged from the header, before anything
+    truncated or larger than `MAX_PIXELS` is a UserError; the size is read from the header, before anything
     is decoded.
     """
     if isinstance(source, bytes):

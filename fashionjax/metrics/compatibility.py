@@ -277,10 +277,10 @@ def evaluate_outfits(scorer: Scorer, found: Items, column: Callable[[str], np.nd
     )
 
 
-def metrics_of(judged: OutfitScores) -> dict[str, float]:
-    """AUC and fill-in-the-blank of what was judged."""
-    auc = auc_metrics(judged.score, judged.label, judged.zoo_score)
-    return auc | fill_in_blank_metrics(judged.answer_score, judged.correct, judged.zoo_answer_score)
+def metrics_of(scored: OutfitScores) -> dict[str, float]:
+    """AUC and fill-in-the-blank of what was scored."""
+    auc = auc_metrics(scored.score, scored.label, scored.zoo_score)
+    return auc | fill_in_blank_metrics(scored.answer_score, scored.correct, scored.zoo_answer_score)
 
 
 class OutfitMetrics:
@@ -306,12 +306,12 @@ class OutfitMetrics:
         return items(rows, rows, len(self.context.column("category")))
 
     @functools.cached_property
-    def judged(self) -> OutfitScores:
+    def scored(self) -> OutfitScores:
         """What the scorer says of the split's outfits and questions."""
         return evaluate_outfits(self.scorer, self.items(), self.context.column)
 
     def result(self) -> dict[str, float]:
-        result = metrics_of(self.judged)
+        result = metrics_of(self.scored)
         if self.types:
             result |= classification.category_metrics_of(self.rows.whole(), self.types)
         return result

@@ -1,6 +1,6 @@
 """The types an outfit lacks, and a gallery's items ranked for them.
 
-A candidate is judged as an answer that fills the blank of an outfit: by the type-aware embedding through the
+A candidate is scored as an answer that fills the blank of an outfit: by the type-aware embedding through the
 sum of its distances to the outfit's items, by the set transformer through the outfit with it as one set.
 """
 

@@ -181,10 +181,10 @@ def _outfits(a: dict) -> dict:
         pairs = compatibility.pairs_across(question, answer)
         between = distances(metric, pairs)
         total = compatibility.summed_distance(between, pairs.group, answer.size, np.float32)
-        judged = compatibility.auc_metrics(score, a["comp_label"])
-        judged |= compatibility.fill_in_blank_metrics(-total.reshape(answer.shape), a["fitb_correct"])
-        result[f"auc_{name}"] = judged["zoo/compatibility_auc"]
-        result[f"fitb_acc_{name}"] = judged["zoo/fill_in_blank"] / 100
+        scored = compatibility.auc_metrics(score, a["comp_label"])
+        scored |= compatibility.fill_in_blank_metrics(-total.reshape(answer.shape), a["fitb_correct"])
+        result[f"auc_{name}"] = scored["zoo/compatibility_auc"]
+        result[f"fitb_acc_{name}"] = scored["zoo/fill_in_blank"] / 100
     return result
 
 

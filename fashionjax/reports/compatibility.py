@@ -28,7 +28,7 @@ class Found(NamedTuple):
 
     items: compatibility.Items
     scorer: compatibility.Scorer
-    judged: compatibility.OutfitScores
+    scored: compatibility.OutfitScores
     types: Sequence[str]
 
 
@@ -44,7 +44,7 @@ class OutfitReport:
     @functools.cached_property
     def found(self) -> Found:
         metrics = self.metrics
-        return Found(metrics.items(), metrics.scorer, metrics.judged, self.context.labels["category"])
+        return Found(metrics.items(), metrics.scorer, metrics.scored, self.context.labels["category"])
 
     def panels(self) -> list[Panel]:
         context, rows = self.context, self.metrics.rows.whole()
@@ -67,7 +67,7 @@ def write(out: str | os.PathLike, found: Found, ids: Sequence[str]) -> list[Path
     the answers; outfits.jsonl: {"items", "label", "score"}; type_pairs.jsonl: {"types", "n_real",
     "n_artificial", "mean_real", "mean_artificial", "auc"}.
     """
-    judged = found.judged
+    scored = found.scored
     blanks = (
         {
             "question": [ids[row] for row in question],
@@ -77,12 +77,12 @@ def write(out: str | os.PathLike, found: Found, ids: Sequence[str]) -> list[Path
             "correct": np.flatnonzero(right).tolist(),
         }
         for question, answers, right, scores in zip(
-            judged.question, judged.answer, judged.correct, judged.answer_score, strict=True
+            scored.question, scored.answer, scored.correct, scored.answer_score, strict=True
         )
     )
     outfits = (
         {"items": [ids[row] for row in rows], "label": int(label), "score": _number(score)}
-        for rows, label, score in zip(judged.outfit, judged.label, judged.score, strict=True)
+        for rows, label, score in zip(scored.outfit, scored.label, scored.score, strict=True)
     )
     pairs = (
         row | {"types": [found.types[t] for t in row["types"]]} | {key: _number(row[key]) for key in MEANS}
@@ -105,23 +105,23 @@ def panels(config, found: Found, images: Images) -> list[Panel]:
 
     `images` gives the image of a record.
     """
-    judged, names = found.judged, found.types
+    scored, names = found.scored, found.types
     result: list[Panel] = [
-        Table("Model", ["", ""], [["variant", variant_name(config)], ["questions", len(judged.question)]])
+        Table("Model", ["", ""], [["variant", variant_name(config)], ["questions", len(scored.question)]])
     ]
-    if len(judged.question):
-        credit = compatibility.right_answers(judged.answer_score, judged.correct)
+    if len(scored.question):
+        credit = compatibility.right_answers(scored.answer_score, scored.correct)
         spread = np.linspace(0, len(credit) - 1, min(SHOWN, len(credit))).round().astype(int)
-        result.append(_grid("Questions", np.unique(spread), judged, images))
+        result.append(_grid("Questions", np.unique(spread), scored, images))
         wrong = np.flatnonzero(credit == 0)
         if len(wrong):
-            margin = [_lost(judged, q) for q in wrong]
+            margin = [_lost(scored, q) for q in wrong]
             worst = wrong[np.argsort(margin)[::-1][:SHOWN]]
-            result.append(_grid("Questions answered worst", worst, judged, images))
-        result.append(_by_blank(judged, credit, found.items.category, names))
-    known = np.isfinite(judged.score)
-    if 0 < judged.label[known].sum() < known.sum():
-        x, y = compatibility.roc_curve(judged.score[known], judged.label[known])
+            result.append(_grid("Questions answered worst", worst, scored, images))
+        result.append(_by_blank(scored, credit, found.items.category, names))
+    known = np.isfinite(scored.score)
+    if 0 < scored.label[known].sum() < known.sum():
+        x, y = compatibility.roc_curve(scored.score[known], scored.label[known])
         curve = {"model": (x.tolist(), y.tolist()), "chance": ([0, 1], [0, 1])}
         title = "Real outfits against artificial ones"
         result.append(Curve(title, "artificial outfits accepted", "real outfits accepted", curve))
@@ -139,17 +139,17 @@ def variant_name(config) -> str:
     return f"type spaces by {space}, {'learned metric' if config.model.metric else 'Euclidean distance'}"
 
 
-def _lost(judged: compatibility.OutfitScores, q: int) -> float:
+def _lost(scored: compatibility.OutfitScores, q: int) -> float:
     """How far the right answer is behind the chosen one."""
-    scores, right = np.asarray(judged.answer_score[q]), np.asarray(judged.correct[q], bool)
+    scores, right = np.asarray(scored.answer_score[q]), np.asarray(scored.correct[q], bool)
     return float(scores.max() - scores[right].max()) if right.any() else 0.0
 
 
-def _grid(title: str, chosen: np.ndarray, judged: compatibility.OutfitScores, images: Images) -> Tiles:
+def _grid(title: str, chosen: np.ndarray, scored: compatibility.OutfitScores, images: Images) -> Tiles:
     tiles = []
     for q in chosen:
-        question, answers, scores = judged.question[q], judged.answer[q], judged.answer_score[q]
-        right, best = np.asarray(judged.correct[q], bool), int(np.argmax(scores))
+        question, answers, scores = scored.question[q], scored.answer[q], scored.answer_score[q]
+        right, best = np.asarray(scored.correct[q], bool), int(np.argmax(scores))
         marks = [
             True if right[i] and i == best else False if i == best else None for i in range(len(answers))
         ]
@@ -170,13 +170,13 @@ def _grid(title: str, chosen: np.ndarray, judged: compatibility.OutfitScores, im
 
 
 def _by_blank(
-    judged: compatibility.OutfitScores, credit: np.ndarray, category: np.ndarray, names: Sequence[str]
+    scored: compatibility.OutfitScores, credit: np.ndarray, category: np.ndarray, names: Sequence[str]
 ) -> Bars:
     """Accuracy per type of the right answer."""
     blank = np.asarray(
         [
             category[rows[int(np.argmax(right))]]
-            for rows, right in zip(judged.answer, judged.correct, strict=True)
+            for rows, right in zip(scored.answer, scored.correct, strict=True)
         ]
     )
     types = np.unique(blank)
@@ -184,7 +184,7 @@ def _by_blank(
         "Fill in the blank by the type of the blank",
         [f"{names[t]} ({(blank == t).sum()})" for t in types],
         [float(credit[blank == t].mean()) for t in types],
-        reference=[np.mean([1 / len(judged.answer[q]) for q in np.flatnonzero(blank == t)]) for t in types],
+        reference=[np.mean([1 / len(scored.answer[q]) for q in np.flatnonzero(blank == t)]) for t in types],
         reference_name="chance",
         caption="Share answered rightly; in brackets the questions.",
         maximum=1.0,
@@ -194,11 +194,11 @@ def _by_blank(
 def type_pairs(found: Found) -> list[dict]:
     """Pairs of items of real and artificial outfits, per pair of types: rows of
     `compatibility.type_pair_table`."""
-    pairs = compatibility.pairs_within(found.judged.outfit)
+    pairs = compatibility.pairs_within(found.scored.outfit)
     category = found.items.category
     distance = found.scorer.pairs(found.items.embedding, category, pairs.first, pairs.second)
     return compatibility.type_pair_table(
-        distance, found.judged.label[pairs.group], category[pairs.first], category[pairs.second]
+        distance, found.scored.label[pairs.group], category[pairs.first], category[pairs.second]
     )
 
 

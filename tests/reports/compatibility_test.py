@@ -49,8 +49,8 @@ def test_questions_and_type_pairs_are_written(tmp_path):
         "answer": [np.asarray([2, 1])],
         "correct": [np.asarray([0, 1])],
     }
-    judged = outfit_metrics.evaluate_outfits(scorer, items, tables.__getitem__)
-    found = compatibility_report.Found(items, scorer, judged, ["bags", "hats"])
+    scored = outfit_metrics.evaluate_outfits(scorer, items, tables.__getitem__)
+    found = compatibility_report.Found(items, scorer, scored, ["bags", "hats"])
     files = compatibility_report.write(tmp_path, found, ["a", "b", "c", "d"])
     assert [file.name for file in files] == ["fill_in_blank.jsonl", "outfits.jsonl", "type_pairs.jsonl"]
     (question,), outfits, (pair,) = ([json.loads(line) for line in file.open()] for file in files)

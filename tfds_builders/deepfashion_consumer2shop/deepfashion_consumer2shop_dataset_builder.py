@@ -167,7 +167,7 @@ The config mmfashion reads instead of the partition, boxes and landmarks
         boxes_text = require_text(release, "list_bbox_consumer2shop.txt", ("Anno",))
         marks_text = require_text(release, "list_landmarks_consumer2shop.txt", ("Anno",))
         box_rows, mark_rows = (
-            Placed(text, pictures, merge=True, strangers=True) for text in (boxes_text, marks_text)
+            Placed(text, pictures, merge=True, unlisted=True) for text in (boxes_text, marks_text)
         )
         boxes = annotations.read_boxes(boxes_text, box_rows, extra=2)
         marks = annotations.read_landmarks(marks_text, mark_rows)
@@ -211,10 +211,10 @@ The config mmfashion reads instead of the partition, boxes and landmarks
                 pictures = _named_pictures(pairs, entries)
                 boxes_text = require_text(release, f"list_bbox_{stem}.txt", ("Anno",))
                 boxes = derived.read_named_boxes(
-                    boxes_text, Placed(boxes_text, pictures, merge=True, strangers=True)
+                    boxes_text, Placed(boxes_text, pictures, merge=True, unlisted=True)
                 )
                 marks_text = require_text(release, f"list_landmarks_{stem}.txt", ("Anno",))
-                placed = Placed(marks_text, pictures, merge=True, strangers=True)
+                placed = Placed(marks_text, pictures, merge=True, unlisted=True)
                 landmark, visibility = derived.read_named_points(marks_text, placed)
                 columns = {"landmark": landmark, "visibility": visibility}
                 parts.append(make_part(split, entries, pictures, boxes, columns))
