@@ -173,3 +173,38 @@ def test_low_precision_inputs_are_widened():
     logits = jnp.asarray(GOLDEN["in_logits"], jnp.bfloat16)
     assert losses.sigmoid_bce(logits, jnp.asarray(GOLDEN["in_multi_target"])).dtype == jnp.float32
     assert losses.softmax_ce(logits, jnp.zeros(8, int)).dtype == jnp.float32
+
+
+# ------------------------------------------------------------------------------ (image, attribute) pairs
+def naive_foreground_background(rows, temperature, alpha, *, negatives=True, across=True):
+    r, p, c = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in rows[:3])
+    attribute, value = rows[3:]
+    found = []
+    for i in range(len(r)):
+        near, far = np.exp(p @ r[i] / temperature), np.exp(c @ r[i] / temperature)
+        related = (attribute == attribute[i]) & (attribute >= 0)
+        same = related & (value == value[i])
+        others = ((attribute >= 0) if across else related) & ~same
+        total = near[same].sum() + negatives * near[others].sum() + alpha * far[related].sum()
+        found.append(0.0 if attribute[i] < 0 else np.log(total / near[same].sum()))
+    return np.asarray(found)
+
+
+@pytest.mark.parametrize(("negatives", "across"), [(True, True), (True, False), (False, True)])
+def test_foreground_against_background_equals_the_sums(negatives, across):
+    attribute, value = np.asarray([0, 0, 0, 1, 1, -1]), np.asarray([0, 0, 1, 0, 2, -1])
+    embeddings = np.random.default_rng(5).normal(size=(3, 6, 4)).astype(np.float32)
+    rows = losses.AttributeRows(*embeddings, attribute, value)
+    loss = losses.foreground_background(rows, rows, 0.2, 3.0, negatives=negatives, across_attributes=across)
+    wide = (*embeddings.astype(np.float64), attribute, value)
+    want = naive_foreground_background(wide, 0.2, 3.0, negatives=negatives, across=across)
+    assert_rounded(loss, want, 3 * 4 + 6 + 16, scale=1 / 0.2)
+    assert want[5] == loss[5] == 0
+
+
+def test_rows_of_other_groups_take_no_part():
+    label, group = jnp.asarray(LABEL), jnp.asarray([0, 0, 0, 0, 1, 1, 1, 1, 1])
+    part = slice(0, 4)
+    alone = losses.info_nce(EMBEDDING[part], label[part], EMBEDDING[part], label[part], jnp.arange(4))
+    grouped = losses.info_nce(EMBEDDING, label, EMBEDDING, label, jnp.arange(9), group=group, all_group=group)
+    assert_rounded(grouped[part], alone, 3 * 5 + 8 + 16, scale=1 / 0.07)

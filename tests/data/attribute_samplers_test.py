@@ -93,3 +93,15 @@ def test_what_cannot_be_sampled_is_reported(capsys):
         order.at(0, 0)
     with pytest.raises(UserError, match="at least 2"):
         samplers.attribute_balanced(ATTRIBUTE, VALUE, RECORD, 2, 1)
+
+
+def test_whole_images_come_once_an_epoch_with_all_their_labels():
+    order = samplers.whole_images(ATTRIBUTE, VALUE, RECORD, 3)
+    assert order.epoch == 8
+    found = [order.at(0, position) for position in range(8)]
+    assert sorted(RECORD[pair] for pair, _ in found) == list(range(8))
+    labels = {int(RECORD[pair]): label for pair, label in found}
+    np.testing.assert_array_equal(labels[0]["attribute"], [0, 1, 2])
+    assert labels[0]["value"].tolist() == [0, 0, -1] and labels[7]["value"].tolist() == [-1, 1, -1]
+    assert labels[1]["value"].tolist() == [0, 0, -1]  # of its two values the first
+    assert [pair for pair, _ in found] != [order.at(0, position)[0] for position in range(8, 16)]
