@@ -15,7 +15,7 @@ from fashionjax.data import builders, detection, source
 from fashionjax.errors import UserError
 from fashionjax.inference import segmenter
 from fashionjax.models.detection import rcnn
-from fashionjax.runtime import checkpoint, state
+from fashionjax.runtime import checkpoint, parallel, state
 from fashionjax.task import AXIS
 from fashionjax.tasks.detection import make_model, make_settings
 
@@ -161,31 +161,42 @@ def test_a_cascade_starts_from_a_plain_detector_and_names_what_is_fresh(data_dir
 
 @pytest.mark.slow
 def test_eight_devices_take_the_step_of_one(data_dir):
-    """Gradients of 8 images, one of them without objects and one unreadable, on 8 devices and on 1."""
+    """The change of the parameters by 8 images, one of them without objects and one unreadable, on 8 devices
+    and on 1. Float32: the two sum a few thousand products in different orders. A second batch is not traced.
+    """
     config = tiny(data_dir)
     split = source.open_split(config.dataset, "train", data_dir)
     task = tasks.make(config)
     examples = batch_of(task, split, range(8), config)
     examples[3]["truth_valid"][:] = False
     examples[5] = {name: np.zeros_like(value) for name, value in examples[5].items()}
-    params, _ = jax.jit(task.init)(jax.random.PRNGKey(0), {})
     batch = detection.collate(examples, ((64, 64),))
-    batch |= {"slot": np.arange(8, dtype=np.int32), "example_valid": np.arange(8) != 5}
+    batch |= {"index": np.arange(8, dtype=np.int32), "example_valid": np.arange(8) != 5}
+    fresh = jax.device_get(state.create_state(task, optax.sgd(1.0), 0, {}))
 
-    def gradient(devices):
-        shares = jax.tree.map(lambda x: x.reshape(devices, 8 // devices, *x.shape[1:]), batch)
+    def change(devices):
+        traces = []
 
-        def of_device(share):
-            return jax.grad(lambda p: task.loss(p, {}, share, jax.random.PRNGKey(3))[0])(params)
+        def loss(*arguments):
+            traces.append(arguments)
+            return task.loss(*arguments)
 
-        run = jax.jit(lambda shares: jax.vmap(of_device, axis_name=AXIS)(shares))
-        leaves = jax.tree.leaves(run(shares))
-        return np.concatenate([np.asarray(leaf, np.float64).mean(axis=0).ravel() for leaf in leaves])
+        mesh = parallel.make_mesh(jax.devices()[:devices])
+        step = state.make_train_step(task._replace(loss=loss), optax.sgd(1.0))
+        compiled = parallel.compile_train_step(step, config.parallel, mesh)
+        placed = parallel.put_batch(batch, config.parallel, mesh)
+        run, scalars = compiled(parallel.replicate(fresh, mesh), placed)
+        assert float(scalars["nonfinite"]) == 0
+        after = jax.device_get(run.params)
+        count = len(traces)
+        compiled(run, placed)
+        assert len(traces) == count
+        moved = jax.tree.map(lambda new, old: np.float64(new) - old, after, fresh.params)
+        return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(moved)])
 
-    whole, parts = gradient(1), gradient(8)
+    whole, parts = change(1), change(8)
     assert np.linalg.norm(whole) > 0
-    # the devices run the same program; only the mean over eight shares is taken in another order
-    assert np.linalg.norm(parts - whole) <= relative_rounding(9 * 256, layers=LAYERS) * np.linalg.norm(whole)
+    assert np.linalg.norm(parts - whole) <= 1e-5 * np.linalg.norm(whole)
 
 
 @pytest.mark.parametrize("system", [mask_rcnn, cascade])

@@ -20,7 +20,7 @@ from fashionjax.models.backbones import resnet
 from fashionjax.models.backbones.resnet import ResNet
 from fashionjax.runtime import checkpoint
 from fashionjax.weights import importer, labels, recognise
-from fashionjax.weights.key_maps import KeyMismatch, torch_shapes
+from fashionjax.weights.key_maps import KeyMismatch, torch_shapes, unfill
 
 CLASSES = 3
 FULL = pytest.mark.full
@@ -170,6 +170,19 @@ def test_the_command_lists_every_key_that_is_wrong(tmp_path, monkeypatch, capsys
     assert line["misshapen"] == [
         "roi_heads.mask_head.deconv.weight: (4, 4, 3, 3), the model needs (4, 4, 2, 2)"
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", [mask_rcnn, cascade])
+def test_models_with_group_normalisation_have_names_too(experiment):
+    """The small configs are exported in the names of their conventions' codebase."""
+    config = experiment.get_config("tiny=true")
+    config.labels = ConfigDict({"category": ["a", "b", "c"]})
+    template = importer.template(config, tasks.make(config))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
+    names = unfill(zeros, importer.key_rules(config))
+    norm = "neck.fpn_convs.3.gn.weight" if experiment is mask_rcnn else "backbone.fpn_output5.norm.weight"
+    assert norm in names and len(names) == len(jax.tree.leaves(template))
 
 
 # --- backbones of ImageNet ---

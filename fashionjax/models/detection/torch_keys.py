@@ -13,6 +13,7 @@ from fashionjax.models.torch_keys import (
     Rules,
     chw_linear,
     linear_rules,
+    norm_rules,
     prefixed,
 )
 
@@ -40,6 +41,8 @@ def detectron2(model: RCNN) -> Rules:
     rules = [
         *_conv(r"backbone\.fpn_lateral(\d)", r"fpn/lateral\1"),
         *_conv(r"backbone\.fpn_output(\d)", r"fpn/output\1"),
+        *norm_rules(r"backbone\.fpn_lateral(\d)\.norm", r"fpn/lateral\1_norm"),
+        *norm_rules(r"backbone\.fpn_output(\d)\.norm", r"fpn/output\1_norm"),
         *prefixed(resnet.DETECTRON2_KEYS, "backbone.bottom_up.", "backbone"),
         *_conv(r"proposal_generator\.rpn_head\.conv", "rpn_head/conv"),
         *_conv(r"proposal_generator\.rpn_head\.objectness_logits", "rpn_head/objectness"),
@@ -81,6 +84,8 @@ def mmdetection(model: RCNN) -> Rules:
     for index, level in enumerate(LEVELS):
         rules += _conv(rf"neck\.lateral_convs\.{index}\.conv", f"fpn/lateral{level}")
         rules += _conv(rf"neck\.fpn_convs\.{index}\.conv", f"fpn/output{level}")
+        rules += norm_rules(rf"neck\.lateral_convs\.{index}\.gn", f"fpn/lateral{level}_norm")
+        rules += norm_rules(rf"neck\.fpn_convs\.{index}\.gn", f"fpn/output{level}_norm")
     for index in range(model.mask_convolutions):
         rules += _conv(rf"mask_head\.convs\.{index}\.conv", f"mask_head/mask_fcn{index + 1}")
     return tuple(rules)
