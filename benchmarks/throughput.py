@@ -259,7 +259,7 @@ def write(path: Path, rows: list[dict], about: dict) -> None:
 def add_flags() -> None:
     flags.DEFINE_list("backbones", list(backbones.BACKBONES), "names of fashionjax.models.backbones")
     flags.DEFINE_list("what", ["train", "predict"], f"any of {', '.join(WHAT)}")
-    flags.DEFINE_integer("batch", 8, "pictures in a step, over all devices", lower_bound=1)
+    flags.DEFINE_integer("batch", 8, "images in a step, over all devices", lower_bound=1)
     flags.DEFINE_integer("size", 224, "side of the image", lower_bound=32)
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "compute type")
     flags.DEFINE_integer("devices", 0, "how many devices; 0: all", lower_bound=0)
