@@ -8,6 +8,8 @@ Names are unique over all systems.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -65,9 +67,18 @@ RPF = {  # by the number of the peculiarity in docs/fine_grained.md
     "r18_statistics_by_role": "batch statistics of anchors, positives and negatives are separate",
     "r21_zero_without_candidate": "headline: a query without a relevant candidate counts as precision 0",
 }
+RECOMMENDATION = {  # Donghwa-KIM/fashion-recommendation
+    "k1_first_box_features": "every garment of an image has the features of the image's best box",
+    "k2_no_positive_index0": "the first garment of a batch stands for a positive that does not exist",
+    "k3_frozen_after_evaluation": "the head's normalisation keeps its statistics after the first evaluation",
+    "k4_select_by_last_batch": "the checkpoint is chosen by the last validation batch's classification loss",
+    "k5_randomised_pca": "whitening by the randomised solver of PCA",
+    "k6_complement_searches_all": "complements are found through garments of any category",
+}
 SYSTEMS = {
     "mmfashion": MMFASHION,
     "mmfashion_compatibility": MMFASHION_COMPATIBILITY,
+    "recommendation": RECOMMENDATION,
     "fashionnet": FASHIONNET,
     "rpf": RPF,
 }
@@ -107,6 +118,14 @@ def check(config: ConfigDict) -> None:
             f"config.images_per_gpu={size}: s3_roi_scramble_group needs the images per GPU of the original, "
             "at least 1"
         )
+
+
+def of_flag(names: Sequence[str], system: str) -> tuple[str, ...]:
+    """The quirks that a command's --quirks=NAME,… turns on; UserError for one that is not `system`'s."""
+    unknown = [name for name in names if name not in SYSTEMS[system]]
+    if unknown:
+        raise UserError(f"--quirks={unknown[0]}: unknown quirk; there are {', '.join(SYSTEMS[system])}")
+    return tuple(names)
 
 
 def names_on(config: ConfigDict) -> list[str]:

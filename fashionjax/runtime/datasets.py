@@ -71,7 +71,8 @@ def attach_labels(config: ConfigDict, split: source.Split) -> None:
 
 def labels_of(config: ConfigDict, split: source.Split) -> dict[str, list]:
     """The split's label names, and with `config.item_labels` the items of all splits as `item_id`, or with
-    `config.trained_items_only` those that the training split shows.
+    `config.trained_items_only` those that the training split shows. With `config.pair_labels` these are the
+    training split's pairs, by their numbers.
 
     Under quirk C6 the type spaces are those of the dataset that is tested.
     """
@@ -84,6 +85,9 @@ def labels_of(config: ConfigDict, split: source.Split) -> dict[str, list]:
         if config.get("trained_items_only", False):
             trained = set(open_split(config, config.train_split).column("item_id").tolist())
             labels["item_id"] = [name for name in labels["item_id"] if name in trained]
+    if config.get("pair_labels", False):
+        pairs = set(open_split(config, config.train_split).column("pair_id").tolist())
+        labels["item_id"] = [str(pair) for pair in sorted(pairs) if pair >= 0]
     return labels
 
 

@@ -16,6 +16,7 @@ from fashionjax.tasks import (
     fashionnet,
     fine_grained,
     landmarks,
+    recommendation,
     retrieval,
 )
 
@@ -25,6 +26,7 @@ TASKS: dict[str, TaskEntry] = {
     "retrieval": retrieval.ENTRY,
     "compatibility": compatibility.ENTRY,
     "detection": detection.ENTRY,
+    "recommendation": recommendation.ENTRY,
     "fashionnet": fashionnet.ENTRY,
     "fine_grained": fine_grained.ENTRY,
 }

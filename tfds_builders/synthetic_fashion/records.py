@@ -51,6 +51,7 @@ class Plan(NamedTuple):
     freedom: float = 1.0  # how much place, size and turn of the garment vary in them
     shop_views: int = 3
     consumer_views: int = 2
+    pairs: int = 0  # of instances: sets of clothes that all splits show in turns; 0: each image its own
 
 
 def _split_number(split: str) -> int:
@@ -170,13 +171,18 @@ def outfits(plan: Plan, split: str, index: int, rng: np.random.Generator) -> lis
 def _instances(plan: Plan, split: str, index: int) -> dict:
     rng = rng_of(plan.seed, STREAM[plan.kind], _split_number(split), index)
     consumer = bool(rng.random() < plan.cluttered)
-    picture = scene.several(rng, outfits(plan, split, index, rng), (plan.size, plan.size), consumer)
+    worn, pair = outfits(plan, split, index, rng), FIRST_ITEM[split] + index + 1
+    if plan.pairs:
+        number = index % plan.pairs
+        own = rng_of(plan.seed, STREAM[plan.kind], len(FIRST_ITEM), number)
+        worn, pair = outfits(plan, "train", number, own), number + 1
+    picture = scene.several(rng, worn, (plan.size, plan.size), consumer)
     found = [
         _labels(seen)
         | {"segmentation": segmentation(seen.mask), "area": np.float32(seen.mask.sum()), "iscrowd": 0}
         for seen in picture.seen
     ]
-    size = {"coco_id": index + 1, "height": picture.height, "width": picture.width}
+    size = {"coco_id": index + 1, "height": picture.height, "width": picture.width, "pair_id": pair}
     return _common(f"{split}/{index:07d}.jpg", picture) | size | {"instance": found}
 
 

@@ -89,13 +89,15 @@ class ConsumerToShopConfig(InShopConfig):
 @dataclasses.dataclass(eq=False, kw_only=True)
 class InstancesConfig(tfds.core.BuilderConfig):
     """One or two dressed people per image. train, val, test count images; cluttered: share of consumer
-    views.
+    views. pairs: sets of clothes that the images of all splits show in turns, each with one `pair_id`; 0: no
+    two images show the same clothes.
     """
 
     train: int = 3000
     val: int = 500
     test: int = 500
     cluttered: float = 0.5
+    pairs: int = 0
     size: int = 192
     seed: int = 0
     processes: int | None = None
@@ -163,8 +165,8 @@ def check_config(config: tfds.core.BuilderConfig) -> None:
             raise ReleaseError(f"{field.name}={value}: must be at least 1")
         if field.name in SHARES and not 0 <= value <= 1:
             raise ReleaseError(f"{field.name}={value}: must be between 0 and 1")
-        if field.name == "seed" and value < 0:
-            raise ReleaseError(f"seed={value}: must not be negative")
+        if field.name in ("seed", "pairs") and value < 0:
+            raise ReleaseError(f"{field.name}={value}: must not be negative")
         if config.name == "fine_grained" and field.name in ("val", "test") and value < 2:
             raise ReleaseError(f"{field.name}={value}: must be at least 2, a query and a candidate")
 
@@ -182,11 +184,9 @@ def make_plan(config: tfds.core.BuilderConfig) -> records.Plan:
         )
     sizes = {"train": config.train, "val": config.val, "test": config.test}
     plan = records.Plan(config.name, sizes, config.size, config.seed, config.cluttered)
-    return (
-        plan
-        if config.name == "instances"
-        else plan._replace(per_item=config.per_item, freedom=config.freedom)
-    )
+    if config.name == "instances":
+        return plan._replace(pairs=config.pairs)
+    return plan._replace(per_item=config.per_item, freedom=config.freedom)
 
 
 def fine_plan(config: FineGrainedConfig) -> fine_grained.Plan:
@@ -210,7 +210,8 @@ def make_features(name: str) -> tfds.features.FeaturesDict:
     """The features of a config."""
     if name == "instances":
         labels = {key: feature for key, feature in _labels().items() if key not in ("category", "box")}
-        return tfds.features.FeaturesDict(instance_features(CATEGORY_NAMES, **labels))
+        pair = {"pair_id": tfds.features.Scalar(dtype=np.int64)}
+        return tfds.features.FeaturesDict(instance_features(CATEGORY_NAMES, **labels) | pair)
     features = {
         "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
         "image_id": tfds.features.Text(),

@@ -183,8 +183,8 @@ class RCNN(nn.Module):
         logits = self.mask_head(rearrange(pooled, "b n ... -> (b n) ..."))
         return rearrange(logits, "(b n) ... -> b n ...", b=box.shape[0])
 
-    def detect(self, image, size):
-        """-> (Detections, p2..p6); see the function `detect`."""
+    def find(self, image, size):
+        """-> (nms.Selected [b n ...] boxes without masks, p2..p6); see the function `detect`."""
         settings, legacy = self.settings, self.settings.geometry.inclusive_boxes
         maps = self.maps(image, size)
         proposals = self.propose(maps, size, train=False)
@@ -197,8 +197,12 @@ class RCNN(nn.Module):
             count=settings.detections,
             legacy=legacy,
         )
-        best = jax.vmap(select)(shared, probability[..., :-1], proposals.valid)
-        side = 2 * settings.mask_pool
+        return jax.vmap(select)(shared, probability[..., :-1], proposals.valid), maps
+
+    def detect(self, image, size):
+        """-> (Detections, p2..p6); see the function `detect`."""
+        best, maps = self.find(image, size)
+        side = 2 * self.settings.mask_pool
         if self.masks:
             logits = self.mask_logits(maps, best.box, size)
             own = jnp.take_along_axis(logits, best.label[:, :, None, None, None], axis=-1)[..., 0]
