@@ -4,10 +4,10 @@
 
 Every model is the small variant of experiments/cgd.py: ResNet-18 of width 16 at 64 px whose third stage
 keeps its resolution, a unit embedding of 96 values, batch-hard triplets and smoothed classification on
-batches of 16 items × 4 images, the same steps, seeds and learning rate. `S` is plain average pooling: one descriptor of 96
-values; the others split the 96 values among their descriptors. Which of them is compared with `S` is decided
-by recall@1 on held-out training items, mean over seeds; the test items are looked at once, for `S` and the
-chosen one.
+batches of 16 items × 4 images, the same steps, seeds and learning rate. `S` is plain average pooling: one
+descriptor of 96 values; the others split the 96 values among their descriptors. Which of them is compared
+with `S` is decided by recall@1 on held-out training items, mean over seeds; the test items are looked at
+once, for `S` and the chosen one.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@
 
 Three power means (1, 2, 3) of the 7 x 7 box features, 256 values each; batch-hard triplets (margin 0.1) and
 smoothed classification (0.1, temperature 0.5) of the product that an image shows; Adam 1e-3. Upstream
-shuffles images, so that few have a partner in their batch; here `sampler=identity` brings two of each product together
-and `sampler=shuffle` is upstream's order. Constants: src/configs.yaml, src/cgd/*.py of
+shuffles images, so that few have a partner in their batch; here `sampler=identity` brings two of each product
+together and `sampler=shuffle` is upstream's order. Constants: src/configs.yaml, src/cgd/*.py of
 Donghwa-KIM/fashion-recommendation.
 """
 
@@ -63,6 +63,7 @@ def get_config(arg: str | None = None):
         common.tiny_detector(config)
         config.synthetic.set = "train=24,val=12,test=12,size=64,pairs=6"
         config.model.head_width, config.eval_every = 8, 2
+        config.model.settings.score_threshold = 0.01  # the detector may be untrained
     return config
 
 

@@ -27,6 +27,11 @@ COMMANDS = {
     "train": ("fashionjax.train", "train an experiment, or resume it"),
     "evaluate": ("fashionjax.evaluate", "metrics and report of a checkpoint on a split"),
     "segment": ("fashionjax.segment", "images to instances: COCO results, drawings, cut-outs, a database"),
+    "embed": ("fashionjax.embed", "a database of segmented images to its garments' features"),
+    "recommend": (
+        "fashionjax.recommend.__main__",
+        "images to similar garments of a database, or to garments that go with them",
+    ),
     "predict": ("fashionjax.predict", "images to JSON lines and annotated images"),
     "search": (
         "fashionjax.search.__main__",

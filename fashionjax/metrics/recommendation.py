@@ -126,23 +126,18 @@ def per_category(found: dict[object, Ranked], ks: Sequence[int] = KS) -> dict[ob
 
 
 def metrics(found: dict[object, Ranked], ks: Sequence[int] = KS) -> dict[str, float]:
-    """Every metric of `DEFINITIONS`; UserError where no query has a relevant garment."""
+    """Every metric of a ranking; NaN where no query has a relevant garment."""
     scored = [ranks for ranked in found.values() for ranks in ranked.ranks if len(ranks)]
-    if not scored:
-        raise UserError(
-            "no query has a garment of its category and pair in the database; are both from one catalogue?"
-        )
     table = [line for line in per_category(found, ks).values() if line["n"]]
+    mean = lambda numbers: float(np.mean(numbers)) if scored else float("nan")  # noqa: E731
     values: dict[str, float] = {}
     for place, part in enumerate(("recall", "hit", "mrr")):
         for k in ks:
-            values[f"zoo/recommend_{part}@{k}"] = 100 * float(
-                np.mean([line[f"{part}@{k}"] for line in table])
-            )
+            values[f"zoo/recommend_{part}@{k}"] = 100 * mean([line[f"{part}@{k}"] for line in table])
             if part != "mrr":
-                micro = np.mean([of_query(ranks, k)[place] for ranks in scored])
-                values[f"standard/recommend_{part}@{k}"] = float(micro)
-    return values | {"standard/recommend_mrr": float(np.mean([1 / ranks[0] for ranks in scored]))}
+                micro = [of_query(ranks, k)[place] for ranks in scored]
+                values[f"standard/recommend_{part}@{k}"] = mean(micro)
+    return values | {"standard/recommend_mrr": mean([1 / ranks[0] for ranks in scored])}
 
 
 # ------------------------------------------------------------------------------ the stream
@@ -191,8 +186,14 @@ class RecommendationMetrics:
         self.batches.append((float(prediction["id_loss"][kept].mean()), triplet, int(kept.sum())))
 
     def garments(self) -> tuple[Garments, Garments, bool]:
-        """(queries, database, whether they are the same)."""
-        rows = self.rows.whole()
+        """(queries, database, whether they are the same); UserError where no garment was found."""
+        try:
+            rows = self.rows.whole()
+        except UserError as error:
+            raise UserError(
+                "the detector found no garment in the split; start from a trained one (config.init_from) or "
+                "lower config.model.settings.score_threshold"
+            ) from error
         whole = Garments(rows["embedding"], rows["category"], rows["pair"], rows["record"])
         query = rows["role"] <= 0
         if query.all():

@@ -24,6 +24,7 @@ from fashionjax.reports.panels import Bars, Confusion, Curve, Panel, Table, Tile
 
 LABELS = {
     "synthetic": "Measured on procedurally rendered images. Not comparable with any published number.",
+    "own-images": "Measured on a user's own images. Not comparable with any published number.",
     "retrained": "Trained and measured here on the benchmark's own data.",
     "reproduced-forward": "Published weights, imported and measured here on the benchmark's own data.",
 }
