@@ -25,7 +25,7 @@ SYSTEMS = (
     "cgd",
     "compatibility",
 )
-DETECTORS = ("mask_rcnn", "cascade")  # their shapes are tested with the detection task
+DETECTORS = ("mask_rcnn", "cascade", "recommendation")  # their shapes are tested with the detection task
 STAGED = ("fashionnet",)  # tested with its task
 ATTRIBUTE_SPECIFIC = ("rpf",)  # and those of these with the task fine_grained
 OWN = ("own",)  # tested with finetune

@@ -64,6 +64,14 @@ class Hit(NamedTuple):
     shown: int
 
 
+class NoAnswer(UserError):
+    """There is nothing to recommend; `code` is that of fashion-recommendation's service."""
+
+    def __init__(self, code: str, message: str):
+        super().__init__(message)
+        self.code = code
+
+
 def read_groups(path: str) -> dict[str, tuple[str, ...]]:
     """A JSON file {group: [category, …]} in place of `GROUPS`."""
     try:
@@ -88,7 +96,8 @@ def category_named(name: str, known: Sequence[str]) -> str:
     """A category of the database by its name, also in Korean; UserError listing those there are."""
     english = KOREAN.get(name, name)
     if english not in known:
-        raise UserError(f"category {name!r} is not in the database; it has {', '.join(sorted(known))}")
+        have = ", ".join(sorted(known))
+        raise NoAnswer("FAIL_001", f"category {name!r} is not in the database; it has {have}")
     return english
 
 
@@ -119,26 +128,18 @@ def _nearest(query, embedding, garments, rows: Sequence[int], top: int) -> list[
 
 
 # ------------------------------------------------------------------------------ what goes with a garment
-class NoComplement(UserError):
-    """There is nothing to recommend; `code` is that of fashion-recommendation's service."""
-
-    def __init__(self, code: str, message: str):
-        super().__init__(message)
-        self.code = code
-
-
 def query_of(found: Sequence[str], target: str, groups: Mapping[str, Sequence[str]] = GROUPS) -> int:
     """Categories of the garments found in a photo, best first, and the category that is wanted → the first
     garment of another group than the wanted one's."""
     own = group_of(target, groups)
     if own is None:
-        raise NoComplement("FAIL_005", f"category {target!r} is in no group; --groups=FILE names the groups")
+        raise NoAnswer("FAIL_005", f"category {target!r} is in no group; --groups=FILE names the groups")
     if not found:
-        raise NoComplement("FAIL_003", "no garment was found in the photo")
+        raise NoAnswer("FAIL_003", "no garment was found in the photo")
     for place, category in enumerate(found):
         if group_of(category, groups) not in (None, own):
             return place
-    raise NoComplement(
+    raise NoAnswer(
         "FAIL_004",
         f"the photo shows {', '.join(dict.fromkeys(found))}, and {target!r} is {own} as well: a complement "
         "needs a garment of another group",
@@ -175,7 +176,7 @@ def complements(
         if garment.name in both and (search_all or garment.category == category)
     ]
     if not rows:
-        raise NoComplement(
+        raise NoAnswer(
             "FAIL_006", f"no photo of the database shows {category!r} together with such a {target!r}"
         )
     hits = _nearest(query, embedding, garments, rows, top)
