@@ -5,9 +5,9 @@
 Every model is the small variant of experiments/cgd.py: ResNet-18 of width 16 at 64 px whose third stage
 keeps its resolution, a unit embedding of 96 values, batch-hard triplets and smoothed classification on
 batches of 16 items × 4 images, the same steps, seeds and learning rate. `S` is plain average pooling: one
-descriptor of 96 values; the others split the 96 values among their descriptors. Which of them is compared
-with `S` is decided by recall@1 on held-out training items, mean over seeds; the test items are looked at
-once, for `S` and the chosen one.
+descriptor of 96 values; the others split the 96 values among their descriptors. Where --combined names
+several, recall@1 on held-out training items, mean over seeds, decides which is compared with `S`; the test
+items are looked at once, for `S` and that one. A killed run goes on in the folder --runs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import json
 import os
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import jax
@@ -27,7 +26,7 @@ from experiments import cgd
 from fashionjax import evaluate, train
 from fashionjax.runtime import parallel
 
-PLAIN, COMBINED = "S", ("SG", "SMG")
+PLAIN = "S"
 METRICS = ("standard/recall@1", "standard/recall@5", "standard/map")
 CHOSEN_BY = "standard/recall@1"
 
@@ -43,23 +42,21 @@ def make_config(descriptors: str, seed: int, steps: int, data_dir: str):
 
 def measure(args) -> dict:
     """{"validation", "chosen", "test": figures, their means and spread over seeds}."""
-    with tempfile.TemporaryDirectory() as folder:
-        runs = {}
-        for seed in range(args.seeds):
-            for name in (PLAIN, *COMBINED):
-                started, workdir = time.perf_counter(), Path(folder) / f"{name}-{seed}"
-                train.train(make_config(name, seed, args.steps, args.data_dir), workdir)
-                seconds = round(time.perf_counter() - started, 1)
-                runs[name, seed] = figures(workdir, "validation") | {"train_seconds": seconds}
-                print(json.dumps({"model": name, "seed": seed, **runs[name, seed]}), flush=True)
-        validation = {name: summary(runs, name, args.seeds) for name in (PLAIN, *COMBINED)}
-        chosen = max(COMBINED, key=lambda name: validation[name][CHOSEN_BY]["mean"])
-        tested = {
-            (name, seed): figures(Path(folder) / f"{name}-{seed}", "query+gallery")
-            for name in (PLAIN, chosen)
-            for seed in range(args.seeds)
-        }
-        test = {name: summary(tested, name, args.seeds) for name in (PLAIN, chosen)}
+    runs, folder, combined = {}, Path(args.runs), args.combined.split(",")
+    for seed in range(args.seeds):
+        for name in (PLAIN, *combined):
+            workdir = folder / f"{name}-{seed}"
+            train.train(make_config(name, seed, args.steps, args.data_dir), workdir)
+            runs[name, seed] = figures(workdir, "validation")
+            print(json.dumps({"model": name, "seed": seed, **runs[name, seed]}), flush=True)
+    validation = {name: summary(runs, name, args.seeds) for name in (PLAIN, *combined)}
+    chosen = max(combined, key=lambda name: validation[name][CHOSEN_BY]["mean"])
+    tested = {
+        (name, seed): figures(folder / f"{name}-{seed}", "query+gallery")
+        for name in (PLAIN, chosen)
+        for seed in range(args.seeds)
+    }
+    test = {name: summary(tested, name, args.seeds) for name in (PLAIN, chosen)}
     pairs = [
         {metric: 100 * (tested[chosen, seed][metric] - tested[PLAIN, seed][metric]) for metric in METRICS}
         for seed in range(args.seeds)
@@ -93,8 +90,10 @@ def spread(values: list[float], digits: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--data_dir", default=os.path.join(tempfile.gettempdir(), "fashionjax-bench-data"))
+    parser.add_argument("--combined", default="SG", help="descriptors, several separated by commas")
+    parser.add_argument("--runs", default=os.path.join(tempfile.gettempdir(), "fashionjax-bench-cgd"))
     parser.add_argument("--out", help="JSON file for the figures")
     args = parser.parse_args()
     parallel.use_compilation_cache()

@@ -8,6 +8,7 @@ per category, then the unweighted mean over categories, in percent. `standard/*`
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from fashionjax.errors import UserError
 from fashionjax.metrics.collect import Rows
+from fashionjax.ops import pca
 from fashionjax.ops.distances import unit_rows
 
 KS = (1, 2, 5, 10, 20)
@@ -147,11 +149,23 @@ class RecommendationMetrics:
 
     Of a joined split the garments of its first part are the queries and those of the others the database; of
     a single split each garment is compared with those of the other images. `names` are the categories,
-    `weights` those of the loss terms, `margin` the triplets'.
+    `weights` those of the loss terms, `margin` the triplets'. whiten: components of a whitened PCA, fitted on
+    the database, that embeddings are compared through, 0: none; `seed` of its randomised solver, None: exact.
+    first_box (quirk K1): of each image one garment per category, all with the embedding of its best one.
     """
 
-    def __init__(self, context, names: Sequence[str], weights: dict[str, float], margin: float):
+    def __init__(
+        self,
+        context,
+        names: Sequence[str],
+        weights: dict[str, float],
+        margin: float,
+        whiten: int = 0,
+        seed: int | None = None,
+        first_box: bool = False,
+    ):
         self.context, self.names, self.weights, self.margin = context, list(names), weights, margin
+        self.whiten, self.seed, self.first_box = whiten, seed, first_box
         self.rows = Rows(context.gather)
         self.batches: list[tuple[float, float, int]] = []
 
@@ -185,8 +199,9 @@ class RecommendationMetrics:
         triplet = batch_hard(np.asarray(prediction["embedding"], np.float64)[kept], label, self.margin)
         self.batches.append((float(prediction["id_loss"][kept].mean()), triplet, int(kept.sum())))
 
-    def garments(self) -> tuple[Garments, Garments, bool]:
-        """(queries, database, whether they are the same); UserError where no garment was found."""
+    @functools.cached_property
+    def kept(self) -> dict[str, np.ndarray]:
+        """The garments' rows that are compared; UserError where no garment was found."""
         try:
             rows = self.rows.whole()
         except UserError as error:
@@ -194,14 +209,25 @@ class RecommendationMetrics:
                 "the detector found no garment in the split; start from a trained one (config.init_from) or "
                 "lower config.model.settings.score_threshold"
             ) from error
-        whole = Garments(rows["embedding"], rows["category"], rows["pair"], rows["record"])
-        query = rows["role"] <= 0
+        return first_boxes(rows) if self.first_box else rows
+
+    @functools.cached_property
+    def split(self) -> tuple[Garments, Garments, bool]:
+        """(queries, database, whether they are the same)."""
+        rows = self.kept
+        query, embedding = rows["role"] <= 0, rows["embedding"]
+        if self.whiten:
+            fitted = pca.fit(
+                embedding if query.all() else embedding[~query], self.whiten, randomised=self.seed
+            )
+            embedding = pca.transform(fitted, embedding)
+        whole = Garments(embedding, rows["category"], rows["pair"], rows["record"])
         if query.all():
             return whole, whole, True
         return Garments(*(x[query] for x in whole)), Garments(*(x[~query] for x in whole)), False
 
     def ranked(self) -> dict[object, Ranked]:
-        query, database, same = self.garments()
+        query, database, same = self.split
         return rank(query, database, other_images=same)
 
     def result(self) -> dict[str, float]:
@@ -217,6 +243,16 @@ class RecommendationMetrics:
             values["standard/validation_loss"] = float((lines[:, :2] @ weights).mean())
             values["zoo/last_batch_loss"] = float(lines[-1, 0] / lines[-1, 2])
         return values
+
+
+def first_boxes(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rows of garments, best first within each `record` → the first of each category, with the embedding of
+    the record's first."""
+    keys = np.stack([rows["record"], rows["category"]], axis=1)
+    kept = np.sort(np.unique(keys, axis=0, return_index=True)[1])
+    best = np.unique(rows["record"], return_index=True)[1]
+    own = best[np.searchsorted(rows["record"][best], rows["record"][kept])]
+    return {name: values[kept] for name, values in rows.items()} | {"embedding": rows["embedding"][own]}
 
 
 def pair_of(words: np.ndarray) -> np.ndarray:

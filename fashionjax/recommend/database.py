@@ -24,8 +24,8 @@ from fashionjax import files, segment
 from fashionjax.errors import UserError
 from fashionjax.gallery import embed as gallery
 from fashionjax.gallery import index
+from fashionjax.ops import pca
 from fashionjax.recommend import garments as embedding_of
-from fashionjax.recommend import pca
 from fashionjax.recommend.garments import Embedder, Entry
 from fashionjax.recommend.rules import Garment, first_box_features
 

@@ -31,8 +31,8 @@ class RecommendationReport:
         """Nothing beyond what the metrics keep."""
 
     def panels(self) -> list[Panel]:
-        found, (query, database, same) = self.metrics.ranked(), self.metrics.garments()
-        rows, ids = self.metrics.rows.whole(), self.context.column("image_id")
+        found, (query, database, same) = self.metrics.ranked(), self.metrics.split
+        rows, ids = self.metrics.kept, self.context.column("image_id")
         asked = np.flatnonzero(rows["role"] <= 0)
         known = np.arange(len(rows["role"])) if same else np.flatnonzero(rows["role"] > 0)
 
@@ -52,8 +52,8 @@ class RecommendationReport:
         """recommendations.jsonl."""
         if self.context.out is None:
             return []
-        query, database, same = self.metrics.garments()
-        rows, ids = self.metrics.rows.whole(), self.context.column("image_id")
+        query, database, same = self.metrics.split
+        rows, ids = self.metrics.kept, self.context.column("image_id")
         known = np.arange(len(rows["role"])) if same else np.flatnonzero(rows["role"] > 0)
         asked = np.flatnonzero(rows["role"] <= 0)
         name = lambda place: f"{ids[rows['record'][place]]}#{int(rows['index'][place])}"  # noqa: E731

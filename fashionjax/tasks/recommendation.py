@@ -31,6 +31,7 @@ from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry
 from fashionjax.tasks import detection, supervised
 
 SAMPLERS = ("shuffle", "identity")
+PCA_SEED = 7  # of quirk K5: upstream's seed of everything else
 SEEN = "evaluations"  # of the head's state: whether training has passed an evaluation (quirk K3)
 
 
@@ -204,7 +205,13 @@ def _id_losses(config: ConfigDict, logits, label):
 def metrics(config: ConfigDict, context: Context) -> RecommendationMetrics:
     """Ranking of garments and, where pairs are the training's, the losses of validation batches."""
     return RecommendationMetrics(
-        context, supervised.label_names(config, "category"), config.loss.to_dict(), config.retrieval.margin
+        context,
+        supervised.label_names(config, "category"),
+        config.loss.to_dict(),
+        config.retrieval.margin,
+        config.model.whiten,
+        PCA_SEED if quirks.on(config, "k5_randomised_pca") else None,
+        quirks.on(config, "k1_first_box_features"),
     )
 
 

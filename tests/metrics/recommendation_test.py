@@ -34,7 +34,11 @@ def test_ranks_are_among_the_garments_of_the_category():
 def test_figures_by_hand():
     """Means over garments of a category, then over categories that have one with a partner."""
     table = recommendation.per_category(rank(QUERY, DATABASE), (1, 2, 20))
-    assert table["coat"]["n"] == 2 and table["skirt"] == table["skirt"] | {"n": 0, "left_out": 1, "hit@1": None}
+    assert table["coat"]["n"] == 2 and table["skirt"] == table["skirt"] | {
+        "n": 0,
+        "left_out": 1,
+        "hit@1": None,
+    }
     assert table["coat"]["recall@2"] == pytest.approx((0.5 + 1.0) / 2)
     values = recommendation.metrics(rank(QUERY, DATABASE))
     assert values["zoo/recommend_hit@1"] == 0 and values["zoo/recommend_hit@2"] == 100
@@ -71,7 +75,13 @@ def test_batch_hard_in_numpy_is_the_loss():
     embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
     label = np.asarray([0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 3, 4])  # the last has no partner
     loss = losses.batch_hard_triplet(
-        embedding.astype(np.float32), label, embedding.astype(np.float32), label, np.arange(12), 0.1, added=1e-6
+        embedding.astype(np.float32),
+        label,
+        embedding.astype(np.float32),
+        label,
+        np.arange(12),
+        0.1,
+        added=1e-6,
     )
     assert recommendation.batch_hard(embedding, label, 0.1) == pytest.approx(float(loss.mean()), rel=1e-5)
 
@@ -98,7 +108,7 @@ def test_the_stream_splits_queries_from_the_database():
         "id_loss": np.asarray([[0.5, 99.0], [1.0, 1.5], [7.0, 7.0]]),
     }
     judge.update(prediction, batch)
-    query, database, same = judge.garments()
+    query, database, same = judge.split
     assert not same and len(query.pair) == 1 and len(database.pair) == 2
     assert query.pair[0] == 2**40
     values = judge.result()
@@ -111,3 +121,15 @@ def test_a_detector_that_finds_nothing_is_told():
     judge = RecommendationMetrics(Context(), ["a"], {}, 0.1)
     with pytest.raises(UserError, match="found no garment"):
         judge.result()
+
+
+def test_first_boxes_of_an_image():
+    """Quirk K1: the best garment's embedding under each category of the image."""
+    rows = {
+        "record": np.asarray([3, 3, 3, 5]),
+        "category": np.asarray([1, 0, 1, 0]),
+        "embedding": np.asarray([[1.0], [2.0], [3.0], [4.0]]),
+    }
+    kept = recommendation.first_boxes(rows)
+    np.testing.assert_array_equal(kept["category"], [1, 0, 0])
+    np.testing.assert_array_equal(kept["embedding"], [[1.0], [1.0], [4.0]])

@@ -35,7 +35,9 @@ def draw(folder, number: int) -> dict:
         file = f"{name}/{category}_1.png"
         (folder / "db" / name).mkdir(parents=True, exist_ok=True)
         Image.fromarray(cut).save(folder / "db" / file)
-        objects.append({"category": category, "rank": 1, "score": 0.9 - 0.1 * place, "box": box, "file": file})
+        objects.append(
+            {"category": category, "rank": 1, "score": 0.9 - 0.1 * place, "box": box, "file": file}
+        )
     path = folder / f"{name}.jpg"
     Image.fromarray(image).save(path, quality=95)
     return {"image": str(path), "name": name, "width": 40, "height": 48, "objects": objects}
@@ -119,7 +121,7 @@ def test_a_damaged_part_is_named(db, embedder):
     embed.run(db, embedder, ORIGIN, {}, 3)
     part = db / "features/part-00001.safetensors"
     part.write_bytes(part.read_bytes()[:100])
-    with pytest.raises(UserError, match="part-00001.safetensors: damaged part"):
+    with pytest.raises(UserError, match=r"part-00001\.safetensors: damaged part"):
         database.read(db)
     part.unlink()
     embed.run(db, embedder, ORIGIN, {}, 3)

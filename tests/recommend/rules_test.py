@@ -1,4 +1,4 @@
-"""Which garments compete and in which order: groups, one garment a product, complements, the best-box quirk."""
+"""Which garments compete and in which order: groups, one garment a product, complements, quirk K1."""
 
 import json
 
@@ -14,7 +14,9 @@ from tfds_builders.synthetic_fashion.world import CATEGORY_NAMES
 
 
 def garment(name, category, pair, score=0.9, **more):
-    return Garment(f"{name}/{category}_1.png", f"{name}.jpg", name, pair, category, score, (0, 0, 9, 9), **more)
+    return Garment(
+        f"{name}/{category}_1.png", f"{name}.jpg", name, pair, category, score, (0, 0, 9, 9), **more
+    )
 
 
 GARMENTS = [
@@ -105,7 +107,11 @@ def test_groups_of_a_file(tmp_path):
 
 def test_first_box_features():
     """One record per category of a photo, all with the features of its best garment."""
-    garments = [garment("a", "skirt", "1", 0.6), garment("a", "coat", "1", 0.9), garment("a", "skirt", "1", 0.7)]
+    garments = [
+        garment("a", "skirt", "1", 0.6),
+        garment("a", "coat", "1", 0.9),
+        garment("a", "skirt", "1", 0.7),
+    ]
     kept, embedding = rules.first_box_features(garments, np.asarray([[1.0], [2.0], [3.0]]))
     assert [(g.category, g.score) for g in kept] == [("coat", 0.9), ("skirt", 0.7)]
     np.testing.assert_array_equal(embedding, [[2.0], [2.0]])

@@ -27,6 +27,7 @@ def experiment(config: str) -> dict:
         "model": {
             "backbone": args.get("backbone", "resnet18"),
             "projection": args.get("projection"),
+            "whiten": args.get("pca"),
             "pooling": {"landmark": "roi"}.get(args.get("pool"), "global"),
             "labels_predicted": learns.get(name, [name]),
         },
@@ -39,7 +40,8 @@ def experiment(config: str) -> dict:
 
 def report_of(row: dict, *, faithful: bool = True, label: str = "reproduced-forward", **changes) -> dict:
     """A report that belongs to `row`; its metrics are the published ones plus 1."""
-    config = experiment(row["config"] + (",faithful=zoo" if faithful and row["faithful"] else ""))
+    joint = "," if ":" in row["config"] else ":"
+    config = experiment(row["config"] + (f"{joint}faithful=zoo" if faithful and row["faithful"] else ""))
     return {
         "label": label,
         "dataset": f"{row['dataset']}/1.0.0",

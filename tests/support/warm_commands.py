@@ -20,8 +20,8 @@ from pathlib import Path
 
 PRELOADED = ("fashionjax.train", "fashionjax.evaluate", "fashionjax.predict", "fashionjax.prepare",
              "fashionjax.finetune.__main__", "fashionjax.import_weights", "fashionjax.search.__main__",
-             "fashionjax.outfit.__main__", "fashionjax.embed", "fashionjax.recommend.__main__", "fashionjax.export.__main__",
-             "fashionjax.compare.__main__")  # fmt: skip
+             "fashionjax.outfit.__main__", "fashionjax.embed", "fashionjax.recommend.__main__",
+             "fashionjax.export.__main__", "fashionjax.compare.__main__")  # fmt: skip
 _servers: dict[int, subprocess.Popen] = {}  # by process: a fork of the test process needs a server of its own
 
 

@@ -1,10 +1,10 @@
-"""PCA with whitening: against the eigenvectors of the covariance, and the randomised solver against the exact."""
+"""PCA with whitening: against eigenvectors of the covariance, and the randomised solver against the exact."""
 
 import numpy as np
 import pytest
 
 from fashionjax.errors import UserError
-from fashionjax.recommend import pca
+from fashionjax.ops import pca
 
 
 def features(n=60, d=12) -> np.ndarray:
@@ -39,7 +39,7 @@ def test_the_randomised_solver_is_repeatable_and_close():
 
 @pytest.mark.parametrize("count", [0, 12, 60])
 def test_more_components_than_there_are(count):
-    with pytest.raises(UserError, match=f"--pca={count}"):
+    with pytest.raises(UserError, match=f"PCA of {count} components"):
         pca.fit(features(12, 30), count)
 
 

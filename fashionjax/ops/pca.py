@@ -1,4 +1,4 @@
-"""PCA with whitening of features, as scikit-learn computes it."""
+"""PCA with whitening of features on the host, as scikit-learn computes it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ def fit(features: np.ndarray, count: int, *, randomised: int | None = None) -> P
     """
     n, d = features.shape
     if not 1 <= count <= min(n - 1, d):
-        raise UserError(
-            f"--pca={count}: {n} features of {d} values have at most {max(min(n - 1, d), 0)} components"
-        )
+        raise UserError(f"PCA of {count} components: {n} features of {d} values have {max(min(n - 1, d), 0)}")
     mean = features.astype(np.float64).mean(axis=0)
     centred = features.astype(np.float64) - mean
     if randomised is None:
@@ -42,7 +40,9 @@ def fit(features: np.ndarray, count: int, *, randomised: int | None = None) -> P
     components = components * np.sign(largest)
     variance = values[:count] ** 2 / (n - 1)
     if variance[-1] <= variance[0] * 1e-12:
-        raise UserError(f"--pca={count}: the features vary in fewer directions; ask for fewer components")
+        raise UserError(
+            f"PCA of {count} components: the features vary in fewer directions; ask for fewer components"
+        )
     return PCA(*(part.astype(np.float32) for part in (mean, components, variance)))
 
 
