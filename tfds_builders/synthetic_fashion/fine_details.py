@@ -74,8 +74,8 @@ def closure(value: str, item: Item, figure: Figure, ink, side: int) -> list[Mark
         ladder = [line(figure, [(-0.09, y), (0.09, y)], ink, 0.05) for y in teeth]
         return [line(figure, [(0.0, top), (0.0, bottom)], ink, 0.05), *ladder]
     if value == "toggles":
-        bars = [line(figure, [(-0.24, y), (0.24, y)], ink, 0.07) for y in rows]
-        return bars + [dot(figure, x, y, ink, 0.07) for x in (-0.24, 0.24) for y in rows]
+        bars = [line(figure, [(-0.17, y), (0.17, y)], ink, 0.08) for y in rows]
+        return bars + [dot(figure, x, y, ink, 0.08) for x in (-0.17, 0.17) for y in rows]
     steps = np.linspace(top, bottom, 6)
     ways = [[(x * (-1) ** n, y) for n, y in enumerate(steps)] for x in (-0.14, 0.14)]
     return [line(figure, way, ink, 0.05) for way in ways]
@@ -83,32 +83,32 @@ def closure(value: str, item: Item, figure: Figure, ink, side: int) -> list[Mark
 
 def pocket(value: str, item: Item, figure: Figure, ink, side: int) -> list[Mark]:
     """On the chest, on `side`."""
-    left, right, top = 0.24, 0.62, 0.98
+    left, right, top = 0.27, 0.7, 0.94
     bottom = {
-        "square": [(right, 1.4), (left, 1.4)],
-        "pointed": [(right, 1.24), (0.43, 1.48), (left, 1.24)],
-        "round": [(0.43 + 0.19 * np.cos(t), 1.21 + 0.22 * np.sin(t)) for t in np.linspace(0, np.pi, 8)],
-        "flap": [(right, 1.4), (left, 1.4)],
+        "square": [(right, 1.42), (left, 1.42)],
+        "pointed": [(right, 1.16), (0.485, 1.54), (left, 1.16)],
+        "round": [(0.485 + 0.215 * np.cos(t), 1.2 + 0.25 * np.sin(t)) for t in np.linspace(0, np.pi, 8)],
+        "flap": [(right, 1.42), (left, 1.42)],
     }[value]
     points = np.asarray([(left, top), (right, top), *bottom]) * (side, 1)
     marks = _shape(figure, points, ink)
     if value == "flap":
-        lid = np.asarray([(left - 0.04, top - 0.05), (right + 0.04, top - 0.05), (0.43, 1.24)]) * (side, 1)
-        marks += _shape(figure, lid, shade(ink, 0.72))
+        lid = np.asarray([(left - 0.04, top - 0.05), (right + 0.04, top - 0.05), (0.485, 1.26)]) * (side, 1)
+        marks += _shape(figure, lid, shade(ink, 0.6))
     return marks
 
 
 def emblem(value: str, item: Item, figure: Figure, ink, side: int) -> list[Mark]:
     """On the other side of the chest."""
-    centre, size = np.array([-side * 0.43, 1.16]), 0.2
+    centre, size = np.array([-side * 0.48, 1.16]), 0.25
     if value == "disc":
         return [dot(figure, *centre, ink, size * 0.9)]
     if value == "ring":
         rim = _turned(centre, size * 0.8, 16)
-        return [line(figure, np.concatenate([rim, rim[:2]]), ink, 0.085)]
+        return [line(figure, np.concatenate([rim, rim[:2]]), ink, 0.1)]
     if value == "cross":
         arms = [[centre - d, centre + d] for d in (np.array([size, 0]), np.array([0, size]))]
-        return [line(figure, arm, ink, 0.12) for arm in arms]
+        return [line(figure, arm, ink, 0.15) for arm in arms]
     if value == "triangle":
         return _shape(figure, _turned(centre + (0, 0.04), size * 1.15, 3), ink, edge=False)
     outer, inner = _turned(centre, size * 1.15, 5), _turned(centre, size * 0.45, 5, -54.0)
@@ -147,9 +147,7 @@ def hem(value: str, item: Item, figure: Figure, ink, side: int) -> list[Mark]:
     half = float(half_width(item, y) + item.flare * max(y - 1.9, 0)) - 0.1
     x = np.linspace(-half, half, 9)
     if value == "dots":
-        return [dot(figure, at, y, ink, 0.075) for at in x[::2]] + [
-            dot(figure, at, y, ink, 0.075) for at in x[1::2]
-        ]
+        return [dot(figure, at, y, ink, 0.09) for at in x]
     if value == "zigzag":
         way = [(at, y + 0.11 * (-1) ** n) for n, at in enumerate(np.linspace(-half, half, 13))]
         return [line(figure, way, ink, 0.065)]

@@ -31,7 +31,7 @@ from tfds_builders.synthetic_fashion.world import (
 
 STREAM, VALUE_STREAM, COMPANION = 15, 16, 2
 LABEL, QUERY, CANDIDATE = 0, 1, 2  # values of `role`
-CONTRAST = 0.3  # least difference in luminance between a detail and its cloth
+CONTRAST = 0.35  # least difference in luminance between a detail and its cloth
 FIRST_ITEM = {"train": 200_000_000, "val": 300_000_000, "test": 400_000_000}
 SPLITS = tuple(FIRST_ITEM)
 
@@ -73,9 +73,10 @@ def _figure(rng: np.random.Generator) -> Figure:
     """A pose in which arms and hair leave the torso free."""
     figure = make_figure(rng)
     figure = figure._replace(long_hair=min(figure.long_hair, 1), turn=0.4 * figure.turn)
-    arms = tuple(
-        hanging_arm(figure, side, float(rng.uniform(27, 48)), float(rng.uniform(8, 80))) for side in (0, 1)
-    )
+    arms = [
+        hanging_arm(figure, side, float(rng.uniform(34, 54)), float(rng.uniform(8, 80))) for side in (0, 1)
+    ]
+    arms = tuple(arm._replace(front=False) for arm in arms)  # behind the torso, which has the other details
     return figure._replace(arms=arms)
 
 
@@ -94,7 +95,7 @@ def draw(
     pixels of the parts that show them)."""
     item, figure = _top(rng, seed, number), _figure(rng)
     # one cloth under all details: the accent of its pattern stays near the ground colour
-    faint = tuple(b + 0.3 * (a - b) for a, b in zip(item.accent, item.base))
+    faint = tuple(b + 0.2 * (a - b) for a, b in zip(item.accent, item.base))
     item = item._replace(accent=faint)
     below = make_item(seed, number, pick(rng, ("trousers", "leggings", "skirt")), plain=True)
     below = below._replace(number=number + COMPANION)
@@ -109,9 +110,9 @@ def draw(
     top = Garment([body, *sleeves], every, np.zeros((8, 2)), ("",) * 8)
     worn = (paint.Worn(below, make_garment(below, figure), 1), paint.Worn(item, top, 2))
     arm = reach(DETAILS["armband"]("plain", item, figure, item.base, side))
-    framed = np.concatenate([body.outline, arm, [(0.0, -1.2)]])  # of no value: all are framed alike
+    framed = np.concatenate([body.outline, arm, [(0.0, -0.25)]])  # of no value: all are framed alike
     turn = float(rng.normal(0, 9 if consumer else 5))
-    matrix = scene.spread(framed, rng, (size, size), turn, (0.62, 0.94), freedom=0.8)
+    matrix = scene.spread(framed, rng, (size, size), turn, (0.7, 0.97), freedom=0.8)
     person = paint.Person(figure, worn, _inside(matrix, framed, size))
     image, _ = scene.render(rng, (size, size), [person], consumer, things=False)
     boxes = []
