@@ -78,7 +78,7 @@ def get_config(arg: str | None = None):
     config.image_size, config.canvas_size = 224, 256
     config.augment.update({"scale": (0.5, 1.0), "ratio": (0.8, 1.25), "flip": 0.5, "erase": 0.0})
     config.augment.update({"brightness": 0.1, "contrast": 0.25, "saturation": 0.0, "hue": 0.0})
-    config.batch_size, config.epochs, config.steps = 66 if "triplet" in terms else 64, epochs, 0
+    config.batch_size, config.epochs, config.steps = 72 if "triplet" in terms else 64, epochs, 0
     config.optim.update({"optimizer": "adam", "lr": rate, "frozen": frozen})
     config.eval_every, config.save_every = 400, 400
     config.best = "standard/blue_category_top1" if args["stage"] == "blue" else "standard/category_top1"

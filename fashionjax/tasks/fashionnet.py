@@ -129,15 +129,16 @@ def make_preprocess(config: ConfigDict) -> Callable:
         if "category" in record:
             example["category"] = category[example["category"]]
         if first and "attribute" in record and not example["attribute"].any():
-            example["attribute"][0] = 1
+            example["attribute"] = np.eye(1, len(example["attribute"]), dtype=np.uint8)[0]
         if "visibility" in record:
-            state = np.asarray(record["visibility"], np.int32)
-            if absent_visible:
-                example["landmark"][state == ABSENT] = OUTSIDE
-                state = np.where(state == ABSENT, VISIBLE, state)
-            elif not outside_visible:
-                state = np.where((state == VISIBLE) & (example["visibility"] == 0), TRUNCATED, state)
-            example["landmark_state"] = state.astype(np.int32)
+            state = np.array(record["visibility"], np.int32)
+            absent = state == ABSENT
+            if not outside_visible:
+                state[(state == VISIBLE) & (example["visibility"] == 0)] = TRUNCATED
+            if absent_visible and rng is not None:  # metrics go by the landmarks that there are
+                state[absent], example["visibility"][absent] = VISIBLE, 1
+                example["landmark"][absent] = OUTSIDE
+            example["landmark_state"] = state
         return example
 
     return run

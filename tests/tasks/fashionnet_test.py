@@ -46,17 +46,19 @@ def record(**fields) -> dict:
     return told | {"box": np.asarray([10, 10, 30, 30], np.float32)} | fields
 
 
-def prepared(*quirks, **fields):
+def prepared(*quirks, rng=None, **fields):
     config = tiny("blue", *quirks, crop_box=True, box_margin=0.0)
-    return fashionnet.make_preprocess(config)(record(**fields), None)
+    return fashionnet.make_preprocess(config)(record(**fields), rng)
 
 
 def test_states_of_landmarks():
     assert prepared()["landmark_state"].tolist() == [0, 1, 2, 2, 3, 3, 3, 3]  # cut off by the frame
     assert prepared()["visibility"].tolist() == [1, 0, 0, 0, 0, 0, 0, 0]
     assert prepared("f9_outside_stays_visible")["landmark_state"].tolist() == [0, 1, 2, 0, 3, 3, 3, 3]
-    absent = prepared("f7_absent_landmarks_visible")
-    assert absent["landmark_state"].tolist() == [0, 1, 2, 0, 0, 0, 0, 0]
+    assert prepared("f7_absent_landmarks_visible")["visibility"].tolist() == [1, 0, 0, 0, 0, 0, 0, 0]
+    absent = prepared("f7_absent_landmarks_visible", rng=np.random.default_rng(0))
+    assert absent["landmark_state"].tolist() == [0, 1, 2, 2, 0, 0, 0, 0]
+    assert absent["visibility"].tolist() == [1, 0, 0, 0, 1, 1, 1, 1]
     np.testing.assert_allclose(absent["landmark"][4:], 0, atol=1e-5)
     assert absent["landmark"][4:].all()  # else a crop would not move them
 
@@ -88,8 +90,11 @@ def test_flips():
     np.testing.assert_allclose(exchanged["landmark"][0, :2], [[0.5, 0.5], [0.6, 0.4]], atol=1e-6)
     assert kept["landmark_state"][0].tolist() == [0, 1, 2, 0, 3, 3, 3, 3]
     np.testing.assert_allclose(kept["landmark"][0, :2], [[0.6, 0.4], [0.5, 0.5]], atol=1e-6)
-    corner = moved("f7_absent_landmarks_visible", "f8_flip_keeps_sides")["landmark"][0, 4:]
-    np.testing.assert_allclose(corner, [[1, 0]] * 4, atol=1e-5)  # the point that is not there is flipped too
+    absent = moved("f7_absent_landmarks_visible", "f8_flip_keeps_sides")
+    np.testing.assert_allclose(
+        absent["landmark"][0, 4:], [[1, 0]] * 4, atol=1e-5
+    )  # flipped, though not there
+    assert fashionnet._state(tiny(), absent)[0].tolist() == [0, 1, 2, 0, 0, 0, 0, 0]
 
 
 # ------------------------------------------------------------------------------ losses
