@@ -259,12 +259,15 @@ def fit_config(
     heads["landmark"] = ("landmark head", fashionnet.POINT)
     for label, (part, each) in heads.items() if shapes else ():
         shape = shapes.get(fashionnet.FILE_PARTS[part], ())
-        have, width = len(labels.get(label, ())), shape[-1] // each if len(shape) == 2 else 0
-        if not width and not have:
-            width = supervised.DEEPFASHION_SLOTS if label == "landmark" else 1
-        if width and width != have:
+        have = len(labels.get(label, ()))
+        default = (
+            supervised.landmark_count(config) if label == "landmark" else 1
+        )  # of a file that lacks the head
+        width = shape[-1] // each if len(shape) == 2 else have or default
+        if width != have and (label, width) != ("landmark", supervised.DEEPFASHION_SLOTS):
             labels[label] = supervised.numbered(label, width)
-            remarks.append(f"{width} {label} outputs are named by number ({config.dataset} has {have})")
+            dataset = f"has {have}" if have else "is not prepared or has none"
+            remarks.append(f"{width} {label} outputs are named by number ({config.dataset} {dataset})")
     with config.unlocked():
         config.labels = ConfigDict(labels)
         for field, name in (("fc", "red_fc1/kernel"), ("green", "green_fc1/kernel")):
