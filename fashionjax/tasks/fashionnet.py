@@ -264,7 +264,8 @@ def fit_config(
             supervised.landmark_count(config) if label == "landmark" else 1
         )  # of a file that lacks the head
         width = shape[-1] // each if len(shape) == 2 else have or default
-        if width != have and (label, width) != ("landmark", supervised.DEEPFASHION_SLOTS):
+        unnamed = label == "landmark" and not have and width == supervised.DEEPFASHION_SLOTS
+        if width != have and not unnamed:
             labels[label] = supervised.numbered(label, width)
             dataset = f"has {have}" if have else "is not prepared or has none"
             remarks.append(f"{width} {label} outputs are named by number ({config.dataset} {dataset})")

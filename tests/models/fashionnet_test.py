@@ -137,3 +137,11 @@ def test_sizes_and_names_of_the_original():
     want = fashionnet_numpy.shapes(64, 4096, 1024, 23, 463, side=224)
     assert torch_shapes(shapes, rules(model)) == want
     assert want["green_fc1/kernel"] == (16384, 1024) and want["red_fc1/kernel"] == (25088, 4096)
+
+
+def test_half_precision_is_inside_only():
+    model = tiny(dtype=jnp.bfloat16)
+    image = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    variables = template(model)
+    outputs = jax.eval_shape(model.apply, variables, image)
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, outputs))} == {jnp.dtype("float32")}

@@ -165,6 +165,15 @@ def test_normalise():
     assert ops.prepare_eval({"image": image, "category": 3}, "bfloat16")["image"].dtype == jnp.bfloat16
 
 
+def test_normalise_for_keras():
+    """Keras's caffe mode: BGR minus a mean, nothing divided."""
+    image = np.asarray([[[10, 20, 30]]], np.uint8)
+    want = [30 - 103.939, 20 - 116.779, 10 - 123.68]
+    np.testing.assert_allclose(ops.normalise(image, form="caffe")[0, 0], want, rtol=1e-6)
+    with pytest.raises(ValueError, match="normalisation must be one of"):
+        ops.normalise(image, form="caffee")
+
+
 def _batch(b=6):
     landmark = RANDOM.uniform(0.05, 0.95, (b, 8, 2)).astype(np.float32)
     landmark[:, 6:] = 0  # slots that an upper garment does not use
