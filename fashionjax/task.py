@@ -154,6 +154,8 @@ class Weights(NamedTuple):
     aliases: ((prefix in another codebase, prefix in the names of `parts`), …); the first that fits counts.
     renamed: a mapping by the names of a file → by the names of `parts` and backbones, where the names of a
         model depend on each other; files of other models unchanged.
+    head: the submodule that files of the task may hold alone; the other leaves then come from the checkpoint
+        of `config.init_from`.
     sizes: {PyTorch name: shape} → {noun: count} of what a config's labels decide; None: nothing but heads.
     takes_type_spaces: whether `--type_spaces` says what the file does not.
     inner_backbones: (model, config) → the backbones that it has beside `backbone`; `--backbone_only` fills
@@ -171,6 +173,7 @@ class Weights(NamedTuple):
     fit_config: Callable[[Any, Mapping[str, tuple[int, ...]], Mapping[str, list], bool], list[str]]
     aliases: tuple[tuple[str, str], ...] = ()
     renamed: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+    head: str = ""
     sizes: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, int | None]] | None = None
     takes_type_spaces: bool = False
     inner_backbones: Callable[[Any, Any], tuple[InnerBackbone, ...]] = lambda model, config: ()

@@ -24,10 +24,11 @@ from fashionjax.data import samplers
 from fashionjax.errors import UserError
 from fashionjax.metrics import recommendation
 from fashionjax.metrics.recommendation import RecommendationMetrics
+from fashionjax.models import cgd
 from fashionjax.models.detection.rcnn import RCNN
-from fashionjax.models.garments import HEAD, GarmentEmbedder
+from fashionjax.models.garments import HEAD, GarmentEmbedder, torch_keys
 from fashionjax.reports.recommendation import RecommendationReport
-from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry
+from fashionjax.task import AXIS, Batch, Context, Task, TaskEntry, Weights
 from fashionjax.tasks import detection, supervised
 
 SAMPLERS = ("shuffle", "identity")
@@ -215,11 +216,28 @@ def metrics(config: ConfigDict, context: Context) -> RecommendationMetrics:
     )
 
 
+def _from_shapes(backbone, shapes):
+    raise KeyError("the detector that the head belongs to")
+
+
+WEIGHTS = Weights(
+    key_rules=lambda model, keys=None: torch_keys(model),
+    parts={"descriptor branch": cgd.BRANCH, "auxiliary classifier": cgd.AUXILIARY},
+    defining=("descriptor branch",),
+    from_shapes=_from_shapes,
+    pooling=lambda shapes: "detector RoI",
+    fitting_config=lambda backbone, pooling, parts: (
+        "experiments/recommendation.py (task=recommendation) init_from=DETECTOR"
+    ),
+    fit_config=functools.partial(supervised.fit_labels, {"item_id": cgd.AUXILIARY}),
+    head=HEAD,
+)
 ENTRY = TaskEntry(
     make=make,
     make_model=make_model,
     definitions={"embedding": recommendation.DEFINITIONS},
     report=RecommendationReport,
     command="embed",
+    weights=WEIGHTS,
     unread_labels=("item_id", "landmark", "landmark_flip", "landmark_count", "attribute"),
 )

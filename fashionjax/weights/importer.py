@@ -68,10 +68,37 @@ def import_model(
 ) -> tuple[dict, Accounting]:
     """A whole model's tensors → (variables, accounting). Raises KeyMismatch that says which config fits."""
     shapes, rules = template(config, task), key_rules(config, tensors)
+    head = recognise.weights_of(config.task).head
+    if head and config.get("init_from"):
+        return _import_head(config, shapes, tensors, rules, head)
     try:
         return fill(shapes, tensors, rules)
     except KeyMismatch as error:
         raise KeyMismatch(error.accounting, _hint(tensors, torch_shapes(shapes, rules))) from error
+
+
+def _import_head(
+    config: ConfigDict, shapes: dict, tensors: Mapping[str, np.ndarray], rules: Rules, head: str
+) -> tuple[dict, Accounting]:
+    """A head's file beside the checkpoint of `config.init_from`, which has every other leaf."""
+    flat = flax.traverse_util.flatten_dict(shapes, sep="/")
+    own = {path: leaf for path, leaf in flat.items() if path.split("/")[1] == head}
+    wanted = {"params": {}, "batch_stats": {}} | flax.traverse_util.unflatten_dict(own, sep="/")
+    filled, accounting = fill(wanted, tensors, rules)
+    before = checkpoint.restore_for_inference(config.init_from)
+    have = flax.traverse_util.flatten_dict(
+        {"params": before.params, "batch_stats": before.model_state}, sep="/"
+    )
+    rest = {path: leaf for path, leaf in flat.items() if path not in own}
+    wrong = [path for path, leaf in rest.items() if path not in have or have[path].shape != leaf.shape]
+    if wrong:
+        raise UserError(
+            f"config.init_from={config.init_from}: lacks {len(wrong)} of the leaves beside {head!r}, "
+            f"first: {wrong[0]}"
+        )
+    merged = {path: have[path] for path in rest} | flax.traverse_util.flatten_dict(filled, sep="/")
+    variables = {"params": {}, "batch_stats": {}} | flax.traverse_util.unflatten_dict(merged, sep="/")
+    return variables, accounting
 
 
 def _hint(tensors: Mapping[str, np.ndarray], wanted: Mapping[str, tuple]) -> str:
@@ -312,6 +339,10 @@ def load_file(
     config = config.copy_and_resolve_references()
     shapes = {} if backbone_only else {key: array.shape for key, array in tensors.items()}
     fitted = labels.fit_config(config, shapes, type_spaces)
+    if config.get("init_from") and recognise.weights_of(config.task).head:
+        with config.unlocked():  # names of the categories are the detector's
+            before = checkpoint.restore_for_inference(config.init_from).config.labels
+            config.labels = ConfigDict(before.to_dict() | {"item_id": list(config.labels.item_id)})
     if backbone_only and config.get("init_from"):
         with config.unlocked():  # the run that goes on keeps the names of its outputs
             config.labels = checkpoint.restore_for_inference(config.init_from).config.labels
