@@ -133,9 +133,10 @@ def unrecognised(keys: Iterable[str]) -> str:
     """What helps with a file whose names belong to nothing that is known."""
     return (
         f"No supported model has such names ({', '.join(list(keys)[:3])}, …). Supported are the models of "
-        "MMFashion, fashion-compatibility and detectron2, and with --backbone_only the backbones "
-        f"{', '.join(backbones.BACKBONES)} in torchvision's, timm's or Google's names. If the names carry a "
-        "prefix, --prefix=NAME removes it; if the file holds several state dicts, --entry=NAME reads another"
+        "MMFashion, fashion-compatibility, FashionNet and detectron2, and with --backbone_only the backbones "
+        f"{', '.join(backbones.BACKBONES)} in torchvision's, Keras's, timm's or Google's names. If the names "
+        "carry a prefix, --prefix=NAME removes it; if the file holds several state dicts, --entry=NAME reads "
+        "another"
     )
 
 

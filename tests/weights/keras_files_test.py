@@ -12,12 +12,14 @@ import keras_writers
 import numpy as np
 import pytest
 from close import assert_sums_close
+from safetensors.numpy import save_file
 from weight_files import assert_same
 
 from experiments import attributes, fashionnet, inshop
 from fashionjax import tasks
 from fashionjax.inference import model as inference
 from fashionjax.models import backbones
+from fashionjax.models.backbones import vgg
 from fashionjax.runtime import checkpoint, optim, state
 from fashionjax.weights import files, importer
 from fashionjax.weights.files import WeightFileError
@@ -168,12 +170,35 @@ def test_a_trunk_for_other_tasks(module, argument, weights, tmp_path, monkeypatc
     assert frozen("backbone/features_0/kernel") and not frozen("global_pool/linear/kernel")
 
 
-def test_a_trunk_for_fashionnet_starts_both_branches(weights, tmp_path, monkeypatch):
+def in_torch(tensors) -> dict:
+    """A Keras trunk as torchvision names and lays it out."""
+    numbers = {
+        name: f"features.{i}"
+        for stage, row in enumerate(vgg.conv_indices(16, False), 1)
+        for name, i in ((f"block{stage}_conv{n}", i) for n, i in enumerate(row, 1))
+    }
+    found = {}
+    for name, array in tensors.items():
+        layer, part = name.split("/")
+        if layer in numbers and part == "kernel":
+            found[f"{numbers[layer]}.weight"] = np.ascontiguousarray(array.transpose(3, 2, 0, 1))
+        elif layer in numbers:
+            found[f"{numbers[layer]}.bias"] = array
+    return found
+
+
+@pytest.mark.parametrize("names", ["keras", "torch"])
+def test_a_trunk_for_fashionnet_starts_both_branches(names, weights, tmp_path, monkeypatch):
     tensors = trunk(weights)
-    keras_writers.write_weights(tmp_path / "vgg16.h5", tensors)
+    file = tmp_path / {"keras": "vgg16.h5", "torch": "vgg16.safetensors"}[names]
+    if names == "keras":
+        keras_writers.write_weights(file, tensors)
+    else:
+        save_file(in_torch(tensors), file)
     monkeypatch.setattr("fashionjax.weights.labels.dataset_labels", lambda config: dict(config.labels))
     config = with_labels(tiny(fc=8, green=4))
-    loaded = importer.load_file(tmp_path / "vgg16.h5", config, backbone_only=True)
+    loaded = importer.load_file(file, config, backbone_only=True)
+    assert loaded.config.normalisation == {"keras": "caffe", "torch": "imagenet"}[names]
     params = loaded.variables["params"]
     for branch in ("blue", "red"):
         np.testing.assert_array_equal(params[f"{branch}_conv2"]["kernel"], tensors["block5_conv2/kernel"])
