@@ -1,6 +1,6 @@
 """Attribute-specific retrieval: RPF (region to patch) in two stages, ASEN, and an unconditioned baseline.
 
-    fashionjax prepare fashionai --data_dir=data --manual_dir=DIR
+    fashionjax prepare fashionai/published --data_dir=data --manual_dir=DIR
     fashionjax import resnet50-19c8e357.pth --backbone_only --config=experiments/rpf.py \
         --workdir=runs/resnet50
     fashionjax train --config=experiments/rpf.py --workdir=runs/stage1 --config.init_from=runs/resnet50
@@ -32,7 +32,13 @@ from ml_collections import ConfigDict, config_dict
 
 from experiments import common
 
-DATASETS = {"fashionai": 0.3, "darn": 0.3, "deepfashion_fine": 0.4, "synthetic": 0.3}  # weight of the region
+# the dataset, and the weight of the region in its published embedding
+DATASETS = {
+    "fashionai": ("fashionai/published", 0.3),
+    "darn": ("darn/published", 0.3),
+    "deepfashion_fine": ("deepfashion_fine/published", 0.4),
+    "synthetic": ("synthetic", 0.3),
+}
 VARIANTS = ("rpf", "asen")
 # stage: loss in triplets, and with negatives from the batch
 LOSSES = {
@@ -78,8 +84,9 @@ def get_config(arg: str | None = None):
     variant = common.choose("variant", args["variant"], dict(zip(VARIANTS, VARIANTS, strict=True)))
     if stage == 2 and (variant != "rpf" or not args["conditioned"]):
         raise ValueError("config argument stage=2: only variant=rpf,conditioned=true has a second stage")
-    config = base(common.choose("dataset", args["dataset"], DATASETS))
-    config.dataset, config.model.patch = args["dataset"], stage == 2
+    dataset, beta = common.choose("dataset", args["dataset"], DATASETS)
+    config = base(beta)
+    config.dataset, config.model.patch = dataset, stage == 2
     config.model.variant, config.model.conditioned = variant, args["conditioned"]
     negatives = common.choose("negatives", args["negatives"], {"triplet": triplet, "in_batch": in_batch})
     config.loss, config.fine_grained.sampler = negatives, args["negatives"]

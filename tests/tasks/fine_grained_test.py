@@ -75,7 +75,7 @@ def test_arguments():
             config = rpf.get_config(f"dataset={dataset},stage={stage},negatives={negatives}")
             config.labels = LABELS
             tasks.make(config)
-            assert config.dataset == dataset and config.model.patch == (stage == 2)
+            assert config.dataset.split("/")[0] == dataset and config.model.patch == (stage == 2)
     for argument in ("variant=asen", "conditioned=false", "small=true", "small=true,stage=2"):
         config = rpf.get_config(argument)
         config.labels = LABELS
