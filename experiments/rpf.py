@@ -161,7 +161,7 @@ def small(config) -> None:
     spec.backbone, spec.backbone_fields.width = "resnet18", 16
     spec.update({"embedding": 64, "attribute_width": 64, "common": 64, "hidden": 64, "patch_hidden": 64})
     spec.vit.update({"width": 64, "depth": 4, "heads": 4, "patch": 8, "grid": 12})
-    spec.beta = 0.5
+    spec.beta, spec.threshold = 0.5, 0.4  # the map has 6 x 6 cells: with 0.1 a crop is nearly the whole image
     config.batch_size, config.epochs, config.steps = 48, 0, 1500
     config.optim.update({"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-4, "schedule": "cosine"})
     config.optim.update({"warmup_steps": 50, "boundaries": (), "groups": (), "clip_norm": 1.0})

@@ -40,6 +40,7 @@ OFF = (
     "s1_random_crop_at_test",
     "s3_roi_scramble_group",
     "s6_landmark_list_shifted",
+    "r4_flipped_at_evaluation",
     "f1_rois_of_first_image",
 )
 UNUSED = 3  # a landmark that the detector does not see: as the slots that a garment has no landmark for
