@@ -332,7 +332,7 @@ def test_prepared_records_have_the_common_features(config, tmp_path):
     np.testing.assert_array_equal(row["image"], pixels(truth))
     label = {"image", "image_id", "category", "garment_type", "landmark", "visibility", "box", "item_id"}
     if config.name == "instances":
-        assert set(row) == {"image", "image_id", "coco_id", "height", "width", "instance"}
+        assert set(row) == {"image", "image_id", "coco_id", "pair_id", "height", "width", "instance"}
         more = {"segmentation", "area", "iscrowd"}
         assert set(row["instance"]) == label - {"image", "image_id"} | more
         stored = [text.decode() for text in row["instance"]["segmentation"]]
