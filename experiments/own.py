@@ -122,9 +122,12 @@ def freeze(config) -> None:
     config.feature_views = 4
     config.augment.update({"scale": (0.6, 1.0), "erase": 0.0, "brightness": 0.2, "contrast": 0.2})
     config.augment.update({"saturation": 0.2, "hue": 0.0})
-    config.model.update({"cells": 2, "dropout_pooled": 0.5, "features": 512})
+    config.model.update({"cells": 3, "dropout_pooled": 0.2})
+    if config.task == "attributes":  # a linear classifier from zero; docs/own_photos.md has the measurement
+        config.model.update({"features": None, "init": "zero_heads"})
     config.model.global_levels = (-3, -2, -1) if not config.model.backbone.startswith("vit") else (-1,)
-    config.optim.update({"lr": 1e-3, "weight_decay": 0.1, "average": 0.99})
+    config.optim.update({"optimizer": "sgd", "momentum": 0.9, "lr": 3e-3, "weight_decay": 1e-4})
+    config.optim.average = 0.99
     config.epochs, config.eval_every = 60, 200
 
 
@@ -147,7 +150,9 @@ def tiny(config) -> None:
     config.dataset, config.synthetic.set = "synthetic", "train=48,val=21,test=13,size=64"
     config.image_size, config.canvas_size = 32, 36
     config.batch_size, config.epochs, config.steps = 16, 0, 12
-    config.model.features, config.model.backbone_fields.width = 16, 4
+    if config.model.features is not None:
+        config.model.features = 16
+    config.model.backbone_fields.width = 4
     config.log_every, config.eval_every, config.save_every = 4, 8, 4
     config.optim.warmup_steps = 2
     if config.task == "retrieval":

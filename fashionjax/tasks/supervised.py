@@ -19,9 +19,10 @@ from fashionjax.errors import UserError
 from fashionjax.ops import augment
 from fashionjax.task import AXIS, Batch, Task
 
-INITS = ("zoo", "torch")
+INITS = ("zoo", "torch", "zero_heads")
 DEEPFASHION_SLOTS = 8
 MOVED = ("image", "landmark", "visibility", "landmark_state", "box")  # by a crop and a flip
+CLASSIFIERS = ("attr_predictor", "cate_predictor")  # modules of a model
 # the quirks that act on records
 PREPROCESSED = (
     "s1_random_crop_at_test",
@@ -47,8 +48,9 @@ def make_task(
 
     `arguments` picks the model's arguments out of a batch whose image is normalised; the model takes `train`
     and returns a dict of arrays, of which `predictions` makes the prediction keys. `loss_terms` gets these
-    outputs, the batch and the parameters. `config.model.init` is zoo (as the heads ask for: normal, Xavier)
-    or torch (PyTorch's defaults everywhere, for the original's models that never call their own initialiser).
+    outputs, the batch and the parameters. `config.model.init` is zoo (as the heads ask for: normal, Xavier),
+    zero_heads (the same, classifiers at 0) or torch (PyTorch's defaults everywhere, for the original's models
+    that never call their own initialiser).
     `preprocess` is `make_preprocess(config)` where a task has none of its own.
     """
     quirks.check(config)
@@ -62,6 +64,8 @@ def make_task(
     def init(rng, batch: Batch):
         variables = model.init({"params": rng, "dropout": rng}, **arguments(prepare_eval(batch)), train=False)
         params = variables["params"]
+        if initial == "zero_heads":
+            params = zero_heads(params)
         if initial == "torch":
             params = torch_initial(jax.random.fold_in(rng, 1), params)
         return params, variables.get("batch_stats", {})
@@ -208,6 +212,15 @@ def landmark_flip(config: ConfigDict) -> tuple[tuple[int, int], ...] | None:
 def landmark_count(config: ConfigDict) -> int:
     """Landmark slots of the config's dataset; DeepFashion's eight where its labels do not name them."""
     return len(config.get("labels", {}).get("landmark") or ()) or DEEPFASHION_SLOTS
+
+
+def zero_heads(params: dict) -> dict:
+    """The classifiers' kernels and biases at 0. Behind features of more numbers than there are examples, a
+    drawn kernel keeps its part that no example sees, which is noise on every other image."""
+    return {
+        name: jax.tree.map(jnp.zeros_like, part) if name in CLASSIFIERS else part
+        for name, part in params.items()
+    }
 
 
 def torch_initial(rng: jax.Array, params: dict) -> dict:

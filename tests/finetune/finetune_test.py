@@ -23,6 +23,7 @@ from fashionjax.finetune import plan
 from fashionjax.finetune import run as finetune
 from fashionjax.models import backbones
 from fashionjax.runtime import checkpoint
+from fashionjax.tasks import supervised
 from fashionjax.weights.key_maps import torch_shapes
 
 TINY = {
@@ -141,6 +142,20 @@ def test_weight_files(tmp_path):
     np.testing.assert_array_equal(kept.params["backbone"]["features_0"]["bias"], tensors["features.0.bias"])
     finetune.import_weights(chosen, argument, tiny)  # it is there
     assert (tmp_path / "w/init/checkpoints/0").stat().st_mtime_ns == before
+
+
+def test_frozen_backbones_get_a_classifier_from_zero():
+    """Its first predictions are even; nothing else starts at zero."""
+    params = {
+        "backbone": {"kernel": np.ones(3)},
+        "global_pool": {"norm": {"scale": np.ones(2)}},
+        "cate_predictor": {"linear_cate": {"kernel": np.ones((2, 4)), "bias": np.ones(4)}},
+    }
+    zeroed = supervised.zero_heads(params)
+    assert zeroed["backbone"] is params["backbone"] and zeroed["global_pool"] is params["global_pool"]
+    assert not any(np.any(leaf) for leaf in zeroed["cate_predictor"]["linear_cate"].values())
+    config = own.get_config("labels=category,backbone=vgg16,width=0,freeze=true")
+    assert config.model.init == "zero_heads" and config.model.features is None
 
 
 def test_fields_and_the_printed_command(tmp_path):
