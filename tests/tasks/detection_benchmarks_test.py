@@ -87,6 +87,7 @@ def test_examples_and_perfect_detections(prepared):
 @pytest.mark.full
 def test_a_step_is_trained_and_evaluated(prepared, tmp_path):
     config, _ = prepared
+    config.batch_size = 8  # one image a device
     state = train.train(config, tmp_path)
     assert int(state.step) == 1
     result = evaluate.evaluate(tmp_path, config.eval_split, tmp_path / "out", which="last")
