@@ -5,6 +5,7 @@ One table: file -> the names of its inputs, and what to compute. A quantity with
 a system that is not built yet and is reported as such.
 """
 
+import json
 import math
 import sys
 from collections.abc import Callable
@@ -18,9 +19,10 @@ from einops import rearrange
 
 from fashionjax import losses
 from fashionjax.data import fine_grained as fine_grained_examples
+from fashionjax.data import masks
 from fashionjax.errors import UserError
 from fashionjax.gallery import index as gallery
-from fashionjax.metrics import classification, compatibility, fine_grained, landmarks, retrieval
+from fashionjax.metrics import classification, compatibility, detection, fine_grained, landmarks, retrieval
 from fashionjax.ops import attention_crop, type_spaces
 from fashionjax.parity.results import Result, array_difference, load_arrays
 
@@ -56,9 +58,9 @@ def check_folder(folder: Path) -> list[Result]:
 def _check_file(path: Path) -> list[Result]:
     golden = GOLDENS.get(path.stem)
     if golden is None:
-        names = LATER.get(path.stem) or (load_arrays(path) if path.suffix == ".npz" else ["stats"])
+        names = load_arrays(path) if path.suffix == ".npz" else ["stats"]
         return [Result("metrics", f"{path.stem}/{name}", "diff", math.nan, "later") for name in names]
-    arrays = load_arrays(path)
+    arrays = load_arrays(path) if path.suffix == ".npz" else _load_json(path)
     try:
         computed = golden.compute(arrays)
     except (UserError, KeyError, IndexError, TypeError, ValueError) as error:  # of the file's own arrays
@@ -244,6 +246,52 @@ def _crops(a: dict) -> dict:
     return {"crop_xyxy": np.stack(boxes)}
 
 
+def _load_json(path: Path) -> dict:
+    """The parts of a COCO recording; its figures `stats` by kind."""
+    try:
+        parts = json.loads(path.read_text())
+        return {part: parts[part] for part in ("ground_truth", "detections")} | parts["stats"]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a recording of a COCO evaluation: {error!r}"[:200]) from error
+
+
+def _coco(a: dict) -> dict:
+    """COCO's twelve figures of boxes and of masks. Sizes are the annotations' areas."""
+    truth = a["ground_truth"]
+    ids = [category["id"] for category in truth["categories"]]
+    evaluator = detection.CocoEvaluator([category["name"] for category in truth["categories"]], ids=ids)
+
+    def xyxy(x, y, width, height):
+        return [x, y, x + width, y + height]
+
+    for image in truth["images"]:
+        size = image["height"], image["width"]
+        real = [entry for entry in truth["annotations"] if entry["image_id"] == image["id"]]
+        found = [entry for entry in a["detections"] if entry["image_id"] == image["id"]]
+        prediction = {
+            "box": np.asarray([[xyxy(*entry["bbox"]) for entry in found]], np.float64).reshape(1, -1, 4),
+            "score": [[entry["score"] for entry in found]],
+            "category": [[ids.index(entry["category_id"]) for entry in found]],
+            "detection_valid": np.ones((1, len(found)), bool),
+            "rle": [[masks.rle([entry["polygon"]], *size) for entry in found]],
+        }
+        batch = {"image_id": [image["id"]], "height": [size[0]], "width": [size[1]], "example_valid": [True]}
+        batch |= {
+            "truth_box": [[xyxy(*entry["bbox"]) for entry in real]],
+            "truth_category": [[ids.index(entry["category_id"]) for entry in real]],
+            "truth_valid": np.ones((1, len(real)), bool),
+            "truth_crowd": [[bool(entry["iscrowd"]) for entry in real]],
+            "truth_area": [[entry["area"] for entry in real]],
+            "truth_rle": [[masks.rle(entry["segmentation"], *size) for entry in real]],
+        }
+        evaluator.update(prediction, batch)
+    result = evaluator.result()
+    return {
+        kind: [result.get(f"standard/{name}_{figure}", -1.0) for figure in detection.FIGURES]
+        for name, kind in detection.KINDS.items()
+    }
+
+
 def _is_one_of(*names: str) -> Callable[[str], bool]:
     return lambda name: name in names
 
@@ -275,11 +323,7 @@ GOLDENS = {
         lambda name: FLOAT32,
     ),
     "rpf_crop": Golden(_is_one_of("attention", "image_wh", "threshold"), _crops, lambda name: EXACT),
+    "coco_eval": Golden(_is_one_of("ground_truth", "detections"), _coco, lambda name: METRIC),
     # one compiled program: hundreds of small ones take ten times as long
     "losses": Golden(lambda name: name.startswith("in_"), jax.jit(_losses), lambda name: LOSS),
-}
-
-# Quantities of systems that are not built yet, by file.
-LATER = {
-    "coco_eval": ("bbox", "segm"),
 }

@@ -15,7 +15,7 @@ from fashionjax.models.backbones import resnet, vgg
 from fashionjax.models.landmark_detector import LandmarkDetector
 from fashionjax.models.retriever import Retriever
 from fashionjax.parity import __main__ as parity
-from fashionjax.parity import draws, models
+from fashionjax.parity import draws, metrics, models
 from fashionjax.parity.results import array_difference, dense_difference, relative_l2
 from fashionjax.weights import key_maps
 from fashionjax.weights import recognise as weight_files
@@ -139,12 +139,16 @@ def test_metric_folders_with_other_numbers_are_compared(capsys, tmp_path):
     assert lines[-1] == "3 passed, 1 failed"
 
 
-def test_metrics_of_systems_to_come_are_named_and_do_not_fail(capsys, tmp_path):
-    folder = tmp_path / "metrics"
-    write_category_golden(folder, 50 / 3)
-    (folder / "coco_eval.json").write_text("{}")
-    assert parity.main(["parity", str(folder)]) == 0
-    assert "metrics coco_eval/bbox diff=nan later" in capsys.readouterr().out.splitlines()
+def test_coco_goldens_are_compared(tmp_path):
+    """The stored figures of COCO's evaluation; with one detection's score changed they fail."""
+    results = {r.output: r.state for r in metrics.check_folder(METRICS) if r.output.startswith("coco")}
+    assert results == {"coco_eval/bbox": "ok", "coco_eval/segm": "ok"}
+    recorded = json.loads((METRICS / "coco_eval.json").read_text())
+    recorded["detections"][0]["score"] = 0.001
+    (tmp_path / "coco_eval.json").write_text(json.dumps(recorded))
+    assert {r.state for r in metrics.check_folder(tmp_path)} == {"FAIL"}
+    (tmp_path / "coco_eval.json").write_text("{}")
+    assert {r.state for r in metrics.check_folder(tmp_path)} == {"FAIL"}
 
 
 def test_outfit_goldens_are_compared(tmp_path):
