@@ -113,7 +113,7 @@ def train(config: ConfigDict, workdir: str | Path, terminate: Terminate | None =
             )
             return _evaluate(model, held_out, log, lambda: hosts[1] == 1 and terminate.asked)
 
-        terminate.at_once = False
+        terminate.from_now_on_save()
         if start == steps and parallel.any_host(log.lacks(steps, EVALUATIONS_FILE)):
             checkpoint.add_metrics(manager, steps, evaluate())  # it was cut short or failed
         for step in range(start + 1, steps + 1):
@@ -198,7 +198,7 @@ class Terminate:
     `at_once`, with nothing to save yet, SIGTERM ends the process with status 0."""
 
     def __init__(self):
-        self.asked, self.at_once = False, True
+        self.asked, self.at_once, self._left = False, True, False
 
     def __enter__(self):
         self._before = signal.signal(signal.SIGTERM, self._ask)
@@ -210,6 +210,13 @@ class Terminate:
     def _ask(self, *_):
         self.asked = True
         if self.at_once:
+            self._left = True
+            _leave()
+
+    def from_now_on_save(self) -> None:
+        """Ends `at_once`; an exit that Python dropped, raised in a callback of its collector, happens now."""
+        self.at_once = False
+        if self._left:
             _leave()
 
 

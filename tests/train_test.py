@@ -155,6 +155,17 @@ def test_sigterm_before_the_first_step_has_nothing_to_save(synthetic_dir, tmp_pa
     assert "nothing to save" in err and not saved_steps(tmp_path / "run")
 
 
+def test_an_exit_lost_in_a_callback_is_made_up_for(monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    terminate = train.Terminate()
+    terminate.from_now_on_save()  # nobody asked
+    terminate.at_once = True
+    with pytest.raises(SystemExit):
+        terminate._ask()
+    with pytest.raises(SystemExit):
+        terminate.from_now_on_save()
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one(uninterrupted, synthetic_dir, tmp_path):
     """Two hosts of four devices each on localhost against one of eight: the same run but for rounding."""
