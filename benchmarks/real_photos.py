@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -29,7 +28,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from benchmarks import hardware
+from benchmarks import hardware, seeds
 from fashionjax.data import photo
 from fashionjax.data.source import open_split
 from fashionjax.reports import baselines
@@ -161,8 +160,7 @@ def summarise(runs: list[dict]) -> dict:
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"mean": round(statistics.mean(values), 4), "sd": round(deviation, 4), "seeds": len(values)}
+    return seeds.spread(values) | {"seeds": len(values)}
 
 
 def table(summary: dict, simple: dict[str, float]) -> str:

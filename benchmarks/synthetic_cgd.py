@@ -15,13 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import tempfile
 from pathlib import Path
 
 import jax
 
 from benchmarks import hardware
+from benchmarks.seeds import spread
 from experiments import cgd
 from fashionjax import evaluate, train
 from fashionjax.runtime import parallel
@@ -80,11 +80,6 @@ def figures(workdir: Path, split: str) -> dict[str, float]:
 def summary(runs: dict, name: str, seeds: int) -> dict:
     """{metric: mean and standard deviation over the seeds}."""
     return {metric: spread([runs[name, seed][metric] for seed in range(seeds)], 4) for metric in METRICS}
-
-
-def spread(values: list[float], digits: int) -> dict[str, float]:
-    sd = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"mean": round(statistics.mean(values), digits), "sd": round(sd, digits)}
 
 
 def main() -> None:

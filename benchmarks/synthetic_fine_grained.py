@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from pathlib import Path
 import jax
 
 from benchmarks import hardware
+from benchmarks.seeds import spread
 from experiments import rpf
 from fashionjax import evaluate, train
 from fashionjax.inference import model as inference
@@ -98,7 +98,7 @@ def summarise(runs: list[dict]) -> dict:
     for model in MODELS:
         rows = [row for row in runs if row["model"] == model]
         values = {name: [row[name] for row in rows if name in row] for name in METRICS}
-        summary[model] = {name: _spread(found) for name, found in values.items() if found}
+        summary[model] = {name: spread(found) for name, found in values.items() if found}
     gain = {}
     for better, worse in (("stage1", "unconditioned"), ("stage2", "stage1")):
         of = {row["seed"]: row["standard/map"] for row in runs if row["model"] == worse}
@@ -107,13 +107,8 @@ def summarise(runs: list[dict]) -> dict:
             for row in runs
             if row["model"] == better and row["seed"] in of
         ]
-        gain[f"{better} - {worse}"] = _spread(points, 2)
+        gain[f"{better} - {worse}"] = spread(points, 2)
     return {"summary": summary, "gain_in_points": gain}
-
-
-def _spread(values: list[float], digits: int = 4) -> dict:
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"mean": round(statistics.mean(values), digits), "sd": round(spread, digits)}
 
 
 def main() -> None:

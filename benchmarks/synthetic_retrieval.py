@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from pathlib import Path
 import jax
 
 from benchmarks import hardware
+from benchmarks.seeds import spread
 from experiments import retrieval
 from fashionjax import evaluate, train
 from fashionjax.runtime import parallel
@@ -73,8 +73,7 @@ def summarise(runs: list[dict]) -> dict:
         summary[name] = {}
         for metric in METRICS:
             values = [row[metric] for row in rows]
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            summary[name][metric] = {"mean": round(statistics.mean(values), 4), "sd": round(spread, 4)}
+            summary[name][metric] = spread(values)
     gain = {
         name: {
             metric: round(100 * (summary["landmark"][metric]["mean"] - summary[name][metric]["mean"]), 2)

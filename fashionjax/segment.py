@@ -11,6 +11,7 @@ index.jsonl are not run again.
 
 from __future__ import annotations
 
+import collections
 import io
 import itertools
 import json
@@ -49,29 +50,19 @@ class Labels(NamedTuple):
 
 def labels_of(model: inference.Model) -> Labels:
     """The categories that a checkpoint was trained on."""
-    names = list(model.config.labels.category)
-    return Labels(names, list(model.config.labels.get("category_id") or range(1, len(names) + 1)))
+    labels = model.config.labels
+    return Labels(list(labels.category), detections.category_ids(labels))
 
 
 # ------------------------------------------------------------------------------ one image
 def objects_of(item: segmenter.Segmented, labels: Labels) -> list[dict[str, Any]]:
     """What index.jsonl says of the instances, best first; rank counts those of a category."""
-    found, counts, result = item.found, {}, []
-    for n in np.argsort(-found.score, kind="stable").tolist():
-        category = int(found.category[n])
-        counts[category] = counts.get(category, 0) + 1
-        entry = {
-            "category": labels.names[category],
-            "category_id": int(labels.ids[category]),
-            "rank": counts[category],
-            "score": round(float(found.score[n]), 6),
-            "box": [round(float(v), 2) for v in found.box[n]],
-        }
-        if found.rle is not None:
-            rle = found.rle[n]
-            counts_text = rle["counts"].decode() if isinstance(rle["counts"], bytes) else rle["counts"]
-            entry["area"] = masks.area(rle)
-            entry["segmentation"] = {"size": [int(v) for v in rle["size"]], "counts": counts_text}
+    ranks, result = collections.Counter(), []
+    for entry in detections.listed(item.found, labels.names, labels.ids):
+        ranks[entry["category_id"]] += 1
+        entry["rank"] = ranks[entry["category_id"]]
+        if "segmentation" in entry:
+            entry["area"] = masks.area(entry["segmentation"])
         result.append(entry)
     return result
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,6 +38,27 @@ def found_in(prediction: Mapping[str, np.ndarray], size, original_size, *, legac
     box = np.clip(box, 0, [width, height, width, height])
     score, category = (np.asarray(prediction[name])[valid] for name in ("score", "category"))
     return Found(box, score.astype(np.float64), category.astype(np.int64), rle)
+
+
+def category_ids(labels: Mapping) -> list[int]:
+    """The dataset's own ids of a checkpoint's categories, 1, 2, … where it gives none."""
+    return [int(i) for i in labels.get("category_id") or range(1, len(labels["category"]) + 1)]
+
+
+def listed(found: Found, names: Sequence[str], ids: Sequence[int]) -> list[dict[str, Any]]:
+    """Found → what JSON says of each instance, best first: category, category_id, score, box [x1, y1, x2, y2]
+    and, of a model with masks, segmentation."""
+    result = []
+    for n in np.argsort(-found.score, kind="stable").tolist():
+        category = int(found.category[n])
+        entry = {
+            "category": str(names[category]),
+            "category_id": int(ids[category]),
+            "score": round(float(found.score[n]), 6),
+            "box": [round(float(side), 2) for side in found.box[n]],
+        }
+        result.append(entry if found.rle is None else entry | {"segmentation": masks.as_json(found.rle[n])})
+    return result
 
 
 def cutout(image: np.ndarray, rle: Mapping) -> np.ndarray | None:

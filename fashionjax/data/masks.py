@@ -156,6 +156,13 @@ def decode(encoded: dict) -> np.ndarray:
     return np.ascontiguousarray(coco_mask.decode(encoded)).astype(bool)
 
 
+def as_json(encoded: dict) -> dict:
+    """An encoding -> {"size": [h, w], "counts": text}, as JSON takes it."""
+    counts = encoded["counts"]
+    counts = counts.decode() if isinstance(counts, bytes) else counts
+    return {"size": [int(side) for side in encoded["size"]], "counts": counts}
+
+
 def area(encoded: dict) -> int:
     """RLE -> number of its pixels."""
     return int(coco_mask.area(encoded))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fashionjax.data.detections import found_in
+from fashionjax.data.detections import category_ids, found_in, listed
 from fashionjax.reports import draw_instances
 from fashionjax.reports.panels import Bars, Curve, Panel, Table, Tiles
 from fashionjax.results import Instance, Segmentation
@@ -103,18 +103,8 @@ def parts(output: dict, seen: Seen) -> dict[str, tuple]:
     whatever `topk`."""
     labels, legacy = seen.config.labels, seen.config.model.geometry.inclusive_boxes
     found = found_in(output, seen.example["size"], seen.example["original_size"], legacy=legacy)
-    ids = list(labels.get("category_id") or range(1, len(labels.category) + 1))
-    instances = []
-    for n in np.argsort(-found.score, kind="stable").tolist():
-        category, rle = int(found.category[n]), None
-        if found.rle is not None:
-            counts = found.rle[n]["counts"]
-            counts = counts.decode() if isinstance(counts, bytes) else counts
-            rle = {"size": [int(side) for side in found.rle[n]["size"]], "counts": counts}
-        box = tuple(round(float(side), 2) for side in found.box[n])
-        name, score = str(labels.category[category]), round(float(found.score[n]), 6)
-        instances.append(Instance(name, int(ids[category]), score, box, rle))
-    return {"instances": tuple(instances)}
+    entries = listed(found, labels.category, category_ids(labels))
+    return {"instances": tuple(Instance(**entry | {"box": tuple(entry["box"])}) for entry in entries)}
 
 
 def annotate(shown: np.ndarray, result: Segmentation) -> np.ndarray:
