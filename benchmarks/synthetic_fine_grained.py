@@ -3,11 +3,12 @@ does not read the attribute, and stage 2 against stage 1.
 
     python -m benchmarks.synthetic_fine_grained --out benchmarks/results/synthetic_fine_grained.json
 
-`experiments/rpf.py:small=true`: the region branch sees 96 px, crops come from 192 px. The three models of a
-seed have the same backbone, data and steps; stage 2 goes on from stage 1. What is chosen (stage 2's weight of
-the region, from `--betas`) is chosen on val; test is looked at once, at the end. Figures are means over seeds
-with their spread. The share of attention inside the garment part's box is, for the unconditioned model, whose
-attention is even, the box's share of the image.
+`experiments/rpf.py:small=true`: the region branch sees 96 px, crops come from 192 px. The models of a seed
+have the same backbone, data and steps. Stage 2 goes on from stage 1, and so does `stage1_longer`, the control
+for the steps that stage 2 has beyond stage 1's: stage 1's recipe for as many steps. What is chosen (stage 2's
+weight of the region, from `--betas`) is chosen on val; test is looked at once, at the end. Figures are means
+over seeds with their spread. The share of attention inside the garment part's box is, for the unconditioned
+model, whose attention is even, the box's share of the image. With `--workdir` a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -29,8 +30,14 @@ from fashionjax.inference import model as inference
 from fashionjax.metrics import fine_grained
 from fashionjax.runtime import datasets, parallel
 
-MODELS = ("unconditioned", "stage1", "stage2")
-ARGUMENTS = {"unconditioned": "conditioned=false", "stage1": "stage=1", "stage2": "stage=2"}
+ARGUMENTS = {
+    "unconditioned": "conditioned=false",
+    "stage1": "stage=1",
+    "stage1_longer": "stage=1",
+    "stage2": "stage=2",
+}
+CONTINUED = ("stage1_longer", "stage2")  # from the checkpoint of stage 1, for `--stage2_steps`
+GAINS = (("stage1", "unconditioned"), ("stage2", "stage1"), ("stage2", "stage1_longer"))
 METRICS = ("standard/map", "zoo/map", "standard/recall@1", fine_grained.PART)
 
 
@@ -38,7 +45,7 @@ def make_config(model: str, args, seed: int):
     """experiments/rpf.py at the size of a laptop."""
     config = rpf.get_config(f"small=true,negatives=in_batch,{ARGUMENTS[model]}")
     config.synthetic.set, config.data_dir = args.records, args.data_dir
-    config.seed, config.steps = seed, args.stage2_steps if model == "stage2" else args.steps
+    config.seed, config.steps = seed, args.stage2_steps if model in CONTINUED else args.steps
     config.eval_every, config.best, config.log_every = 0, "", max(config.steps // 20, 1)
     return config
 
@@ -60,10 +67,13 @@ def chosen_beta(workdir: Path, betas: list[float]) -> tuple[float, dict]:
 
 
 def run(model: str, args, seed: int, folder: Path) -> dict:
-    """Trains and tests one model → its line of the results."""
+    """Trains and tests one model → its line of the results, kept in `folder`."""
+    kept = folder / f"{model}.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
     started = time.perf_counter()
     config = make_config(model, args, seed)
-    if model == "stage2":
+    if model in CONTINUED:
         config.init_from = str(folder / "stage1")
     train.train(config, folder / model)
     line = {"model": model, "seed": seed, "train_seconds": round(time.perf_counter() - started, 1)}
@@ -78,16 +88,20 @@ def run(model: str, args, seed: int, folder: Path) -> dict:
     )
     line |= {name: round(report["metrics"][name], 4) for name in METRICS if name in report["metrics"]}
     colours = report["baselines"]["colour_histogram"]["standard/map"]
-    return line | {"records": report["n"], "colour_histogram": round(colours, 4)}
+    line |= {"records": report["n"], "colour_histogram": round(colours, 4)}
+    kept.write_text(json.dumps(line) + "\n")
+    return line
 
 
 def measure(args) -> dict:
     """{"runs": one entry per model and seed, "summary", "gain_in_points"}."""
     runs = []
-    for seed in range(args.seeds):
-        with tempfile.TemporaryDirectory() as folder:
-            for model in MODELS:
-                runs.append(run(model, args, seed, Path(folder)))
+    with tempfile.TemporaryDirectory() as temporary:
+        for seed in range(args.seeds):
+            folder = Path(args.workdir or temporary) / f"seed{seed}"
+            folder.mkdir(parents=True, exist_ok=True)
+            for model in ARGUMENTS:
+                runs.append(run(model, args, seed, folder))
                 print(json.dumps(runs[-1]), flush=True)
     return {"runs": runs} | summarise(runs)
 
@@ -95,12 +109,12 @@ def measure(args) -> dict:
 def summarise(runs: list[dict]) -> dict:
     """Mean and standard deviation over seeds; differences of standard/map in points, seed by seed."""
     summary: dict = {}
-    for model in MODELS:
+    for model in ARGUMENTS:
         rows = [row for row in runs if row["model"] == model]
         values = {name: [row[name] for row in rows if name in row] for name in METRICS}
         summary[model] = {name: spread(found) for name, found in values.items() if found}
     gain = {}
-    for better, worse in (("stage1", "unconditioned"), ("stage2", "stage1")):
+    for better, worse in GAINS:
         of = {row["seed"]: row["standard/map"] for row in runs if row["model"] == worse}
         points = [
             100 * (row["standard/map"] - of[row["seed"]])
@@ -119,6 +133,7 @@ def main() -> None:
     parser.add_argument("--betas", type=float, nargs="+", default=[0.3, 0.5, 0.7])
     parser.add_argument("--records", default="train=3000,val=300,test=600")
     parser.add_argument("--data_dir", default=os.path.join(tempfile.gettempdir(), "fashionjax-bench-data"))
+    parser.add_argument("--workdir", help="keeps the checkpoints and lines of finished models")
     parser.add_argument("--out", help="JSON file for the figures")
     args = parser.parse_args()
     parallel.use_compilation_cache()
