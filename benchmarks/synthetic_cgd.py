@@ -35,7 +35,7 @@ def make_config(descriptors: str, seed: int, steps: int, data_dir: str):
     """The small variant with these descriptors."""
     config = cgd.get_config(f"small=true,descriptors={descriptors}")
     config.data_dir, config.seed, config.steps = data_dir, seed, steps
-    config.validation.items, config.best = 0.2, ""
+    config.validation.share, config.best = 0.2, ""
     config.log_every = max(steps // 4, 1)
     return config
 

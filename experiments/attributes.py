@@ -70,7 +70,7 @@ def get_config(arg: str | None = None):
     if common.choose("recipe", args["recipe"], RECIPES) == "modern":
         modern(config)
         if config.eval_split == config.test_split:  # in-shop has no validation images
-            config.eval_split, config.validation.items = "validation", 0.1
+            config.eval_split, config.validation.share = "validation", 0.1
     if common.choose("faithful", args["faithful"], common.SWITCHED):
         config.box_clip = False
         config.quirks = ("s1_random_crop_at_test", "s2_landmark_not_moved", "s12_best_50_attributes")
@@ -79,7 +79,7 @@ def get_config(arg: str | None = None):
             config.images_per_gpu = per_gpu
     if args["tiny"]:
         common.tiny(config, "train=200,val=40,test=40,size=64")
-        config.eval_split, config.test_split, config.validation.items = "val", "test", 0.0
+        config.eval_split, config.test_split, config.validation.share = "val", "test", 0.0
     return config
 
 

@@ -69,6 +69,6 @@ def small(config) -> None:
     config.augment.update({"scale": (0.7, 1.0), "ratio": (0.9, 1.11), "flip": 0.5})
     config.augment.update({"brightness": 0.2, "contrast": 0.2, "saturation": 0.2})
     config.batch_size, config.epochs, config.steps = 64, 0, 1000
-    config.eval_split, config.validation.items = "validation", 0.1
+    config.eval_split, config.validation.share = "validation", 0.1
     config.optim.update({"lr": 2e-3, "schedule": "cosine", "warmup_steps": 50, "boundaries": ()})
     config.log_every = 50

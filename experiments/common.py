@@ -51,7 +51,7 @@ def base() -> ConfigDict:
     config.eval_split = "val"
     config.test_split = "test"
     # share of the training items held out as the split "validation", where a benchmark has none; 0: none
-    config.validation = ConfigDict({"items": 0.0, "seed": 0})
+    config.validation = ConfigDict({"share": 0.0, "seed": 0})
     config.item_labels = False  # whether the dataset's items are labels
     config.quirks = ()  # names of docs/faithful.md
     config.images_per_gpu = 0  # of the original: the group of the quirk s3_roi_scramble_group

@@ -66,7 +66,7 @@ def get_config(arg: str | None = None):
     config.dataset = "deepfashion_inshop"
     config.synthetic.config = "in_shop"
     # a tenth of the training items chooses the checkpoint: the release has no other validation
-    config.validation.items, config.eval_split, config.test_split = 0.1, "validation", "query+gallery"
+    config.validation.share, config.eval_split, config.test_split = 0.1, "validation", "query+gallery"
     config.part = "whole"  # what predictions compute: blue, red_green, whole
 
     config.model = {"backbone": "vgg16", "backbone_fields": {"width": 64}, "sync_bn": False}
@@ -99,7 +99,7 @@ def upstream(config) -> None:
         730 / COUNTS[c] if c in COUNTS else 0.0 for c in range(CATEGORIES)
     )
     config.loss = TYPE_1 if "blue_category" in config.loss else {"category": 1.0, "attribute": 1.0}
-    config.batch_size, config.validation.items = 64, 0.0
+    config.batch_size, config.validation.share = 64, 0.0
     config.eval_split, config.test_split, config.best = "query", "gallery", ""
 
 

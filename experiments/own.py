@@ -157,4 +157,4 @@ def tiny(config) -> None:
     config.optim.warmup_steps = 2
     if config.task == "retrieval":
         config.model.embedding, config.synthetic.set = 8, "train_items=20,test_items=6,size=64"
-        config.eval_split, config.test_split, config.validation.items = "validation", "query+gallery", 0.2
+        config.eval_split, config.test_split, config.validation.share = "validation", "query+gallery", 0.2

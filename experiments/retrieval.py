@@ -73,7 +73,7 @@ def get_config(arg: str | None = None):
     if args["benchmark"] == "consumer2shop":
         config.eval_split = "val"
     else:  # no validation items in the release: a tenth of the training items choose the checkpoint
-        config.eval_split, config.validation.items = "validation", 0.1
+        config.eval_split, config.validation.share = "validation", 0.1
     if args["tiny"]:
         tiny(config, records)
     return config

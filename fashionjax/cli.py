@@ -170,6 +170,8 @@ def _check_moved(argv: Sequence[str]) -> None:
                 f"{word}: this is now --config.quirks={old[1]}{size} (repeat --config.quirks for several; "
                 "leave a name out to turn it off)"
             )
+        if re.match(r"--?config\.validation\.items\b", word):
+            raise UserError(f"{word}: this field is now --config.validation.share")
 
 
 def _one_line(error: Exception) -> str:

@@ -129,9 +129,10 @@ def test_configs_are_found_outside_the_checkout(tmp_path, monkeypatch):
         ("--config.faithful.s2_landmark_not_moved=true", "--config.quirks=s2_landmark_not_moved "),
         ("--noconfig.faithful.s5_align_corners", "--config.quirks=s5_align_corners "),
         ("--config.faithful.s3_roi_scramble_group=16", "s3_roi_scramble_group --config.images_per_gpu=N "),
+        ("--config.validation.items=0.2", "--config.validation.share"),
     ],
 )
-def test_switches_of_earlier_versions_are_refused_with_the_new_form(monkeypatch, capsys, word, form):
+def test_fields_of_earlier_versions_are_refused_with_the_new_form(monkeypatch, capsys, word, form):
     monkeypatch.setattr(cli.flags, "FLAGS", None)  # refused before anything is parsed
     with pytest.raises(SystemExit):
         cli._parse(["train", word])

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from commands import run
+from ml_collections import ConfigDict
 
 from fashionjax import evaluate, quirks, tasks, train
 from fashionjax.data import builders
@@ -209,6 +210,17 @@ def test_wrong_arguments_are_told(name):
         system(name).get_config("bacbone=vgg16")
     with pytest.raises(ValueError, match="there are"):
         system(name).get_config("backbone=alexnet")
+
+
+def test_every_field_can_be_set_from_the_command_line():
+    """A field named like a method of ConfigDict is shadowed by it there."""
+    methods = set(dir(ConfigDict))
+    for name in (*EVERY, "demo"):
+        fields, left = set(), [system(name).get_config()]
+        for part in left:
+            fields |= set(part.keys())
+            left += [value for value in part.values() if isinstance(value, ConfigDict)]
+        assert not fields & methods, name
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

@@ -45,7 +45,7 @@ def hold_out(split: Split, share: float, seed: int) -> tuple[Part, Part]:
     wanted = max(2, round(share * len(able)))
     if wanted >= len(able):
         raise UserError(
-            f"config.validation.items={share}: {split.dataset}/{split.name} has {len(able)} items with two "
+            f"config.validation.share={share}: {split.dataset}/{split.name} has {len(able)} items with two "
             "images or more, too few to hold some out"
         )
     held = np.isin(of_item, np.random.default_rng(seed).permutation(able)[:wanted])

@@ -65,6 +65,9 @@ def convert(config: dict) -> dict:
     for old, new in RENAMED_MODEL_FIELDS.items():
         if old in model:
             model[new] = model.pop(old)
+    validation = config.get("validation", {})
+    if "items" in validation:
+        validation["share"] = validation.pop("items")
     if isinstance(switches, dict):  # {switch: bool}, of S3 the number of images per GPU or None
         del config["faithful"]
         config["quirks"] = [name for name, value in switches.items() if value]

@@ -38,14 +38,14 @@ def tested_name(config: ConfigDict) -> str:
 def open_split(config: ConfigDict, split: str) -> source.Split:
     """A split of the config's dataset. Synthetic data is rendered first where it is missing.
 
-    With `config.validation.items` above 0 that share of the training items is the split "validation", and
+    With `config.validation.share` above 0 that share of the training items is the split "validation", and
     the training split is the rest.
     """
     name, data_dir = dataset_name(config), config.data_dir
     if config.dataset == SYNTHETIC:
         data_dir = synthetic_dir(config)
         _render_missing(config, name, data_dir)
-    share = config.get("validation", {}).get("items", 0.0)
+    share = config.get("validation", {}).get("share", 0.0)
     if share and split in (config.train_split, parts.VALIDATION):
         whole = source.open_split(name, config.train_split, data_dir)
         trained, held = parts.hold_out(whole, share, config.validation.seed)

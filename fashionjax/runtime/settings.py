@@ -60,7 +60,7 @@ RANGES = {
     "optim.warmup_ratio": (0.0, 1.0),
     "optim.clip_norm": (0.0, math.inf),
     "model.dropout": (0.0, 1.0),
-    "validation.items": (0.0, 1.0),
+    "validation.share": (0.0, 1.0),
     "label_smoothing": (0.0, 1.0),
     "class_balance": (0.0, 1.0),
     "blend.mixup": (0.0, 1.0),

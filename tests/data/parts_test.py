@@ -43,5 +43,5 @@ def test_the_part_goes_by_the_seed():
 
 
 def test_too_few_items():
-    with pytest.raises(UserError, match=r"validation\.items=1\.0"):
+    with pytest.raises(UserError, match=r"validation\.share=1\.0"):
         parts.hold_out(SPLIT, 1.0, 0)

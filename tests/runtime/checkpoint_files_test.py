@@ -25,6 +25,11 @@ def test_switches_of_earlier_versions_become_quirks():
     assert config == {"quirks": [], "images_per_gpu": 0}
 
 
+def test_the_share_of_validation_items_had_another_name():
+    old = {"validation": {"items": 0.1, "seed": 3}}
+    assert checkpoint_files.convert(old) == {"validation": {"share": 0.1, "seed": 3}}
+
+
 @pytest.mark.parametrize("group", [None, 4])
 def test_a_checkpoint_of_an_earlier_version_loads(tmp_path, group):
     checkpoints.save(tmp_path, "landmark")
