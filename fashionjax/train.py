@@ -103,7 +103,7 @@ def train(config: ConfigDict, workdir: str | Path, terminate: Terminate | None =
         )
         feed = parallel.prefetch(batches, lambda b: parallel.put_batch(b, config.parallel, mesh))
         log = ending.enter_context(ScalarLog(workdir, start, steps, config.batch_size))
-        told = _Damage(split, task.preprocess)
+        damage = _Damage(split, task.preprocess)
         window = Window(log, schedule, every=config.log_every, stop=config.nonfinite == "stop")
         agree_every = config.log_every or AGREE_EVERY
 
@@ -118,7 +118,7 @@ def train(config: ConfigDict, workdir: str | Path, terminate: Terminate | None =
             checkpoint.add_metrics(manager, steps, evaluate())  # it was cut short or failed
         for step in range(start + 1, steps + 1):
             host_batch, batch = next(feed)
-            told.count(host_batch)
+            damage.count(host_batch)
             run, scalars = train_step(run, batch)
             window.add(step, scalars)
             agreeing = hosts[1] == 1 or step % agree_every == 0  # asking the others is a collective
@@ -140,7 +140,7 @@ def train(config: ConfigDict, workdir: str | Path, terminate: Terminate | None =
             if leaving:
                 print(f"terminated: saving step {step} of {steps} in {workdir}", file=sys.stderr)
                 break
-        told.summary()
+        damage.summary()
     return run
 
 
@@ -182,13 +182,13 @@ class _Damage:
         for index in pipeline.damaged(batch):
             if index not in self.seen:
                 why = pipeline.why_damaged(self.split, self.preprocess, int(index))
-                print(f"warning: damaged record {why}; training goes on without it", file=sys.stderr)
+                print(f"warning: damaged record {why}; training continues without it", file=sys.stderr)
             self.seen[index] += 1
 
     def summary(self) -> None:
         if self.seen:
             print(
-                f"warning: {len(self.seen)} damaged records were met {self.seen.total()} times",
+                f"warning: {len(self.seen)} damaged records were skipped {self.seen.total()} times",
                 file=sys.stderr,
             )
 

@@ -87,11 +87,11 @@ def test_files_arrays_and_pil_images_are_predicted_alike(at_place):
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
     assert printed.pop("annotated")
-    told = by_path.to_dict()
-    assert printed.keys() == told.keys() and printed["landmark"][0]["name"] == "landmark_1"
-    assert [e["name"] for e in printed["category"]] == [e["name"] for e in told["category"]]
+    listed = by_path.to_dict()
+    assert printed.keys() == listed.keys() and printed["landmark"][0]["name"] == "landmark_1"
+    assert [e["name"] for e in printed["category"]] == [e["name"] for e in listed["category"]]
     np.testing.assert_allclose(
-        [e["score"] for e in printed["category"]], [e["score"] for e in told["category"]], atol=1e-5
+        [e["score"] for e in printed["category"]], [e["score"] for e in listed["category"]], atol=1e-5
     )
     text = str(by_path)
     assert text.startswith("photos/a.png (60 x 80)") and by_path.category[0].name in text

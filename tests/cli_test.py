@@ -34,7 +34,7 @@ def test_a_reader_that_stops_reading_ends_a_command_quietly(flush):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--config=experiments/landmarkz.py"], "No such file or directory: 'experiments/landmarkz.py'"),
         (["--config=experiments"], "Is a directory: 'experiments'"),
@@ -50,14 +50,14 @@ def test_a_reader_that_stops_reading_ends_a_command_quietly(flush):
         ([], "--config is missing: experiments/NAME.py"),
     ],
 )
-def test_bad_flags_are_one_short_line(tmp_path, flags, told):
+def test_bad_flags_are_one_short_line(tmp_path, flags, message):
     done = run("train", *flags, f"--workdir={tmp_path}")
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert done.returncode == 2 and told in line and len(line) < 300 and "Traceback" not in done.stderr
+    assert done.returncode == 2 and message in line and len(line) < 300 and "Traceback" not in done.stderr
     assert "\\" not in line and "must have a value other than None" not in line
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path):
     assert cli.make_folder(tmp_path / "a" / "b", "--out").is_dir()
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "x"):
@@ -136,5 +136,5 @@ def test_fields_of_earlier_versions_are_refused_with_the_new_form(monkeypatch, c
     monkeypatch.setattr(cli.flags, "FLAGS", None)  # refused before anything is parsed
     with pytest.raises(SystemExit):
         cli._parse(["train", word])
-    told = capsys.readouterr().err
-    assert told.startswith(f"error: {word}: ") and form in told and told.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {word}: ") and form in message and message.count("\n") == 1

@@ -122,7 +122,7 @@ def test_damaged_records_stop_an_evaluation_unless_allowed(workdir, synthetic_di
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--checkpoint=/nowhere"], "/nowhere"),
         (["--checkpoint={empty}"], "holds no checkpoint"),
@@ -132,12 +132,12 @@ def test_damaged_records_stop_an_evaluation_unless_allowed(workdir, synthetic_di
         (["--checkpoint={run}", "--out={run}/metrics.jsonl/x"], "give another --out"),
     ],
 )
-def test_bad_input_is_one_line(workdir, tmp_path, flags, told):
+def test_bad_input_is_one_line(workdir, tmp_path, flags, message):
     filled = [flag.format(run=workdir, empty=tmp_path) for flag in flags]
     done = run("evaluate", f"--out={tmp_path / 'out'}", *filled)
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1 and told in lines[0] and "Traceback" not in done.stderr
+    assert len(lines) == 1 and message in lines[0] and "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

@@ -205,7 +205,7 @@ def test_published_parameter_counts(row, millions):
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_wrong_arguments_are_told(name):
+def test_wrong_arguments_are_reported(name):
     with pytest.raises(ValueError, match="unknown config argument 'bacbone'"):
         system(name).get_config("bacbone=vgg16")
     with pytest.raises(ValueError, match="there are"):

@@ -179,7 +179,7 @@ def test_two_processes_train_as_one(uninterrupted, synthetic_dir, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--config.dataset=deepfashion_landmarks"], "fashionjax prepare deepfashion_landmarks"),
         (["--config.optim.learning_rate=1"], "learning_rate"),
@@ -198,13 +198,13 @@ def test_two_processes_train_as_one(uninterrupted, synthetic_dir, tmp_path):
         (["surplus"], "surplus"),
     ],
 )
-def test_bad_input_is_one_line(synthetic_dir, tmp_path, flags, told):
+def test_bad_input_is_one_line(synthetic_dir, tmp_path, flags, message):
     (tmp_path / "file").touch()
     filled = [flag.format(file=tmp_path / "file") for flag in flags]
     run = train_to_its_end(tmp_path / "run", synthetic_dir, *filled)
     assert run.returncode == 2
     lines = [line for line in run.stderr.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1 and told in lines[0] and "Traceback" not in run.stderr
+    assert len(lines) == 1 and message in lines[0] and "Traceback" not in run.stderr
 
 
 # ------------------------------------------------------------------------------ evaluation within a run
@@ -252,7 +252,7 @@ def evaluate(tmp_path, config, found: dict, cut_short=False) -> dict:
         return train._evaluate(model, SimpleNamespace(dataset="shop", name="val"), log, lambda: cut_short)
 
 
-def test_the_best_metric_that_is_not_finite_is_told_as_such(tmp_path, tiny_config, monkeypatch):
+def test_the_best_metric_that_is_not_finite_is_reported_as_such(tmp_path, tiny_config, monkeypatch):
     monkeypatch.setattr(inference, "predictions", lambda *_, **__: iter([({}, {})]))
     monkeypatch.setattr(inference, "context", lambda *_: None)
     tiny_config.best, found = "standard/recall@7", {"standard/recall@7": np.nan, "zoo/recall@3": 50.0}

@@ -90,7 +90,7 @@ NEUTRAL = frozenset(
 TRAINING = frozenset(
     ("train_split", "batch_size", "accumulate", "steps", "epochs", "optim", "loss", "retrieval")
 )
-TOLD = 5  # differences named in one line
+LISTED = 5  # differences named in one line
 
 
 class Zoo(NamedTuple):
@@ -226,7 +226,7 @@ def place(zoo: Zoo, report: Mapping) -> Place:
     )
     if closest is None:
         return Place(None, why=f"no row of task {task!r}")
-    return Place(None, why=f"closest is {closest}, but {told(problems[closest])}")
+    return Place(None, why=f"closest is {closest}, but {listed(problems[closest])}")
 
 
 def model_differences(row: Mapping, config: Mapping, label: str) -> list[str]:
@@ -274,7 +274,7 @@ def _placed(row: Mapping, report: Mapping) -> Place:
     want = experiment(config_argument(row, faithful=as_published))
     changed = _differences(config, want, lambda section: section not in passed)
     if changed:
-        remarks.append(told(changed))
+        remarks.append(listed(changed))
     return Place(dict(row), as_published, tuple(remarks))
 
 
@@ -290,6 +290,6 @@ def _differences(have: Mapping, want: Mapping, concerned) -> list[str]:
     ]
 
 
-def told(differences: list[str]) -> str:
-    rest = len(differences) - TOLD
-    return "; ".join(differences[:TOLD]) + (f"; and {rest} more" if rest > 0 else "")
+def listed(differences: list[str]) -> str:
+    rest = len(differences) - LISTED
+    return "; ".join(differences[:LISTED]) + (f"; and {rest} more" if rest > 0 else "")

@@ -48,9 +48,9 @@ def values_of(attribute, value, record) -> Values:
         raise UserError("no attribute of this split has two values, one of them of two images")
     single = sum(len(shown[a]) - len(anchors[a]) for a in of)
     if single or len(usable) < len(of):
-        told = f"{single} values of a single image are no anchors"
-        told += f", {len(of) - len(usable)} attributes are left out" if len(usable) < len(of) else ""
-        print(f"note: {told}", file=sys.stderr)
+        note = f"{single} values occur in one image only and give no anchors"
+        note += f", {len(of) - len(usable)} attributes are left out" if len(usable) < len(of) else ""
+        print(f"note: {note}", file=sys.stderr)
     labels = frozenset(zip(record.tolist(), attribute.tolist(), value.tolist(), strict=True))
     return Values(np.asarray(usable), shown, anchors, of, record, labels)
 

@@ -38,7 +38,7 @@ from fashionjax.runtime import parallel
 def add_flags() -> None:
     flags.DEFINE_string("workdir", None, "folder of the dataset, checkpoints and the report")
     flags.DEFINE_string("init", "", "workdir of another run, or a weight file that import takes")
-    flags.DEFINE_enum("freeze", "none", ["backbone", "none"], "what keeps the weights of --init")
+    flags.DEFINE_enum("freeze", "none", ["backbone", "none"], "part that keeps the weights of --init")
     flags.DEFINE_float("minutes", 0.0, "time for training; 0: as long as the recipe says", lower_bound=0.0)
     flags.DEFINE_integer("seed", 0, "of held-out photos, initial weights and order", lower_bound=0)
     flags.DEFINE_enum(

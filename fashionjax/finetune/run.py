@@ -53,7 +53,7 @@ def finetune(options: Options) -> dict[str, Any] | None:
         if options.init and Path(options.init).is_file():
             fields |= import_weights(options, chosen, fields)
         if not state.get("trained") and not train_until(options, state, chosen, fields, len(train_split)):
-            print(f"the same command goes on: {options.workdir}", file=sys.stderr)
+            print(f"interrupted; run the same command to resume {options.workdir}", file=sys.stderr)
             return None
         return measure(options, plan.make_config(chosen, fields))
 
@@ -66,7 +66,7 @@ def _alone(workdir: str) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise UserError(f"{workdir}: another finetune is at work there") from None
+        raise UserError(f"{workdir}: another finetune process is using this folder") from None
     try:
         yield
     finally:

@@ -87,22 +87,22 @@ def open_collection(
 
 def save(collection: Collection, path: str) -> None:
     """Write it as one file; what was there before stays until the new one is whole."""
-    told = {"source": json.dumps(dict(collection.source)), "model": collection.model}
-    told["detector"] = collection.detector
+    metadata = {"source": json.dumps(dict(collection.source)), "model": collection.model}
+    metadata["detector"] = collection.detector
     if collection.attributes:
-        told["attributes"] = json.dumps(collection.attributes)
+        metadata["attributes"] = json.dumps(collection.attributes)
     try:
-        index.save(collection.rows, path, told, record=collection.record)
+        index.save(collection.rows, path, metadata, record=collection.record)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); give another file") from error
 
 
 def load(path: str, model: str, detector: str = "") -> Collection:
     """Read what `save` wrote; `model` and `detector` are the fingerprints that it must have."""
-    rows, told, (record,) = index.load_with(path, "record")
+    rows, metadata, (record,) = index.load_with(path, "record")
     try:
-        where, own, finder = json.loads(told["source"]), told["model"], told["detector"]
-        attributes = tuple(map(str, json.loads(told.get("attributes", "[]"))))
+        where, own, finder = json.loads(metadata["source"]), metadata["model"], metadata["detector"]
+        attributes = tuple(map(str, json.loads(metadata.get("attributes", "[]"))))
     except (KeyError, ValueError) as error:
         raise UserError(f"{path}: damaged gallery ({error!r}); build it again") from error
     embed.check_model(own, model, path)

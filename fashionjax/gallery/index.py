@@ -113,9 +113,9 @@ def _hint(found: str | None) -> str:
     return f"; `fashionjax {command}` reads it" if command else ""
 
 
-def save(gallery: Index, path, told: Mapping[str, str] | None = None, **tensors: np.ndarray) -> None:
-    """Write the gallery as one file, atomically, with further metadata `told` and tensors."""
-    metadata = {**(told or {}), "format": FORMAT, "metric": gallery.metric}
+def save(gallery: Index, path, extra: Mapping[str, str] | None = None, **tensors: np.ndarray) -> None:
+    """Write the gallery as one file, atomically, with further metadata `extra` and tensors."""
+    metadata = {**(extra or {}), "format": FORMAT, "metric": gallery.metric}
     write_rows(path, gallery.embedding, gallery.id, metadata, **tensors)
 
 

@@ -75,16 +75,16 @@ def context(
     `left_out`, those that the config's protocol does not count into `excluded`. `out` is the folder of a
     report's files.
     """
-    told = set() if left_out is None else left_out
+    reported = set() if left_out is None else left_out
 
     def leave_out(records: Iterable[int], reason: str) -> None:
         records = {int(record) for record in records}
         if not allow_missing:
             name = f"{split.dataset}/{split.name}"
             raise UserError(f"{name}: {reason}; pass --allow_missing to evaluate the others")
-        if not records <= told:
+        if not records <= reported:
             print(f"warning: {reason}; evaluated without them", file=sys.stderr)
-        told.update(records)
+        reported.update(records)
 
     return Context(
         model.config,
@@ -169,10 +169,10 @@ def predictions(
     broken = [index for part in parallel.gather(broken) for index in part]  # all hosts stop or none
     if not broken:
         return
-    told = f"{split.dataset}/{split.name}: {len(broken)} of {len(split)} records cannot be read (named above)"
+    lost = f"{split.dataset}/{split.name}: {len(broken)} of {len(split)} records cannot be read (named above)"
     if not allow_missing:
-        raise UserError(f"{told}; prepare the dataset again, or pass --allow_missing to evaluate the others")
-    print(f"warning: {told}; evaluated without them", file=sys.stderr)
+        raise UserError(f"{lost}; prepare the dataset again, or pass --allow_missing to evaluate the others")
+    print(f"warning: {lost}; evaluated without them", file=sys.stderr)
 
 
 def _progress(seen: int, total: int, started: float) -> None:

@@ -18,7 +18,7 @@ QUERY, GALLERY = 0, 1  # roles; in `a+b` of an evaluation split they go by order
 ZOO_KS = (3, 5, 10, 20, 30, 50)
 KS = (1, 3, 5, 10, 20, 30, 40, 50)  # 40: in-shop figures are published as recall at 1, 10, 20, 30, 40, 50
 KEPT = ("identity", "role", "pairs", "category")  # labels of an example
-TOLD = 5  # queries named in one line
+LISTED = 5  # queries named in one line
 
 DEFINITIONS = {
     "zoo/recall@k": (
@@ -206,9 +206,9 @@ class RetrievalMetrics:
     def _leave_out(self, rows: dict, kept: np.ndarray) -> None:
         records = rows["index"][~kept] if "index" in rows else np.flatnonzero(~kept)
         queries = int((rows["role"] == QUERY).sum())
-        told = f"{len(records)} of {queries} queries have no image of their item in the gallery"
+        reason = f"{len(records)} of {queries} queries have no image of their item in the gallery"
         if self.context.column is not None:
-            item, picture = (self.context.column(name)[records[:TOLD]] for name in ("item_id", "image_id"))
-            told += ": " + ", ".join(f"{name} of item {label}" for name, label in zip(picture, item))
-            told += f" and {len(records) - TOLD} more" if len(records) > TOLD else ""
-        self.context.leave_out(records, told)
+            item, picture = (self.context.column(name)[records[:LISTED]] for name in ("item_id", "image_id"))
+            reason += ": " + ", ".join(f"{name} of item {label}" for name, label in zip(picture, item))
+            reason += f" and {len(records) - LISTED} more" if len(records) > LISTED else ""
+        self.context.leave_out(records, reason)

@@ -139,7 +139,7 @@ def main(argv: list[str]) -> int:
     types = outfit_items.given_types(args.types, paths, model.config)
     known = list(model.config.labels.category)
     asked = asked_types(args.missing, known)
-    told = typed_gallery.read_types(args.gallery_types, known) if args.gallery_types else {}
+    gallery_types = typed_gallery.read_types(args.gallery_types, known) if args.gallery_types else {}
     out = photos.out_folder(args.out, args.checkpoint, "outfits")
     many = what == "complete" and os.path.isdir(args.gallery)
     predictor = photos.predictor(model, BATCH if many else FEW)
@@ -156,7 +156,9 @@ def main(argv: list[str]) -> int:
     for item in outfit.items:
         share = "given" if item.probability is None else f"predicted, {item.probability:.2f}"
         print(f"{item.path}: {item.type} ({share})", file=sys.stderr)
-    found, unread = typed_gallery.open_typed_gallery(args.gallery, model, predictor, told, args.data_dir)
+    found, unread = typed_gallery.open_typed_gallery(
+        args.gallery, model, predictor, gallery_types, args.data_dir
+    )
     if args.save_gallery:
         typed_gallery.save(found, args.save_gallery)
         print(f"gallery: {args.save_gallery} ({len(found.id):,} items)", file=sys.stderr)

@@ -145,14 +145,14 @@ def in_words(result: OutfitScore, config: ConfigDict) -> list[str]:
     pairs, value = len(result.pairs), result.score
     spec = config.model
     if spec.kind == "set_transformer":
-        told = f"Probability that this is an outfit: {value:.2f}."
+        summary = f"Probability that this is an outfit: {value:.2f}."
         scale = "The distance of a pair is 1 minus the probability of the two alone."
     else:
-        told = f"Compatibility {value:.3f}: 1 minus the mean distance of {pairs} pair{'s' * (pairs > 1)}."
+        summary = f"Compatibility {value:.3f}: 1 minus the mean distance of {pairs} pair{'s' * (pairs > 1)}."
         scale = "The model's distance has no fixed range: compare the score with other outfits of this model."
         if spec.projection == "mask" and not spec.metric:
             scale = "The best possible score is 1; -1 is the worst: items at opposite ends of every space."
     pair = result.weakest
     a, b = (f"{result.types[n].type} ({result.types[n].image})" for n in (pair.a_index, pair.b_index))
     weakest = f"{a} and {b}, {pair.distance:.3f} apart"
-    return [told, scale, f"The weakest pair: {weakest}." if pairs > 1 else f"The pair: {weakest}."]
+    return [summary, scale, f"The weakest pair: {weakest}." if pairs > 1 else f"The pair: {weakest}."]

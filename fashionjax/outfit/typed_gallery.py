@@ -53,12 +53,12 @@ class TypedGallery(NamedTuple):
         """The gallery of a folder and its subfolders, or of `dataset:NAME/CONFIG:SPLIT` prepared in
         `data_dir`. `types` {id: type} come before predicted and stored ones."""
         check_task(model.config, "the model")
-        told = {}
+        given = {}
         for name, kind in (types or {}).items():
             check_type(kind, list(model.config.labels.category), f"type of {name}")
-            told[name] = list(model.config.labels.category).index(kind)
+            given[name] = list(model.config.labels.category).index(kind)
         predictor = model.predictor(model.batch_size)
-        return open_typed_gallery(os.fspath(source), model.model, predictor, told, os.fspath(data_dir))[0]
+        return open_typed_gallery(os.fspath(source), model.model, predictor, given, os.fspath(data_dir))[0]
 
     @classmethod
     def load(cls, path: str | os.PathLike, model: PhotoModel) -> TypedGallery:
@@ -99,40 +99,40 @@ def open_typed_gallery(
     name: str,
     model: inference.Model,
     predictor: photos.Predictor,
-    told: Mapping[str, int],
+    given: Mapping[str, int],
     data_dir: str = "",
 ) -> tuple[TypedGallery, int]:
     """`--gallery` (a folder, `dataset:NAME:SPLIT` or a saved file) → (gallery, number of unreadable items).
 
-    `told` are types by id, before predicted and stored ones; unreadable items are named on standard error and
-    left out.
+    `given` are types by id, before predicted and stored ones; unreadable items are named on standard error
+    and left out.
     """
     if name.startswith(embed.DATASET):
         found, unread = from_dataset(name, model, data_dir)
     elif os.path.isdir(name):
-        found, unread = from_folder(name, model, predictor, told)
+        found, unread = from_folder(name, model, predictor, given)
     else:
         found, unread = load(name, embed.fingerprint(model)), 0
-    unknown = sorted(told.keys() - set(found.id))
+    unknown = sorted(given.keys() - set(found.id))
     if unknown:
         print(
-            f"--gallery_types: {len(unknown)} of {len(told)} ids are not in {name} (first: {unknown[0]})",
+            f"--gallery_types: {len(unknown)} of {len(given)} ids are not in {name} (first: {unknown[0]})",
             file=sys.stderr,
         )
-    category = [told.get(item, own) for item, own in zip(found.id, found.category.tolist(), strict=True)]
+    category = [given.get(item, own) for item, own in zip(found.id, found.category.tolist(), strict=True)]
     return found._replace(category=np.asarray(category, np.int32)), unread
 
 
 def from_folder(
-    folder: str, model: inference.Model, predictor: photos.Predictor, told: Mapping[str, int]
+    folder: str, model: inference.Model, predictor: photos.Predictor, given: Mapping[str, int]
 ) -> tuple[TypedGallery, int]:
     """The images in a folder and its subfolders; ids are paths in the folder, sorted."""
     ids = embed.folder_ids(folder)
-    untold = [item for item in ids if item not in told]
-    if untold and not has_type_head(model.config):
+    untyped = [item for item in ids if item not in given]
+    if untyped and not has_type_head(model.config):
         raise UserError(
-            f"{folder}: this checkpoint has no type head and no type is given for {len(untold)} images "
-            f"(first: {untold[0]}); --gallery_types=FILE.csv gives them"
+            f"{folder}: this checkpoint has no type head and no type is given for {len(untyped)} images "
+            f"(first: {untyped[0]}); --gallery_types=FILE.csv gives them"
         )
     found = embed.embed_folder(folder, ids, predictor)
     category = np.full(len(found.id), UNKNOWN)
@@ -165,7 +165,7 @@ def _made(model: inference.Model, found: embed.Embedded, category: np.ndarray) -
 
 def read_types(path: str, types: Sequence[str]) -> dict[str, int]:
     """A CSV file with the columns id and type → {id: number of its type}."""
-    told: dict[str, int] = {}
+    given: dict[str, int] = {}
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
@@ -176,11 +176,11 @@ def read_types(path: str, types: Sequence[str]) -> dict[str, int]:
                 if not row["id"] or row["type"] not in types:
                     raise UserError(f"{line}: {row['type']!r} is not a type; use one of {', '.join(types)}")
                 number = types.index(row["type"])
-                if told.setdefault(row["id"], number) != number:
-                    raise UserError(f"{line}: {row['id']} is {types[told[row['id']]]} in a line above")
+                if given.setdefault(row["id"], number) != number:
+                    raise UserError(f"{line}: {row['id']} is {types[given[row['id']]]} in a line above")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as CSV ({error}); write id,type lines") from error
-    return told
+    return given
 
 
 # ------------------------------------------------------------------------------ its file

@@ -99,7 +99,7 @@ class FineGrainedReport:
             for key, what in LINES.items()
             if any(row.get(key) is not None for row in table.values())
         ]
-        told = "Overall is the mean over all queries: attributes weigh by their number of queries."
+        note = "Overall is the mean over all queries: attributes weigh by their number of queries."
         attributes = names[:-1]
         bars = Bars(
             "MAP per attribute",
@@ -111,7 +111,7 @@ class FineGrainedReport:
             maximum=100.0,
         )
         title = "MAP per attribute, as in the published tables"
-        return [Table(title, ["", *names], lines, told, printed=True), bars]
+        return [Table(title, ["", *names], lines, note, printed=True), bars]
 
     # -------------------------------------------------------------------------- examples
     @functools.cached_property
@@ -149,8 +149,8 @@ class FineGrainedReport:
                 ranks = ranking.ranks[q]
                 first = f"first match at {ranks.min()}" if len(ranks) else "no candidate has its value"
                 tiles.append((sheet, f"{self.metrics.names[attribute]} · {self.ids[query]} · {first}"))
-        told = "The value below each image; ticked: the query's value."
-        return [Tiles("Queries and the nearest five candidates of their attribute", told, tiles)]
+        note = "The value below each image; ticked: the query's value."
+        return [Tiles("Queries and the nearest five candidates of their attribute", note, tiles)]
 
     def _looked(self) -> list[Panel]:
         """The attention of one query per attribute, with the crop that follows from it."""
@@ -172,8 +172,8 @@ class FineGrainedReport:
                     drawn = draw.boxes(drawn, np.stack(corners), colours=colours)
                 name = f"{self.metrics.names[attribute]}: {self._value(row)}"
                 tiles.append((draw.picture_row([image, drawn], [None, None], ["", ""]), name))
-        told = "Bright: high attention. Orange: the crop that follows; blue: the garment part, where known."
-        return [Tiles("Where the model looks", told, tiles)]
+        note = "Bright: high attention. Orange: the crop that follows; blue: the garment part, where known."
+        return [Tiles("Where the model looks", note, tiles)]
 
     def _lines(self):
         """{"id", "attribute", "value", "matches": [{"id", "value", "score", "correct"}]} of every query."""

@@ -248,10 +248,10 @@ def confusion_svg(panel: Confusion) -> str:
         for column, other in enumerate(names):
             if many and not counts[row, column]:
                 continue
-            told = f"{name} → {other}: {counts[row, column]} ({share[row, column]:.0%})"
+            title = f"{name} → {other}: {counts[row, column]} ({share[row, column]:.0%})"
             corner = margin + column * cell, margin + row * cell
             drawn = _cell(*corner, cell, counts[row, column], share[row, column], right=row == column)
-            parts.append(f"<g><title>{told}</title>{drawn}</g>")
+            parts.append(f"<g><title>{title}</title>{drawn}</g>")
     return "".join([*parts, "</svg>"])
 
 

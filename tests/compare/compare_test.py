@@ -102,15 +102,15 @@ def test_synthetic_never_stands_in_the_columns(tmp_path):
     assert "Synthetic (rendered images; not comparable" in text and "(+" not in text
 
 
-def test_report_of_no_row_is_told(tmp_path):
+def test_report_of_no_row_is_reported(tmp_path):
     path = write(tmp_path / "a", report_of(FIRST, split="val"))
     result = compared(tmp_path)
     assert every_cell(result) == []
     assert [(e["report"], e["why"]) for e in result["other"]] == [
         (str(path), f"closest is {FIRST['id']}, but split val (test)")
     ]
-    told = compare_text.render(result, compare.COLUMNS, 200)
-    assert "split val (test)" in " ".join(told.split())  # a long path wraps the line
+    text = compare_text.render(result, compare.COLUMNS, 200)
+    assert "split val (test)" in " ".join(text.split())  # a long path wraps the line
 
 
 def test_missing_or_undefined_metric_leaves_the_cell_empty(tmp_path):
@@ -222,12 +222,12 @@ def test_weights_that_were_trained_on_are_no_published_ones(tmp_path):
     assert compare.find_checkpoints(ZOO, [tmp_path]) == {}
     path = write(tmp_path / "report", report)
     result = compared(tmp_path)
-    told = "trained on from imported weights epoch_40.pth"
-    assert result["remarks"] == [{"mark": 1, "report": str(path), "text": told}]
+    remark = "trained on from imported weights epoch_40.pth"
+    assert result["remarks"] == [{"mark": 1, "report": str(path), "text": remark}]
     assert [cell["mark"] for cell in every_cell(result)] == [1, 1]
 
 
-def test_an_imported_backbone_is_told_with_the_report(tmp_path):
+def test_an_imported_backbone_is_reported_with_the_report(tmp_path):
     report = report_of(FIRST, label="retrained")
     report["config"]["imported"] = {"file": "vgg16.pth", "backbone_only": True}
     write(tmp_path / "a", report)
@@ -351,7 +351,7 @@ def test_page_and_json(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, told",
+    "content, message",
     [
         ("{", "not readable as JSON"),
         ("[]", "no report of `fashionjax evaluate` (no object)"),
@@ -364,11 +364,11 @@ def test_page_and_json(tmp_path):
         ),
     ],
 )
-def test_broken_report_is_one_line(tmp_path, content, told):
+def test_broken_report_is_one_line(tmp_path, content, message):
     (tmp_path / "report.json").write_text(content)
     with pytest.raises(UserError) as error:
         compare.find_reports([tmp_path])
-    assert told in str(error.value) and "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value) and str(tmp_path) in str(error.value)
 
 
 @pytest.mark.parametrize(

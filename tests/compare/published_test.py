@@ -194,7 +194,7 @@ def test_documentation_lists_every_row():
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, message",
     [
         (lambda z: z.pop("rows"), "the top level lacks 'rows'"),
         (lambda z: z["rows"][2].pop("split"), "rows[2] lacks 'split'"),
@@ -215,12 +215,12 @@ def test_documentation_lists_every_row():
         ),
     ],
 )
-def test_broken_zoo_is_refused(tmp_path, change, told):
+def test_broken_zoo_is_refused(tmp_path, change, message):
     content = json.loads(published.FILE.read_text())
     change(content)
     path = tmp_path / "zoo.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=re.escape(told)) as error:
+    with pytest.raises(UserError, match=re.escape(message)) as error:
         published.load(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
@@ -234,7 +234,7 @@ def test_unreadable_zoo_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "config, told",
+    "config, message",
     [
         ("demo", "must be experiments/NAME.py"),
         ("experiments/../x.py", "must be experiments/NAME.py"),
@@ -242,8 +242,8 @@ def test_unreadable_zoo_is_refused(tmp_path):
         ("experiments/demo.py:steps=many", "expected int"),
     ],
 )
-def test_config_that_cannot_be_loaded_is_named(config, told):
-    with pytest.raises(UserError, match=told):
+def test_config_that_cannot_be_loaded_is_named(config, message):
+    with pytest.raises(UserError, match=message):
         published.experiment(config)
 
 
@@ -274,7 +274,7 @@ def test_alternative_config_of_the_benchmark_counts(made_up):
 
 
 @pytest.mark.parametrize(
-    "name, changes, told",
+    "name, changes, message",
     [
         ("attributes-vgg16-global", {"split": "val"}, "split val (test)"),
         (
@@ -287,9 +287,9 @@ def test_alternative_config_of_the_benchmark_counts(made_up):
         ("landmarks-vgg16", {"config": {"task": "rpf"}}, "no row of task 'rpf'"),
     ],
 )
-def test_mismatch_is_told_and_not_placed(made_up, name, changes, told):
+def test_mismatch_is_reported_and_not_placed(made_up, name, changes, message):
     place = published.place(ZOO, report_of(row(name)) | changes)
-    assert place.row is None and told in place.why
+    assert place.row is None and message in place.why
 
 
 def test_another_model_is_not_placed(made_up):
@@ -329,4 +329,4 @@ def test_ambiguous_report_is_placed_nowhere(made_up):
 
 
 def test_many_differences_are_cut():
-    assert published.told([str(i) for i in range(8)]) == "0; 1; 2; 3; 4; and 3 more"
+    assert published.listed([str(i) for i in range(8)]) == "0; 1; 2; 3; 4; and 3 more"

@@ -85,7 +85,7 @@ def test_a_position_is_a_function_of_the_seed(kind):
 
 def test_what_cannot_be_sampled_is_reported(capsys):
     samplers.values_of(ATTRIBUTE, VALUE, RECORD)
-    assert "1 values of a single image are no anchors" in capsys.readouterr().err
+    assert "1 values occur in one image only and give no anchors" in capsys.readouterr().err
     with pytest.raises(UserError, match="no attribute of this split has two values"):
         samplers.attribute_triplets([0, 0], [1, 1], [0, 1])
     with pytest.raises(UserError, match="found no negative"):

@@ -64,7 +64,7 @@ def test_degenerate_polygons_are_empty():
 
 
 @pytest.mark.parametrize(
-    "segmentation, told",
+    "segmentation, message",
     [
         ([[1, 2, 3, 4, 5]], "annotation 7: ring 0 has 5 values"),
         ([SQUARE, [1, 2, float("nan"), 4, 5, 6]], "annotation 7: ring 1 holds a value that is not finite"),
@@ -83,8 +83,8 @@ def test_degenerate_polygons_are_empty():
         ({"size": [4, 5], "counts": "00"}, "annotation 7: RLE counts add up to"),
     ],
 )
-def test_damaged_segmentation_names_the_annotation(segmentation, told):
-    with pytest.raises(UserError, match=re.escape(told)):
+def test_damaged_segmentation_names_the_annotation(segmentation, message):
+    with pytest.raises(UserError, match=re.escape(message)):
         masks.rle(segmentation, 4, 5, "annotation 7")
 
 

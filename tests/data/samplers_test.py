@@ -99,15 +99,15 @@ def test_views_alternate():
 
 
 @pytest.mark.parametrize(
-    ("build", "told"),
+    ("build", "message"),
     [
         (lambda: samplers.triplets(np.asarray(["a", "a"])), "two items"),
         (lambda: samplers.identity_balanced(ITEM, 1), "per_item"),
         (lambda: samplers.pair_triplets(PAIRS[1:2], VIEW[1:2], PAIR_ITEM[1:2]), "no pair"),
     ],
 )
-def test_impossible_orders_are_refused(build, told):
-    with pytest.raises(UserError, match=told):
+def test_impossible_orders_are_refused(build, message):
+    with pytest.raises(UserError, match=message):
         build()
 
 

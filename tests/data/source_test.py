@@ -91,7 +91,7 @@ def test_items_are_those_of_all_splits_in_order(data_dir):
 
 
 @pytest.fixture(scope="module")
-def told(data_dir, tmp_path_factory):
+def outfits_dir(data_dir, tmp_path_factory):
     """The same dataset with tables of its splits and type spaces in the metadata."""
     folder = tmp_path_factory.mktemp("tables") / "data"
     shutil.copytree(data_dir, folder)
@@ -112,8 +112,8 @@ def told(data_dir, tmp_path_factory):
     return folder
 
 
-def test_tables_of_a_split_are_columns(told):
-    split = source.open_split(NAME, "train", told)
+def test_tables_of_a_split_are_columns(outfits_dir):
+    split = source.open_split(NAME, "train", outfits_dir)
     outfit = split.column("outfit")
     assert [row.tolist() for row in outfit] == [[3, 0], [11, 2, 5], [4, 4]]
     assert outfit.dtype == object and all(row.dtype == np.int64 for row in outfit)
@@ -122,23 +122,23 @@ def test_tables_of_a_split_are_columns(told):
     assert split.column("compatibility_label").tolist() == [1, 0, 1]
     assert split.column("outfit_id").tolist() == ["a", "b", "c"]
     assert len(split.column("item_id")) == len(split) == 12
-    assert len(source.open_split(NAME, "val", told).column("question")) == 0
+    assert len(source.open_split(NAME, "val", outfits_dir).column("question")) == 0
     with pytest.raises(UserError, match=r"no feature 'outfits'; it has .*image.*, outfit, "):
         split.column("outfits")
     with pytest.raises(UserError, match="no feature 'outfit'"):
-        source.open_split(NAME, "val", told).column("outfit")
+        source.open_split(NAME, "val", outfits_dir).column("outfit")
 
 
-def test_a_table_belongs_to_one_split(told):
+def test_a_table_belongs_to_one_split(outfits_dir):
     for name in ("train+val", "val+train"):
         with pytest.raises(UserError, match="'outfit' is a table of one split"):
-            source.open_split(NAME, name, told).column("outfit")
+            source.open_split(NAME, name, outfits_dir).column("outfit")
         with pytest.raises(UserError, match="no feature 'colour'"):
-            source.open_split(NAME, name, told).column("colour")
+            source.open_split(NAME, name, outfits_dir).column("colour")
 
 
-def test_type_spaces_survive_the_checkpoint_config(told):
-    split = source.open_split(NAME, "train", told)
+def test_type_spaces_survive_the_checkpoint_config(outfits_dir):
+    split = source.open_split(NAME, "train", outfits_dir)
     assert split.labels["type_space"] == [["top", "shoe"], ["bag", "top"]]
     config = ConfigDict({"labels": {}, "dataset": NAME})
     datasets.attach_labels(config, split)

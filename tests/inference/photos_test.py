@@ -78,9 +78,9 @@ def test_photos_that_no_detector_reads(runs, tmp_path):
     model, path = photos.load(runs["landmark"]), photo(tmp_path / "a.png", 1)
     predictor = photos.predictor(model, 8)._replace(detector=finder(POINTS * np.nan))
     (tmp_path / "bad.jpg").write_bytes(b"none")
-    told = [str(item) for item, output in photos.outputs([path, str(tmp_path / "bad.jpg")], predictor)]
-    assert "the detector's landmarks are not finite; use another --landmarks" in told[0]
-    assert "not an image" in told[1]
+    errors = [str(item) for item, output in photos.outputs([path, str(tmp_path / "bad.jpg")], predictor)]
+    assert "the detector's landmarks are not finite; use another --landmarks" in errors[0]
+    assert "not an image" in errors[1]
 
 
 @pytest.mark.slow

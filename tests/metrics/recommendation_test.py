@@ -117,7 +117,7 @@ def test_the_stream_splits_queries_from_the_database():
     assert values["zoo/last_batch_loss"] == pytest.approx(1.0 / 3)
 
 
-def test_a_detector_that_finds_nothing_is_told():
+def test_a_detector_that_finds_nothing_is_reported():
     judge = RecommendationMetrics(Context(), ["a"], {}, 0.1)
     with pytest.raises(UserError, match="found no garment"):
         judge.result()

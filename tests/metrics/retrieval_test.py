@@ -97,8 +97,8 @@ def test_queries_without_a_match_are_named():
         "item_id": np.array(["x", "id_1", "id_2", "id_2", "x"]),
         "image_id": np.array(["x", "img/a.jpg", "img/b.jpg", "img/c.jpg", "x"]),
     }
-    told = []
-    context = Context(column=columns.get, leave_out=lambda records, why: told.append((list(records), why)))
+    calls = []
+    context = Context(column=columns.get, leave_out=lambda records, why: calls.append((list(records), why)))
     accumulator = metrics.RetrievalMetrics(context)
     batch = {
         "index": np.array([1, 2, 3, -1]),
@@ -109,6 +109,6 @@ def test_queries_without_a_match_are_named():
     accumulator.update({"embedding": np.eye(4, dtype=np.float32)}, batch)
     assert accumulator.result()["standard/recall@1"] == 1.0
     assert accumulator.scored()["index"].tolist() == [2, 3]
-    ((records, why),) = told
+    ((records, why),) = calls
     assert records == [1]
     assert why == "1 of 2 queries have no image of their item in the gallery: img/a.jpg of item id_1"

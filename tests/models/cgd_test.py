@@ -62,8 +62,8 @@ def test_a_file_is_recognised_and_written_back(descriptors):
     found, rules = recognise.model_of(shapes)
     assert found == model.copy(name=None) and found.backbone.stage_strides == (1, 2, 1, 2)
     assert recognise.task_of(recognise.canonical(shapes)) == "retrieval"
-    told = recognise.describe(shapes)
-    assert told.backbone == "resnet18" and told.pooling == "descriptor"
+    found = recognise.describe(shapes)
+    assert found.backbone == "resnet18" and found.pooling == "descriptor"
     rng = np.random.default_rng(0)
     tensors = {key: rng.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
     filled, _ = fill(template(model), tensors, rules)
@@ -72,7 +72,7 @@ def test_a_file_is_recognised_and_written_back(descriptors):
     assert all(np.array_equal(written[key], tensors[key]) for key in tensors)
 
 
-def test_the_head_of_the_recommendation_system_is_told_from_the_image_model():
+def test_the_head_of_the_recommendation_system_is_distinguished_from_the_image_model():
     model = cgd.CGDHead(classes=7, width=4)
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 7, 7, 6))))
     shapes = torch_shapes({n: variables[n] for n in ("params", "batch_stats")}, cgd.HEAD_KEYS)

@@ -49,15 +49,15 @@ def test_table_takes_either_order():
 
 
 @pytest.mark.parametrize(
-    ("pairs", "told"),
+    ("pairs", "message"),
     [
         (PAIRS[:-1], "no type space joins tops and tops"),
         ([*PAIRS, ("shoes", "bags")], "both join"),
         ([*PAIRS, ("shoes", "hats")], "'hats'"),
     ],
 )
-def test_tables_that_do_not_fit(pairs, told):
-    with pytest.raises(ValueError, match=told):
+def test_tables_that_do_not_fit(pairs, message):
+    with pytest.raises(ValueError, match=message):
         type_spaces.space_table(pairs, TYPES)
 
 

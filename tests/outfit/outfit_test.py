@@ -79,8 +79,8 @@ def test_score_is_one_minus_the_mean_distance(models, looks, kind):
     assert result.score == pytest.approx(1 - np.mean(want), rel=1e-4, abs=1e-5)
     assert result.weakest == result.pairs[int(np.argmax(want))]
     assert result.types[0] == score.ItemType(looks[0], "tops", None)
-    told, scale, weakest = score.in_words(result, model.config)
-    assert f"{result.score:.3f}" in told and "3 pairs" in told
+    summary, scale, weakest = score.in_words(result, model.config)
+    assert f"{result.score:.3f}" in summary and "3 pairs" in summary
     assert ("-1 is the worst" in scale) == (kind == "mask") and result.weakest.a in weakest
 
 
@@ -210,8 +210,8 @@ def test_photos_that_cannot_be_read(models, looks, tmp_path):
     line = [looks[0], tmp_path / "bad.jpg", tmp_path / "gone.jpg", f"--checkpoint={models['mask']}"]
     done = run("outfit", "score", *line, f"--out={tmp_path}")
     assert done.returncode == 1 and done.stdout == "" and "Traceback" not in done.stderr
-    told = [text for text in done.stderr.splitlines() if text.startswith("error:")]
-    assert len(told) == 2 and "bad.jpg" in told[0] and "gone.jpg" in told[1]
+    errors = [text for text in done.stderr.splitlines() if text.startswith("error:")]
+    assert len(errors) == 2 and "bad.jpg" in errors[0] and "gone.jpg" in errors[1]
 
 
 @pytest.mark.slow
@@ -256,7 +256,7 @@ def test_unreadable_photos_of_a_gallery_are_left_out(models, looks, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "given", "told"),
+    ("words", "given", "message"),
     [
         ([], [], "outfit : write `outfit score IMG…`"),
         (["mend", "a.jpg"], ["gallery"], "outfit mend: write"),
@@ -265,8 +265,8 @@ def test_unreadable_photos_of_a_gallery_are_left_out(models, looks, tmp_path):
         (["complete", "a.jpg"], ["topk"], "needs --gallery"),
     ],
 )
-def test_words_that_make_no_command(words, given, told):
-    with pytest.raises(UserError, match=told):
+def test_words_that_make_no_command(words, given, message):
+    with pytest.raises(UserError, match=message):
         outfit.check_arguments(words, given)
 
 

@@ -79,10 +79,10 @@ def test_an_embedding_that_is_not_finite(folder, model, predictor):
 def test_without_a_type_head(folder, tmp_path):
     bare = outfit_items.load(save_model(tmp_path / "run", "headless"))
     own = photos.predictor(bare, 8)
-    told = {f"{'deep/' if n % 2 else ''}{n}.png": n for n in range(10)}
+    given = {f"{'deep/' if n % 2 else ''}{n}.png": n for n in range(10)}
     with pytest.raises(UserError, match=r"no type head .* for 1 images"):
-        typed_gallery.from_folder(str(folder), bare, own, told)
-    found, _ = typed_gallery.open_typed_gallery(str(folder), bare, own, told | {"broken.jpg": 0})
+        typed_gallery.from_folder(str(folder), bare, own, given)
+    found, _ = typed_gallery.open_typed_gallery(str(folder), bare, own, given | {"broken.jpg": 0})
     assert found.category.tolist() == [0, 2, 4, 6, 8, 1, 3, 5, 7, 9]
 
 
@@ -132,7 +132,7 @@ def test_damaged_galleries_are_refused(tmp_path, model):
     tensors = load_file(path)
     metadata = {"format": typed_gallery.FORMAT, "types": json.dumps(TYPES), "source": "{}", "model": own}
     category = tensors["category"]
-    for changed, told, message in (
+    for changed, changed_metadata, message in (
         ({"category": category + 8}, metadata, "types or records do not fit"),
         ({"category": category[:3]}, metadata, "types or records do not fit"),
         ({"record": category.astype(np.float32)}, metadata, "types or records do not fit"),
@@ -146,7 +146,7 @@ def test_damaged_galleries_are_refused(tmp_path, model):
             "wrong gallery format 'fashionjax-gallery-1', expected .*; `fashionjax search` reads it",
         ),
     ):
-        save_file(tensors | changed, path, told)
+        save_file(tensors | changed, path, changed_metadata)
         with pytest.raises(UserError, match=message):
             typed_gallery.load(path, own)
     save_file({"embedding": tensors["embedding"], "id": tensors["id"]}, path, metadata)
@@ -155,7 +155,7 @@ def test_damaged_galleries_are_refused(tmp_path, model):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("id,kind\na,tops\n", "line 1: the columns must be id,type"),
         ("", "line 1: the columns must be id,type"),
@@ -165,10 +165,10 @@ def test_damaged_galleries_are_refused(tmp_path, model):
         (b"id,type\n\xff,tops\n", "cannot be read as CSV"),
     ],
 )
-def test_tables_of_types_that_cannot_serve(tmp_path, text, told):
+def test_tables_of_types_that_cannot_serve(tmp_path, text, message):
     path = tmp_path / "types.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         typed_gallery.read_types(str(path), TYPES)
 
 
@@ -196,10 +196,10 @@ def test_a_split_of_a_dataset(tmp_path, model, predictor, capfd):
     np.testing.assert_array_equal(typed_gallery.pictures(again)(2), embed.preprocess.picture(split[2]))
     gone = again._replace(source=again.source | {"data_dir": str(tmp_path / "gone")})
     assert typed_gallery.pictures(gone)(2) is None
-    for bad, told in (
+    for bad, message in (
         ("dataset:synthetic_fashion", "write dataset:NAME/CONFIG:SPLIT"),
         ("dataset:synthetic_fashion/outfits:dev", "no split 'dev'"),
         ("dataset:synthetic_fashion/none:test", "no prepared dataset"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             typed_gallery.open_typed_gallery(bad, model, predictor, {}, str(tmp_path))

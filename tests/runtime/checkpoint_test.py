@@ -131,7 +131,7 @@ def test_a_save_that_was_killed_is_cleared_up(tmp_path, config):
         assert manager.latest_step() == 3 and not unfinished.exists()
 
 
-def test_what_is_no_checkpoint_is_told(tmp_path):
+def test_what_is_no_checkpoint_is_reported(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         checkpoint.locate(tmp_path / "nothing")
     with pytest.raises(UserError, match="holds no checkpoint"):
@@ -148,7 +148,7 @@ def saved(tmp_path, config, step=3):
 
 
 @pytest.mark.parametrize("tx", [optax.adam(0.1), optax.sgd(0.1)])
-def test_another_optimizer_is_told_by_its_leaves(tmp_path, config, tx):
+def test_another_optimizer_is_reported_by_its_leaves(tmp_path, config, tx):
     saved(tmp_path, config)
     other = make_state()
     other = other.replace(opt_state=tx.init(other.params))
@@ -174,7 +174,7 @@ def test_every_optimizer_fits_its_own_checkpoint(tmp_path, config, optimizer, fr
         assert jax.tree.structure(checkpoint.restore(manager, state)) == jax.tree.structure(state)
 
 
-def test_cut_off_arrays_are_told_with_their_step(tmp_path, config):
+def test_cut_off_arrays_are_reported_with_their_step(tmp_path, config):
     folder = saved(tmp_path, config)
     for file in filter(Path.is_file, folder.glob("state/**/d/*")):
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 3])
@@ -188,7 +188,7 @@ def test_cut_off_arrays_are_told_with_their_step(tmp_path, config):
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_text('{"best": "acc')])
-def test_a_checkpoint_without_its_config_is_told(tmp_path, config, damage):
+def test_a_checkpoint_without_its_config_is_reported(tmp_path, config, damage):
     folder = saved(tmp_path, config)
     damage(folder / "config" / "metadata")
     for which in ("best", "last"):

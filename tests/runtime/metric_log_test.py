@@ -55,8 +55,8 @@ def test_the_terms_that_are_not_finite_are_named(tmp_path, capsys):
     window.flush()
     window.add(2, {name: np.float32(1) for name in scalars})  # where the loss is finite its gradient is not
     window.flush()
-    told = capsys.readouterr().err
-    assert "step 1: loss_mask not finite" in told and "step 2: gradient not finite" in told
+    message = capsys.readouterr().err
+    assert "step 1: loss_mask not finite" in message and "step 2: gradient not finite" in message
 
 
 def fill(window: Window, *losses) -> Window:

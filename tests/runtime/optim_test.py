@@ -73,7 +73,7 @@ def test_clipping_by_the_global_norm():
     assert_rounded(params["head"]["kernel"], np.full((2, 2), 1 - 10**-0.5), 10 + 8 + 8, scale=1)
 
 
-def test_pattern_without_a_parameter_is_told():
+def test_pattern_without_a_parameter_is_reported():
     with pytest.raises(UserError, match=r"optim\.frozen: 'bacbone' matches no parameter"):
         update(config(frozen=("bacbone",)))
 

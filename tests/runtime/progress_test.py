@@ -33,6 +33,6 @@ def test_a_file_gets_lines(monkeypatch):
     assert shown(monkeypatch, io.StringIO(), every=False).rstrip() == "step 2/2"
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(0, "0:00"), (61, "1:01"), (3661, "1:01:01")])
-def test_clock(seconds, told):
-    assert progress.clock(seconds) == told
+@pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (61, "1:01"), (3661, "1:01:01")])
+def test_clock(seconds, shown):
+    assert progress.clock(seconds) == shown

@@ -10,7 +10,7 @@ from fashionjax.runtime import settings
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "message"),
     [
         ("batch_size", -3, "at least 1"),
         ("accumulate", 0, "at least 1"),
@@ -32,13 +32,13 @@ from fashionjax.runtime import settings
         ("loss.category", float("inf"), "finite"),
     ],
 )
-def test_impossible_values_are_refused_before_any_work(tmp_path, monkeypatch, field, value, told):
+def test_impossible_values_are_refused_before_any_work(tmp_path, monkeypatch, field, value, message):
     config = demo.get_config()
     config.data_dir = str(tmp_path / "data")
     monkeypatch.setattr(builders, "prepare", lambda *_, **__: pytest.fail("rendered"))
     with config.unlocked():
         config.update_from_flattened_dict({field: value})
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         train.train(config, tmp_path / "run")
     assert f"config.{field}=" in str(caught.value) and not list(tmp_path.iterdir())
 

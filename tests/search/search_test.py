@@ -186,17 +186,17 @@ def test_a_split_and_its_pictures_as_files_embed_alike(data_dir, runs, tmp_path)
 
 def test_the_seed_of_random_crops_is_no_part_of_a_model(tmp_path):
     quirks = ("s1_random_crop_at_test",)
-    told = [photos.load(save(tmp_path / str(seed), "global", seed=seed, quirks=quirks)) for seed in (1, 2)]
-    assert len({embed.fingerprint(model) for model in told}) == 1
+    models = [photos.load(save(tmp_path / str(seed), "global", seed=seed, quirks=quirks)) for seed in (1, 2)]
+    assert len({embed.fingerprint(model) for model in models}) == 1
 
 
 def test_splits_that_cannot_serve(data_dir, runs, model, predictor, tmp_path):
-    for name, told in (
+    for name, message in (
         ("dataset:x", "write dataset:NAME/CONFIG:SPLIT"),
         (f"dataset:{IN_SHOP}:none", "no split 'none'"),
         ("dataset:none:test", "no prepared dataset"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             collection.open_collection(name, model, predictor, None, data_dir)
     sizes = {"train": "24", "val": "8", "test": "8", "size": "48"}
     builders.prepare("synthetic_fashion/outfits", data_dir=tmp_path, overrides=sizes, progress=False)
@@ -259,14 +259,14 @@ def test_a_gallery_alone(runs, shop, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "given", "told"),
+    ("words", "given", "message"),
     [
         ([], ["gallery"], "no image given"),
         (["a.jpg"], ["checkpoint"], "search needs --gallery"),
     ],
 )
-def test_words_that_make_no_command(words, given, told):
-    with pytest.raises(UserError, match=told):
+def test_words_that_make_no_command(words, given, message):
+    with pytest.raises(UserError, match=message):
         search.check_arguments(words, given)
 
 

@@ -164,21 +164,21 @@ def test_given_landmarks_must_be_given(tiny_config, tiny_batch):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"labels_predicted": ("colour",)}, "config.model.labels_predicted"),
         ({"backbone": "resnet19"}, "config.model.backbone"),
         ({"pooling": "maximum"}, "pooling"),
     ],
 )
-def test_unknown_model_fields_are_told(tiny_config, tiny_batch, change, told):
+def test_unknown_model_fields_are_reported(tiny_config, tiny_batch, change, message):
     tiny_config.model.update(change)
-    with pytest.raises((UserError, ValueError), match=told):
+    with pytest.raises((UserError, ValueError), match=message):
         task = tasks.make(tiny_config)
         jax.eval_shape(task.init, jax.random.PRNGKey(0), tiny_batch)
 
 
-def test_labels_that_the_dataset_lacks_are_told(tiny_config):
+def test_labels_that_the_dataset_lacks_are_reported(tiny_config):
     del tiny_config.labels["attribute"]
     with pytest.raises(UserError, match="no label 'attribute'"):
         tasks.make(tiny_config)

@@ -151,10 +151,14 @@ def test_a_cascade_starts_from_a_plain_detector_and_names_what_is_fresh(data_dir
     assert make_settings(config).stage_iou == (0.5, 0.6, 0.7) and config.model.settings.class_agnostic
     fresh = state.create_state(tasks.make(config), optax.sgd(0.1), 0, {})
     started = checkpoint.initialise_from(fresh, str(run[1]), config.init_skip)
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     for stage in range(3):
-        assert f"box_predictor_{stage}/cls_score/kernel" in told and f"box_head_{stage}/fc1/kernel" in told
-    assert "mask_head/predictor/kernel" in told and "rpn_head" not in told and "mask_fcn1" not in told
+        assert (
+            f"box_predictor_{stage}/cls_score/kernel" in printed and f"box_head_{stage}/fc1/kernel" in printed
+        )
+    assert (
+        "mask_head/predictor/kernel" in printed and "rpn_head" not in printed and "mask_fcn1" not in printed
+    )
     kernel = started.params["backbone"]["conv1"]["kernel"]
     np.testing.assert_array_equal(kernel, jax.device_get(run[0].params["backbone"]["conv1"]["kernel"]))
 

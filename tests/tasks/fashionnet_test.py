@@ -41,9 +41,9 @@ def record(**fields) -> dict:
     landmark = np.zeros((8, 2), np.float32)
     landmark[:4] = [[0.4, 0.4], [0.5, 0.5], [0.6, 0.4], [0.95, 0.9]]
     state = np.asarray([0, 1, 2, 0, 3, 3, 3, 3], np.int32)
-    told = {"landmark": landmark, "visibility": state, "category": 2, "attribute": np.zeros(3, np.uint8)}
-    told |= {"image": np.zeros((40, 40, 3), np.uint8), "image_id": "x", "item_id": "i"}
-    return told | {"box": np.asarray([10, 10, 30, 30], np.float32)} | fields
+    record = {"landmark": landmark, "visibility": state, "category": 2, "attribute": np.zeros(3, np.uint8)}
+    record |= {"image": np.zeros((40, 40, 3), np.uint8), "image_id": "x", "item_id": "i"}
+    return record | {"box": np.asarray([10, 10, 30, 30], np.float32)} | fields
 
 
 def prepared(*quirks, rng=None, **fields):

@@ -211,17 +211,17 @@ def test_s15_counts_a_picture_once_per_pair():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"role": np.zeros(8, int)}, "needs both"),
         ({"identity": np.arange(16, dtype=np.int32).reshape(8, 2)}, "no gallery item has"),
         ({"role": None}, "query\\+gallery"),
     ],
 )
-def test_streams_that_cannot_be_ranked(change, told):
+def test_streams_that_cannot_be_ranked(change, message):
     predicted, truth = EXAMPLE
     truth = {name: value for name, value in (truth | change).items() if value is not None}
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         retrieval_metrics.rank(predicted, truth)
 
 
@@ -237,7 +237,7 @@ def test_queries_that_nothing_can_match_are_left_out_with_a_warning(capsys):
     assert found == measure(tiny(), [({"embedding": predicted["embedding"][rows]}, alone)])
 
 
-def test_diverged_embeddings_are_told():
+def test_diverged_embeddings_are_reported():
     predicted = {"embedding": EXAMPLE[0]["embedding"].copy()}
     predicted["embedding"][4, 0] = np.nan
     with pytest.raises(UserError, match="example 4"):
@@ -246,7 +246,7 @@ def test_diverged_embeddings_are_told():
 
 # ------------------------------------------------------------------------------ configs
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "message"),
     [
         ("retrieval.sampler", "pairs", "shuffle, triplet"),
         ("model.id_head", "arcface", "linear, proxy, none"),
@@ -256,11 +256,11 @@ def test_diverged_embeddings_are_told():
         ("labels", {}, "item_id"),
     ],
 )
-def test_impossible_configs_are_refused(path, value, told):
+def test_impossible_configs_are_refused(path, value, message):
     config = tiny()
     with config.unlocked():
         config.update_from_flattened_dict({path: value}) if "." in path else setattr(config, path, value)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         tasks.make(config)
 
 

@@ -52,10 +52,10 @@ def test_two_hundred_photos_ten_damaged(tmp_path: Path, capsys) -> None:
     tree = own_folders.classes(tmp_path / "photos", 200, damaged=10)
     with pytest.raises(
         UserError, match=r"10 damaged photos, 9 allowed \(--allow_damaged=10 leaves them out\)"
-    ) as told:
+    ) as message:
         build(tree, allow_damaged=9)
-    assert str(told.value).count("фото") == 10 and "empty file" in str(told.value)
-    assert "not an image" in str(told.value) and "\n" not in str(told.value)
+    assert str(message.value).count("фото") == 10 and "empty file" in str(message.value)
+    assert "not an image" in str(message.value) and "\n" not in str(message.value)
     assert list((tmp_path / "out").glob("own_photos/**/*.json")) == []
     result = build(tree, allow_damaged=10)
     assert sum(result["splits"].values()) == 190 and len(result["skipped"]) == 10
@@ -118,9 +118,9 @@ def test_copies_never_cross_splits(tmp_path: Path, capsys) -> None:
     Image.open(png).save(tree / "b/misfiled.png", compress_level=1)  # other bytes, the same pixels
     assert (tree / "b/misfiled.png").read_bytes() != png.read_bytes()
     build(tree)
-    told = capsys.readouterr().err
-    assert "7 photos are copies of others" in told
-    assert f"1 photos are in two classes: a/{png.name} = b/misfiled.png" in told
+    message = capsys.readouterr().err
+    assert "7 photos are copies of others" in message
+    assert f"1 photos are in two classes: a/{png.name} = b/misfiled.png" in message
     found = records(tree)
     assert len(found) == 47
     for name, record in found.items():
@@ -285,8 +285,8 @@ def test_query_and_gallery_of_a_table(tmp_path: Path) -> None:
         (["image,x0,y0,x1,y1", "a.jpg,1,2,80,9", "b.jpg,,,,"], r"photos.csv:2: box 1 2 80 9 leaves"),
         (["image,landmark_hem_x", "a.jpg,1"], r"photos.csv:1: landmark 'hem' has no column landmark_hem_y"),
         (["image,landmark_hem_x,landmark_hem_y", "a.jpg,1,z"], r"photos.csv:2: landmark_hem_y 'z' is not"),
-        (["image,attributes", "a.jpg,red;red"], r"photos.csv:2: attributes 'red;red': one is there twice"),
-        (["image,category,category", "a.jpg,x,y"], r"photos.csv:1: column 'category' is there twice"),
+        (["image,attributes", "a.jpg,red;red"], r"photos.csv:2: attributes 'red;red': duplicate attribute"),
+        (["image,category,category", "a.jpg,x,y"], r"photos.csv:1: duplicate column 'category'"),
         (['image,category', 'a.jpg,"x'], r"photos.csv:\d: not a readable table"),
     ],
 )  # fmt: skip

@@ -78,16 +78,16 @@ https://tianchi.aliyun.com/competition/entrance/231671, take the split files fro
                 records.columns["attribute"][row].tolist(), records.columns["value"][row].tolist()
             ):
                 if pair != found[key][:2]:
-                    told = tuple(self._told(*of) for of in (pair, found[key][:2]))
+                    label = tuple(self._labelled(*of) for of in (pair, found[key][:2]))
                     text, line = found[key][2:]
-                    raise text.error(line, f"image {key} is {told[1]}; {told[0]} in the published lists")
+                    raise text.error(line, f"image {key} is {label[1]}; {label[0]} in the published lists")
         note = f"label tables: {len(covered)} listed images are labelled alike, {maybe} rows have a maybe"
         note += (
             f", {len(found) - len(covered)} labelled images are in no list, {unlabelled} rows have no letters"
         )
         return records._replace(notes=(*records.notes, note))
 
-    def _told(self, attribute: int, value: int) -> str:
+    def _labelled(self, attribute: int, value: int) -> str:
         names = self.pair_names
         return f"{names.attribute[attribute]} {value} ({names.value[attribute][value]})"
 

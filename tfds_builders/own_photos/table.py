@@ -137,7 +137,7 @@ def _header(text: TextFile, line: int, names: list[str]) -> list[str]:
         raise text.error(line, f"no column `image` (columns: {', '.join(names)[:200]})")
     for name in names:
         if name and names.count(name) > 1:
-            raise text.error(line, f"column {name!r} is there twice")
+            raise text.error(line, f"duplicate column {name!r}")
         close = difflib.get_close_matches(name, COLUMNS[:6], 1, 0.8)
         if name not in COLUMNS and close and close[0] not in names:
             raise text.error(line, f"unknown column {name!r}; did you mean {close[0]!r}?")
@@ -206,7 +206,7 @@ def _attributes(rows: Rows) -> list[tuple[str, ...]] | None:
     for i, cell in enumerate(rows.cells["attributes"]):
         names = tuple(name.strip() for name in cell.split(";") if name.strip())
         if len(set(names)) < len(names):
-            raise rows.error(i, f"attributes {cell!r}: one is there twice")
+            raise rows.error(i, f"attributes {cell!r}: duplicate attribute")
         result.append(names)
     names = [name for row in result for name in row]
     if not names:

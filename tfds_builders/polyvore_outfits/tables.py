@@ -61,7 +61,7 @@ def read_json(text: TextFile, kind: type) -> Any:
     except RecursionError as error:
         raise text.error(None, "not valid JSON (nested too deeply)") from error
     except KeyError as error:
-        raise text.error(None, f"the key {error} stands twice in one object") from error
+        raise text.error(None, f"duplicate key {error} in one object") from error
     if type(value) is not kind or not value:
         raise text.error(
             None, f"must hold {'a list' if kind is list else 'an object'} with at least one entry"

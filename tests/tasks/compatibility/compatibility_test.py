@@ -341,7 +341,7 @@ def test_nothing_left_to_ask_is_no_number(argument):
     assert len(metrics) == 4 and np.isnan(list(metrics.values())).all()
 
 
-def test_diverged_embeddings_are_told():
+def test_diverged_embeddings_are_reported():
     embedding, category = items()
     embedding[4, 0] = np.nan
     truth = {"index": np.arange(12), "category": category}
@@ -350,7 +350,7 @@ def test_diverged_embeddings_are_told():
 
 
 @pytest.mark.parametrize(
-    ("path", "new", "told"),
+    ("path", "new", "message"),
     [
         ("model.kind", "magic", "type_aware"),
         ("model.statistics", "none", "role"),
@@ -359,14 +359,14 @@ def test_diverged_embeddings_are_told():
         ("loss", {"vse": 1.0}, "weight of text_similarity"),
     ],
 )
-def test_impossible_configs_are_refused(path, new, told):
+def test_impossible_configs_are_refused(path, new, message):
     config = tiny("faithful=zoo")
     config.update_from_flattened_dict({path: new})
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         tasks.make(config)
 
 
-def test_types_that_no_space_joins_are_told_when_they_meet():
+def test_types_that_no_space_joins_are_reported_when_they_meet():
     config = tiny()
     config.labels = {"category": [*TYPES, "hats"], "type_space": SPACES}
     tasks.make(config)
