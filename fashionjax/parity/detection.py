@@ -59,11 +59,9 @@ def outputs(recording: Recording, model, variables, arguments) -> dict:
     folder, stored = recording
     image, size, box, classes, output_size = arguments
     call = partial(model.apply, variables)
-    found = _dense(call, model, image, size, box)
+    found, detections = _network(model, variables, image, size)
     maps = found.pop("maps")
-    found |= _heads(call, model, maps, size, box, classes)
-    detections, _ = jax.jit(lambda i, s: call(i, s, method="detect"))(image, size)
-    detections = jax.tree.map(lambda x: np.asarray(x[0]), detections)
+    found |= _heads(model, variables, maps, size, box, classes)
     h, w = (int(x) for x in size[0])
     scale = np.tile(np.array([output_size[1] / w, output_size[0] / h], np.float32), 2)
     det_box = detections.box * scale
@@ -99,22 +97,24 @@ def outputs(recording: Recording, model, variables, arguments) -> dict:
     return found
 
 
-def _dense(call, model, image, size, box) -> dict:
-    """Maps, RPN outputs, anchors, proposals."""
+def _network(model, variables, image, size) -> tuple[dict, rcnn.Detections]:
+    """Maps, RPN outputs, anchors and proposals by name, and the detections of the image: one program, since
+    compiling takes most of the time."""
 
     @jax.jit
-    def run(image, size):
-        bottom = call(image, size, method="bottom_up")
+    def run(variables, image, size):
+        call = partial(model.apply, variables)
         maps = call(image, size, method="maps")
         return (
             call(image, size, method="normalise"),
-            bottom,
+            call(image, size, method="bottom_up"),
             maps,
             call(maps, method="rpn_outputs"),
             call(maps, size, train=False, method="propose"),
+            call(image, size, method="detect")[0],
         )
 
-    padded, bottom, maps, rpn_outputs, proposals = run(image, size)
+    padded, bottom, maps, rpn_outputs, proposals, detections = run(variables, image, size)
     found = {"padded_image": _first(padded), "maps": maps}
     found |= {f"bottom_res{i + 2}": _first(x) for i, x in enumerate(bottom)}
     for i, (logit, delta) in enumerate(rpn_outputs):
@@ -126,21 +126,33 @@ def _dense(call, model, image, size, box) -> dict:
     found |= {
         "proposal_boxes": np.asarray(proposals.box[0]),
         "proposal_logits": np.asarray(proposals.logit[0]),
+        "proposal_valid": np.asarray(proposals.valid[0]),
     }
-    return found | {"proposal_valid": np.asarray(proposals.valid[0])}
+    return found, jax.tree.map(lambda x: np.asarray(x[0]), detections)
 
 
 def _first(x):
     return rearrange(x, "b h w c -> b c h w")
 
 
-def _heads(call, model, maps, size, box, classes) -> dict:
+def _heads(model, variables, maps, size, box, classes) -> dict:
     """Box and mask heads on the folder's fixed boxes."""
+    found, probability, mask_box = jax.jit(partial(_head_outputs, model))(variables, maps, size, box, classes)
+    found = {name: np.asarray(value) for name, value in found.items()}
+    found["box_level"] = roi_align.assign_level(jnp.asarray(box[0]), levels=len(model.settings.roi_strides))
+    h, w = (int(x) for x in size[0])
+    chosen = np.array(PASTED)
+    whole = masks.paste(probability[chosen], mask_box[chosen], height=h, width=w) >= 0.5
+    found["pasted_masks_packed"] = np.packbits(np.asarray(whole).reshape(len(chosen), -1), axis=1)
+    return found
+
+
+def _head_outputs(model, variables, maps, size, box, classes):
+    call = partial(model.apply, variables)
     side, mask_side = model.settings.box_pool, model.settings.mask_pool
     stages = len(model.settings.stage_iou)
     pooled = call(maps, box, size, side, method="pool")[0]
     found = {"box_roi": rearrange(pooled, "n h w c -> n c h w")}
-    found["box_level"] = roi_align.assign_level(jnp.asarray(box[0]), levels=len(model.settings.roi_strides))
     found["box_head"] = call(pooled, 0, method="box_head_feature")
     mean, current = 0.0, jnp.asarray(box)
     for stage in range(stages):
@@ -163,11 +175,7 @@ def _heads(call, model, maps, size, box, classes) -> dict:
     found["mask_logits"] = rearrange(logits, "n h w k -> n k h w")
     probability = jax.nn.sigmoid(logits[jnp.arange(len(classes)), :, :, classes])
     found["mask_prob_class"] = probability
-    h, w = (int(x) for x in size[0])
-    chosen = np.array(PASTED)
-    whole = masks.paste(probability[chosen], mask_box[0][chosen], height=h, width=w) >= 0.5
-    found["pasted_masks_packed"] = np.packbits(np.asarray(whole).reshape(len(chosen), -1), axis=1)
-    return found
+    return found, probability, mask_box[0]
 
 
 def sibling_head(folder: Path):

@@ -59,7 +59,7 @@ class DetectionReport:
     def _images(self) -> Tiles:
         names, tiles = self.metrics.evaluator.categories, []
         for record, sample in self.metrics.sampled.items():
-            if sample is None:  # unreadable, or seen by another host
+            if sample is None:  # unreadable, or not counted
                 continue
             found, truth = sample
             image = self.context.image(record)

@@ -27,6 +27,7 @@ QUICK = (
     "mmf_attr_roi_vgg16_lite",
     "mmf_landmark_resnet50_lite",
     "fc_typeaware_mask_l2_resnet18",
+    "d2_mask_rcnn_r50_fpn",
 )
 BOUND = 1e-5  # the command's is 1e-4; this is what float32 on a CPU reaches with room to spare
 
@@ -35,7 +36,8 @@ def reached(folder):
     results = parity.check(folder)
     names = [output["name"] for output in parity.read_manifest(folder)["outputs"]]
     assert [result.output for result in results] == names
-    assert all(result.state == "ok" and result.value < BOUND for result in results), results
+    assert all(result.state == "ok" for result in results), results
+    assert all(result.value < BOUND for result in results if result.measure == "rel_l2"), results
 
 
 @pytest.mark.slow

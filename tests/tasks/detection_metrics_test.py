@@ -1,6 +1,7 @@
 """The accumulator of detectors on made-up outputs: places in the stored image, hosts, filters."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -35,25 +36,61 @@ def outputs(boxes, slots: int = 3, scale: float = 2.0, top: float = 0.9) -> dict
 
 
 def measured(tmp_path, shown=BOXES, last=0.9, record=record, excluded=None, **options):
-    context = Context(
-        record=record, size=3, out=tmp_path, exclude=(set() if excluded is None else excluded).update
-    )
+    """Figures of three images by one host."""
+    excluded = set() if excluded is None else excluded
+    context = Context(record=record, size=3, out=tmp_path, exclude=excluded.update)
     metrics = DetectionMetrics(["a", "b"], context, truth=TRUTH, **options)
+    metrics.update(*stream(shown, last))
+    return metrics.result()
+
+
+def stream(shown=BOXES, last=0.9, rows=slice(None)) -> tuple[dict, dict]:
+    """(prediction, batch) of three images and one row of padding."""
     found = [outputs(boxes) for boxes in shown[:2]] + [outputs(shown[2], top=last)]
     found += [outputs([(0, 0, 5, 5)])]  # the last row is padding
     batch = {"index": np.array([0, 1, 2, -1]), "example_valid": np.array([True, True, True, False])}
     batch |= {"size": np.full((4, 2), (64, 48)), "original_size": np.full((4, 2), (32, 24))}
-    metrics.update({name: np.stack([each[name] for each in found]) for name in found[0]}, batch)
-    return metrics.result()
+    prediction = {name: np.stack([each[name] for each in found]) for name in found[0]}
+    return tuple({name: value[rows] for name, value in part.items()} for part in (prediction, batch))
 
 
-@pytest.mark.parametrize("several_hosts", [False, True])
-def test_perfect_detections_have_an_ap_of_one(tmp_path, several_hosts):
-    result = measured(tmp_path, several_hosts=several_hosts)
+def test_perfect_detections_have_an_ap_of_one(tmp_path):
+    result = measured(tmp_path)
     assert result["standard/box_ap"] == pytest.approx(1) and result["standard/mask_ap50"] == pytest.approx(1)
     written = json.loads((tmp_path / RESULTS_FILE).read_text())
     assert [row["image_id"] for row in written] == [10, 10, 11]
     assert written[0]["bbox"] == [2, 4, 18, 20] and written[0]["segmentation"]["size"] == [32, 24]
+
+
+@pytest.mark.parametrize("shop_only", [False, True])
+def test_two_hosts_measure_and_write_what_one_does(tmp_path, shop_only):
+    """Each sees two rows of a batch, the other's come by `gather`; nothing waits for the end."""
+    shown = (BOXES[0], [(1, 1, 9, 7)], [(3, 3, 9, 9)])
+    one, excluded = tmp_path / "one", set()
+    expected = measured(one, shown=shown, excluded=excluded, shop_only=shop_only)
+    sent = []
+
+    def host(rows, gather, out):
+        seen = set()
+        context = Context(record=record, size=3, out=out, gather=gather, exclude=seen.update)
+        metrics = DetectionMetrics(["a", "b"], context, truth=TRUTH, shop_only=shop_only)
+        metrics.update(*stream(shown, rows=rows))
+        return metrics, seen
+
+    def sends(rows):
+        sent.append(rows)
+        return {}  # as where no host has an example
+
+    def receives(rows):
+        both = (rows, pickle.loads(pickle.dumps(sent[0])))
+        return {name: np.concatenate([part[name] for part in both]) for name in rows}
+
+    host(slice(2, 4), sends, None)
+    metrics, seen = host(slice(0, 2), receives, tmp_path / "two")
+    assert metrics.evaluator.images == ({10, 12} if shop_only else {10, 11, 12})
+    assert metrics.result() == expected and seen == excluded == ({1} if shop_only else set())
+    written = [(folder / RESULTS_FILE).read_text() for folder in (one, tmp_path / "two")]
+    assert written[0] == written[1] and json.loads(written[0])
 
 
 def test_detections_in_images_without_objects_count_against(tmp_path):
@@ -61,13 +98,12 @@ def test_detections_in_images_without_objects_count_against(tmp_path):
     assert result["standard/box_ap"] < 1
 
 
-@pytest.mark.parametrize("several_hosts", [False, True])
-def test_images_of_users_do_not_count_under_shop_only(tmp_path, several_hosts):
+def test_images_of_users_do_not_count_under_shop_only(tmp_path):
     nothing = (BOXES[0], [(20, 20, 22, 22)], [])  # wrong in image 1 alone, a user's
-    excluded, options = set(), {"shown": nothing, "several_hosts": several_hosts}
-    found = measured(tmp_path, shop_only=True, excluded=excluded, **options)
+    excluded = set()
+    found = measured(tmp_path, shown=nothing, shop_only=True, excluded=excluded)
     assert found["standard/box_ap"] == pytest.approx(1) and excluded == {1}
-    assert measured(tmp_path, excluded=excluded, **options)["standard/box_ap"] < 1
+    assert measured(tmp_path, shown=nothing)["standard/box_ap"] < 1
 
 
 def test_an_object_without_a_mask_counts_for_boxes_alone(tmp_path):

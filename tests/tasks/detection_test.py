@@ -11,12 +11,13 @@ from PIL import Image
 
 from experiments import cascade, mask_rcnn
 from fashionjax import evaluate, segment, tasks, train
-from fashionjax.data import builders, detection, source
+from fashionjax.data import builders, detection, masks, source
+from fashionjax.data.detections import found_in
 from fashionjax.errors import UserError
 from fashionjax.inference import segmenter
 from fashionjax.models.detection import rcnn
 from fashionjax.runtime import checkpoint, parallel, state
-from fashionjax.task import AXIS
+from fashionjax.task import AXIS, Context
 from fashionjax.tasks.detection import make_model, make_settings
 
 LAYERS = 20  # of the networks here, heads included
@@ -226,19 +227,37 @@ def detections(outputs, row) -> np.ndarray:
     return rows[np.lexsort(np.round(rows, 2).T)]
 
 
+def records_of(found, sizes) -> list[dict]:
+    """Records whose objects are every second detection of `found`, moved and cut by up to 4 px: some are hit
+    at every IoU threshold, some at few, some not."""
+    records = []
+    for i, (each, (height, width)) in enumerate(zip(found, sizes, strict=True)):
+        chosen = np.arange(0, len(each.score), 2)
+        move = np.random.default_rng(i).uniform(-4, 4, (len(chosen), 4))
+        box = np.clip(each.box[chosen] + move, 0, [width, height, width, height])
+        segmentation = [json.dumps(masks.as_json(each.rle[n])) for n in chosen]
+        instance = {"category": each.category[chosen], "box": box, "segmentation": segmentation}
+        instance |= {"area": np.prod(box[:, 2:] - box[:, :2], axis=1), "iscrowd": np.zeros(len(chosen), int)}
+        identity = {"image_id": f"{i}.jpg", "coco_id": i + 1, "height": height, "width": width}
+        records.append(identity | {"instance": instance})
+    return records
+
+
 @pytest.mark.slow
 def test_detections_depend_on_neither_bucket_nor_neighbours_and_a_bucket_is_one_trace(data_dir):
     config = tiny(data_dir)
     split = source.open_split(config.dataset, "test", data_dir)
     task = tasks.make(config)
     params, _ = jax.jit(task.init)(jax.random.PRNGKey(0), {})
-    predictor = params["box_predictor_0"]["cls_score"]
-    predictor["kernel"] = 100 * predictor["kernel"]  # scores far apart
+    # scores far apart, and mask logits away from 0
+    for predictor in (params["box_predictor_0"]["cls_score"], params["mask_head"]["predictor"]):
+        predictor["kernel"] = 100 * predictor["kernel"]
     whole = task.preprocess(split[0], None)
     low = task.preprocess({"image": whole["image"][:40]}, None)  # 40 x 64
     predict = jax.jit(lambda batch: task.predict(params, {}, batch))
     buckets = ((64, 64), (96, 128))
-    first = jax.device_get(predict(detection.collate([whole, low], buckets)))
+    batch = detection.collate([whole, low], buckets)
+    first = jax.device_get(predict(batch))
     swapped = jax.device_get(predict(detection.collate([low, whole], buckets)))
     larger = jax.device_get(predict(detection.collate([whole, low], buckets[1:])))
     assert predict._cache_size() == 2
@@ -249,6 +268,21 @@ def test_detections_depend_on_neither_bucket_nor_neighbours_and_a_bucket_is_one_
         bound = 64 * relative_rounding(9 * 256, layers=LAYERS)
         np.testing.assert_allclose(detections(swapped, 1 - row), expected, rtol=0, atol=bound)
         np.testing.assert_allclose(detections(larger, row), expected, rtol=0, atol=bound)
+
+    sizes = batch["size"].tolist()
+    found = [found_in({k: v[row] for k, v in first.items()}, sizes[row], sizes[row]) for row in (0, 1)]
+    records = records_of(found, sizes)
+    batch |= {"index": np.arange(2), "example_valid": np.ones(2, bool), "original_size": batch["size"]}
+
+    def figures(outputs):
+        metrics = task.metrics(Context(record=records.__getitem__))
+        metrics.update(outputs, batch)
+        return metrics.result()
+
+    expected = figures(first)
+    assert 0.05 < expected["standard/box_ap"] < 0.95 and 0.05 < expected["standard/mask_ap"] < 0.95, expected
+    assert figures(larger) == expected
+    assert figures({name: value[::-1] for name, value in swapped.items()}) == expected
 
 
 def test_settings_name_fields_that_are_missing(data_dir):

@@ -244,7 +244,6 @@ def metrics(config: ConfigDict, context: Context) -> DetectionMetrics:
         legacy=config.model.geometry.inclusive_boxes,
         truth=truth_fields(config),
         shop_only=config.sampler.shop_only,
-        several_hosts=jax.process_count() > 1,
     )
 
 

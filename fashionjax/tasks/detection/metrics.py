@@ -9,7 +9,6 @@ import numpy as np
 
 from fashionjax.data import instances, masks
 from fashionjax.data.detections import Found, found_in
-from fashionjax.metrics.collect import Rows
 from fashionjax.metrics.detection import CocoEvaluator
 
 RESULTS_FILE = "detections.json"
@@ -46,8 +45,8 @@ class DetectionMetrics:
     matched when it is seen, and OUT/detections.json grows with it where the evaluation writes files.
 
     ids: category ids of result files. `truth`: arguments of `instances.instances`. shop_only: images of
-    users do not count (`Context.exclude`). On several hosts the detections wait, masks as RLE, until all of
-    them are gathered.
+    users do not count (`Context.exclude`). On several hosts each batch's detections, masks as RLE, are
+    gathered and all hosts match all images: what is kept is the matches, as on one.
     """
 
     def __init__(
@@ -60,42 +59,34 @@ class DetectionMetrics:
         legacy: bool = False,
         truth: Mapping[str, bool],
         shop_only: bool = False,
-        several_hosts: bool = False,
     ):
         self.context, self.legacy, self.truth = context, legacy, dict(truth)
         self.shop_only = shop_only
         file = None if context.out is None else context.out / RESULTS_FILE
         kinds = ("box", "mask") if masks else ("box",)
         self.evaluator = CocoEvaluator(categories, kinds=kinds, ids=ids, results_file=file)
-        self.waiting = Rows(context.gather) if several_hosts else None
         self.measured: dict[str, float] | None = None
         self.sampled: dict[int, tuple[Found, Annotated] | None] = {}  # the records whose entry a report shows
 
     def update(self, prediction: dict, batch: dict) -> None:
-        entries, rows = [], []
-        for b in np.flatnonzero(np.asarray(batch["example_valid"], bool)).tolist():
-            index = int(batch["index"][b])
-            record = self.context.record(index)
-            if self.shop_only and int(record["source"]) != instances.SHOP:
-                if self.waiting is None:
-                    self.context.exclude([index])
-                continue
-            rows.append(b)
-            found = found_in(
-                {name: value[b] for name, value in prediction.items()},
-                batch["size"][b],
-                batch["original_size"][b],
-                legacy=self.legacy,
-            )
-            entries.append((index, found, annotated(record, **self.truth)))
-        if self.waiting is None:
-            for entry in entries:
-                self._add(*entry)
-            return
-        waiting = np.empty(len(batch["index"]), object)  # None: not counted
-        for b, entry in zip(rows, entries, strict=True):
-            waiting[b] = entry
-        self.waiting.add(batch, {"entry": waiting})
+        chosen = np.flatnonzero(np.asarray(batch["example_valid"], bool))
+        entries = np.empty(len(chosen), object)
+        for n, b in enumerate(chosen.tolist()):
+            entries[n] = self._entry({name: value[b] for name, value in prediction.items()}, batch, b)
+        rows = self.context.gather({"index": np.asarray(batch["index"])[chosen], "entry": entries})
+        for index, entry in zip(rows.get("index", ()), rows.get("entry", ()), strict=True):
+            if entry is None:
+                self.context.exclude([int(index)])
+            else:
+                self._add(int(index), *entry)
+
+    def _entry(self, outputs: dict, batch: dict, b: int) -> tuple[Found, Annotated] | None:
+        """Example b of a batch, found and annotated; None where it does not count."""
+        record = self.context.record(int(batch["index"][b]))
+        if self.shop_only and int(record["source"]) != instances.SHOP:
+            return None
+        found = found_in(outputs, batch["size"][b], batch["original_size"][b], legacy=self.legacy)
+        return found, annotated(record, **self.truth)
 
     def _add(self, index: int, found: Found, truth: Annotated) -> None:
         if index in self.sampled:
@@ -113,12 +104,6 @@ class DetectionMetrics:
 
     def result(self) -> dict[str, float]:
         if self.measured is None:
-            if self.waiting is not None:
-                whole = self.waiting.whole()
-                self.context.exclude([int(i) for i, e in zip(whole["index"], whole["entry"]) if e is None])
-                for entry in whole["entry"]:
-                    if entry is not None:
-                        self._add(*entry)
             self.measured = self.evaluator.result()
             self.evaluator.close()
         return self.measured
