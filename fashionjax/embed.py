@@ -25,8 +25,6 @@ from absl import flags
 
 from fashionjax import cli, quirks, segment
 from fashionjax.errors import UserError
-from fashionjax.gallery import embed as gallery
-from fashionjax.inference import segmenter
 from fashionjax.recommend import database, garments
 from fashionjax.runtime import parallel, progress
 
@@ -48,17 +46,6 @@ def origin_of(
     }
 
 
-def check_detector(folder: Path, detector: str) -> None:
-    """UserError unless the checkpoint is the detector that segmented the database."""
-    path = folder / segment.ORIGIN
-    try:
-        own = json.loads(path.read_text(encoding="utf-8"))["model"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: does not say which detector segmented the photos ({error})") from error
-    if own != gallery.fingerprint(segmenter.load(detector)):
-        raise UserError(f"--detector={detector}: {folder} was segmented by another detector")
-
-
 def run(folder: Path, embedder: garments.Embedder, origin: dict, pairs: dict, part: int) -> list[UserError]:
     """Embeds what is left, with a line of progress after each part; → what is wrong with photos."""
     total, before = len(segment.read_index(folder)), len(database.embedded_images(folder))
@@ -78,7 +65,11 @@ def add_flags() -> None:
     flags.DEFINE_string("database", None, "folder that `fashionjax segment --database` wrote")
     flags.DEFINE_string("checkpoint", None, "the --workdir of a run of the task retrieval or recommendation")
     flags.DEFINE_string("pairs", None, "CSV file (image, pair_id, color, style) or folder of annotations")
-    flags.DEFINE_string("detector", None, "checkpoint that segmented the photos; recommend will use it")
+    flags.DEFINE_string(
+        "detector",
+        None,
+        "where the checkpoint that segmented the photos is now; recommend finds garments by it",
+    )
     flags.DEFINE_integer("pca", 0, "fit PCA with whitening of so many components; 0: none", lower_bound=0)
     flags.DEFINE_integer("batch_size", 8, "photos that go through the model together", lower_bound=1)
     flags.DEFINE_integer(
@@ -99,7 +90,7 @@ def main(argv: list[str]) -> int:
     parallel.use_compilation_cache()
     pairs = database.read_pairs(args.pairs) if args.pairs else {}
     if args.detector:
-        check_detector(folder, args.detector)
+        garments.open_detector(folder, args.detector)
     embedder = garments.load(args.checkpoint, args.batch_size)
     own = [name for name in embedder.model.config.get("quirks", ()) if name in quirks.RECOMMENDATION]
     names = quirks.of_flag(own if args.quirks is None else args.quirks, "recommendation")

@@ -175,12 +175,14 @@ def segment(
     batch_size: int,
     score: float,
     settings: dict[str, Any],
+    checkpoint: str = "",
 ) -> Iterator[tuple[str, UserError | None]]:
     """Each path that index.jsonl of `folder` does not have, written and then listed there; → with its error.
 
-    `settings` stand in segmented.json with the model's fingerprint; a folder of others is refused.
+    `settings` stand in segmented.json with the model's fingerprint; a folder of others is refused. So does
+    the model's `checkpoint`, which may move.
     """
-    _check_origin(folder, {"model": embed.fingerprint(model), **settings})
+    _check_origin(folder, {"model": embed.fingerprint(model), **settings}, checkpoint)
     done = read_index(folder)
     left = [path for path in dict.fromkeys(paths) if path not in done]
     taken = {entry["name"] for entry in done.values()}
@@ -198,21 +200,32 @@ def segment(
             yield path, None
 
 
-def _check_origin(folder: Path, origin: dict[str, Any]) -> None:
+def read_origin(folder: Path) -> dict[str, Any]:
+    """segmented.json: the detector's fingerprint (`model`), its `checkpoint`, score, categories, layout; {}
+    where a folder has none."""
     path = folder / ORIGIN
     if not path.is_file():
-        files.write_text(path, json.dumps(origin, indent=1) + "\n")
-        return
+        return {}
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON; give another folder") from error
+        origin = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(origin, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); give another folder") from error
+    return origin
+
+
+def _check_origin(folder: Path, origin: dict[str, Any], checkpoint: str) -> None:
+    before = read_origin(folder)
     changed = [name for name in origin if before.get(name) != origin[name]]
-    if changed:
+    if before and changed:
         raise UserError(
             f"{folder}: was written with another {', '.join(changed)}; give another folder, or the same "
             "flags to go on with it"
         )
+    origin = origin | {"checkpoint": str(Path(checkpoint).resolve()) if checkpoint else ""}
+    if before != origin:
+        files.write_text(folder / ORIGIN, json.dumps(origin, indent=1) + "\n")
 
 
 def write_coco(folder: Path, paths: Sequence[str], labels: Labels) -> Path:
@@ -294,6 +307,7 @@ def main(argv: list[str]) -> int:
         batch_size=min(args.batch_size, len(paths)),
         score=least,
         settings=settings,
+        checkpoint=args.checkpoint,
     )
     damaged = _shown(found, len(set(paths)), len(set(paths) & read_index(folder).keys()))
     if args.out:

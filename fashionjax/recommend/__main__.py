@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from fashionjax import cli, files, quirks
+from fashionjax import cli, files, quirks, segment
 from fashionjax.data import photo
 from fashionjax.errors import UserError
 from fashionjax.gallery import embed as gallery
@@ -38,6 +38,8 @@ from fashionjax.recommend import database as features
 from fashionjax.recommend import evaluation, garments, page, response, rules
 from fashionjax.recommend.database import Database
 from fashionjax.runtime import parallel
+
+NO_DETECTOR = "none"  # --detector
 
 
 class Asked(NamedTuple):
@@ -126,13 +128,24 @@ def query_features(entry, place: int, asked: Asked, found: Database, embedder) -
 
 
 def open_models(found: Database, args) -> tuple[garments.Embedder, Any]:
-    """(embedder, detector or None) of the flags, else of features.json."""
+    """(embedder, detector or None) of the flags, else of the database: its photos and the queries are
+    segmented alike."""
     checkpoint = args.checkpoint or found.origin["checkpoint"]
     embedder = garments.load(checkpoint, 1)
     if gallery.fingerprint(embedder.model) != found.origin["model"]:
         raise UserError(f"{checkpoint}: is not the model that embedded {found.folder}; name that one")
-    detector = args.detector or found.origin.get("detector")
-    return embedder, segmenter.load(detector) if detector else None
+    if args.detector == NO_DETECTOR:
+        return embedder, None
+    if args.detector:
+        return embedder, segmenter.load(args.detector)
+    detector = garments.open_detector(found.folder, found.origin.get("detector", ""))
+    if detector is None and not embedder.of_boxes:
+        print(
+            f"note: {found.folder} does not say which detector segmented it: each photo is one garment as a "
+            "whole; --detector=DIR finds its garments",
+            file=sys.stderr,
+        )
+    return embedder, detector
 
 
 def show(answers: Sequence[Answer], found: Database, out: Path, words: list[str], notes: list[str]) -> None:
@@ -162,8 +175,15 @@ def add_flags() -> None:
     flags.DEFINE_integer("top", 10, "recommendations of each photo", lower_bound=1)
     flags.DEFINE_bool("pca", False, "compare features through the database's whitened PCA")
     flags.DEFINE_string("checkpoint", None, "model that embedded the database, where it has moved")
-    flags.DEFINE_string("detector", None, "checkpoint that finds the photo's garments")
-    flags.DEFINE_float("score", 0.5, "least score of a garment of the photo", 0.0, 1.0)
+    flags.DEFINE_string(
+        "detector",
+        None,
+        "checkpoint that finds the photo's garments; default: the one that segmented the database; none: the "
+        "model's own, or the whole photo as one garment",
+    )
+    flags.DEFINE_float(
+        "score", None, "least score of a garment of the photo; default: as the database's, else 0.5", 0.0, 1.0
+    )
     flags.DEFINE_string("groups", None, "JSON file {group: [category, …]} in place of the built-in groups")
     flags.DEFINE_list("quirks", [], "upstream's peculiarities (docs/faithful.md) beside the database's own")
     flags.DEFINE_string("queries", None, "another database, whose garments are the queries of an evaluation")
@@ -191,10 +211,11 @@ def main(argv: list[str]) -> int:
     asked = Asked(args.category, args.complement, args.color, args.style, args.top, groups, names, args.pca)
     parallel.use_compilation_cache()
     embedder, detector = open_models(found, args)
+    score = segment.read_origin(found.folder).get("score", 0.5) if args.score is None else args.score
     answers, failed = [], []
     for path in paths:
         try:
-            entry = garments.found_in(path, embedder, detector, args.score)
+            entry = garments.found_in(path, embedder, detector, score)
             each = answer(entry, asked, found, embedding, embedder)
         except UserError as error:
             failed.append(error)

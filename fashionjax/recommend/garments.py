@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fashionjax import tasks
+from fashionjax import segment, tasks
 from fashionjax.data import detections, photo
 from fashionjax.errors import UserError
+from fashionjax.gallery import embed as gallery
 from fashionjax.inference import model as inference
 from fashionjax.inference import photos, segmenter
 
@@ -140,6 +141,22 @@ def _padded(example: dict, slots: int) -> dict:
 
 
 # ------------------------------------------------------------------------------ a user's photo
+def open_detector(folder: Path, named: str = "") -> inference.Model | None:
+    """The detector that segmented the database `folder`, by the checkpoint that segmented.json or `named`
+    says; None where neither does. UserError where that checkpoint holds another model by now."""
+    origin = segment.read_origin(folder)
+    path = named or origin.get("checkpoint", "")
+    if not path:
+        return None
+    way_out = "--detector=DIR names its checkpoint, --detector=none does without"
+    if not named and not Path(path).exists():
+        raise UserError(f"{folder}: was segmented by {path}, which is gone; {way_out}")
+    detector = segmenter.load(path)
+    if origin.get("model") != gallery.fingerprint(detector):
+        raise UserError(f"{path}: is not the detector that segmented {folder}; {way_out}")
+    return detector
+
+
 def found_in(path: str, embedder: Embedder, detector: inference.Model | None, score: float) -> Entry:
     """The garments of a photo, best first, by the detector, or by the embedder's own; the whole photo as one
     garment without a category where there is neither."""

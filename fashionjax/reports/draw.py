@@ -80,10 +80,14 @@ def boxes(
     labels: Sequence[str] | None = None,
     colours: Sequence[tuple[int, int, int]] = PALETTE,
 ) -> np.ndarray:
-    """image uint8 [h w 3], box float [n 4] xyxy in its pixels, a label each → [h w 3] with them."""
+    """image uint8 [h w 3], box float [n 4] xyxy in its pixels, a label each → [h w 3] with them.
+
+    Labels stand at the upper left corners, inside the image, and are moved off each other where there is
+    room; the last box's is placed first."""
     height, width = image.shape[:2]
     thickness = max(2, round(0.006 * max(height, width)))
     layer, pen = _layer(width, height)
+    tags = []
     for index, corners in enumerate(np.asarray(box, np.float64)):
         colour = colours[index % len(colours)]
         x1, y1, x2, y2 = np.clip(corners, 0, [width, height, width, height])
@@ -93,7 +97,10 @@ def boxes(
         inner = (x1 + 1, y1 + 1, max(x2 - 1, x1 + 1), max(y2 - 1, y1 + 1))  # of a box thinner than the line
         pen.rectangle(_scaled(inner), outline=(*colour, 255), width=SMOOTH * thickness)
         if labels:
-            _tag(pen, labels[index], (x1, y1), colour, size=max(11, round(0.04 * max(height, width))))
+            tags.append((labels[index], (x1, y1), colour))
+    taken: list[tuple[float, float, float, float]] = []
+    for text, corner, colour in reversed(tags):
+        taken.append(_tag(pen, text, corner, colour, max(11, round(0.04 * max(height, width))), taken))
     return _composite(image, layer)
 
 
@@ -227,13 +234,33 @@ def _mark(pen: ImageDraw.ImageDraw, centre, radius: float, colour, *, left: bool
         ring(radius - 0.3, (*colour, 255), None, 1)
 
 
-def _tag(pen: ImageDraw.ImageDraw, text: str, corner, colour, size: int) -> None:
+def _tag(pen: ImageDraw.ImageDraw, text: str, corner, colour, size: int, taken) -> tuple:
+    """Draws a label on its colour; → its rectangle xyxy in the layer's pixels. Letters are made smaller, then
+    left out, where the image is too narrow for them."""
+    width, height = pen.im.size
+    side, top = 3 * SMOOTH, 2 * SMOOTH  # around the letters
+    room = width - 2 * side
+    size = max(8, int(size * min(1.0, room / pen.textlength(text, font(SMOOTH * size, bold=True)))))
     face = font(SMOOTH * size, bold=True)
-    x, y = _scaled(corner)
-    _, _, right, bottom = pen.textbbox((x + SMOOTH * 3, y + SMOOTH * 2), text, face)
-    pen.rectangle((x, y, right + SMOOTH * 3, bottom + SMOOTH * 3), fill=(*colour, 255))
+    text = shorten(text, face, room)
+    wide, tall = pen.textlength(text, face) + 2 * side, sum(face.getmetrics()) + 2 * top
+    x, y = np.clip(_scaled(corner), 0, np.maximum(0, [width - wide, height - tall]))
+    x, y = x, _free_row(x, y, wide, tall, taken, height)
+    pen.rectangle((x, y, x + wide, y + tall), fill=(*colour, 255))
     dark = np.dot(colour, (0.299, 0.587, 0.114)) < 110
-    pen.text((x + SMOOTH * 3, y + SMOOTH * 2), text, (*(PAPER if dark else INK), 255), face)
+    pen.text((x + side, y + top), text, (*(PAPER if dark else INK), 255), face)
+    return x, y, x + wide, y + tall
+
+
+def _free_row(x: float, y: float, wide: float, tall: float, taken, height: int) -> float:
+    """The top nearest to `y`, in steps of a label, below it first, at which no rectangle of `taken` is hit;
+    `y` where there is none."""
+    steps = sorted(range(-int(height / tall), int(height / tall) + 1), key=lambda n: (abs(n), -n))
+    for top in (y + n * tall for n in steps):
+        hit = any(x < r and left < x + wide and top < b and t < top + tall for left, t, r, b in taken)
+        if 0 <= top <= height - tall and not hit:
+            return top
+    return y
 
 
 def _cell(picture: np.ndarray, text: str, mark: bool | None, side: int, bold: bool) -> np.ndarray:

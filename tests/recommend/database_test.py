@@ -195,9 +195,17 @@ def test_models_that_embed_no_garments_are_refused(root, tmp_path):
         garments.load(str(tmp_path / "landmarks"), 1)
 
 
-def test_the_detector_must_be_the_one_that_segmented(db, embedder, monkeypatch):
-    monkeypatch.setattr(embed.segmenter, "load", lambda path: embedder.model)
-    with pytest.raises(UserError, match="segmented by another detector"):
-        embed.check_detector(db, "other")
-    (db / segment.ORIGIN).write_text(json.dumps({"model": gallery.fingerprint(embedder.model)}))
-    embed.check_detector(db, "same")
+def test_queries_are_found_by_the_detector_of_the_database(db, embedder, monkeypatch, tmp_path):
+    """segmented.json names it; one that has changed, or is gone, is an error that says what to do."""
+    opened = []
+    monkeypatch.setattr(garments.segmenter, "load", lambda path: opened.append(path) or embedder.model)
+    assert garments.open_detector(db) is None and opened == []  # a database that does not say
+    with pytest.raises(UserError, match=r"named: is not the detector that segmented .* --detector=none"):
+        garments.open_detector(db, "named")
+    origin = {"model": gallery.fingerprint(embedder.model), "checkpoint": str(tmp_path)}
+    (db / segment.ORIGIN).write_text(json.dumps(origin))
+    assert garments.open_detector(db) is embedder.model and opened[-1] == str(tmp_path)
+    assert garments.open_detector(db, "named") is embedder.model and opened[-1] == "named"
+    (db / segment.ORIGIN).write_text(json.dumps(origin | {"checkpoint": str(tmp_path / "gone")}))
+    with pytest.raises(UserError, match=r"was segmented by .*gone, which is gone; --detector=DIR"):
+        garments.open_detector(db)

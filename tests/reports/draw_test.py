@@ -75,6 +75,21 @@ def test_boxes_follow_their_edges():
     assert len(pixels(labelled, draw.PALETTE[0])) > len(found)
 
 
+def test_labels_are_whole_and_apart():
+    """Inside the image wherever their box is, below each other where two boxes share a corner."""
+
+    def letters(corners):
+        labels = ["Coat 0.9"] * len(corners)
+        return len(pixels(draw.boxes(GRAY, np.array(corners), labels, [draw.PREDICTION]), draw.INK, 60))
+
+    one = letters([[5, 40, 95, 160]])
+    assert letters([[90, 40, 99, 160]]) == pytest.approx(one, rel=0.2)
+    assert letters([[5, 190, 95, 199]]) == pytest.approx(one, rel=0.2)
+    assert letters([[5, 40, 95, 160]] * 3) == pytest.approx(3 * one, rel=0.2)
+    long = draw.boxes(GRAY, np.array([[5, 40, 95, 160]]), ["long sleeve outwear 0.9"])
+    assert len(pixels(long[:, :8], draw.PALETTE[0])) and not len(pixels(long[:, -2:], draw.INK, 60))
+
+
 def test_caption_bars_are_proportional_to_scores():
     picture = draw.caption(GRAY, ["Tee", "Skirt", "no score"], [1.0, 0.5, None])
     assert picture.shape[1] == 100 and picture.shape[0] > 230
