@@ -35,6 +35,18 @@ def test_grid_order_is_row_column_ratio():
     np.testing.assert_array_equal(grid[10], [-16, -12, 16, 20])  # one row on
 
 
+def test_grid_equals_a_loop():
+    cell = anchors.legacy_cell_anchors(8, ratios=(0.5, 2.0))
+    expected = [
+        [x1 + 8 * column, y1 + 8 * row, x2 + 8 * column, y2 + 8 * row]
+        for row in range(5)
+        for column in range(4)
+        for x1, y1, x2, y2 in cell
+    ]
+    np.testing.assert_array_equal(anchors.grid(cell, 5, 4, 8), expected)
+    assert anchors.grid(cell, 0, 4, 8).shape == (0, 4)
+
+
 def test_inside():
     anchor = np.array([[0, 0, 9, 9], [-1, 0, 5, 5], [0, 0, 10, 5], [0, 0, 9, 8]])
     assert anchors.inside(anchor, (9, 10)).tolist() == [False, False, False, True]

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from close import assert_rounded
+from close import assert_rounded, rounding
 
 from fashionjax.ops import boxes
 
@@ -61,6 +61,49 @@ def test_coding_by_hand():
     wide = jnp.array([0.0, 0, 20, 10])
     got = boxes.encode(jnp.array([0.0, 0, 10, 10]), wide, (1, 1, 1, 2))
     assert_rounded(got, [0.5, 0, np.log(2), 0], operations=16, scale=1)
+
+
+def naive_encode(anchor, target, weights, plus):
+    """One pair of boxes, in float64."""
+    (ax1, ay1, ax2, ay2), (tx1, ty1, tx2, ty2) = anchor, target
+    aw, ah, tw, th = (max(side + plus, 1e-6) for side in (ax2 - ax1, ay2 - ay1, tx2 - tx1, ty2 - ty1))
+    shift = (((tx1 + tx2) - (ax1 + ax2)) / 2 / aw, ((ty1 + ty2) - (ay1 + ay2)) / 2 / ah)
+    return [w * x for w, x in zip(weights, (*shift, np.log(tw / aw), np.log(th / ah)), strict=True)]
+
+
+def naive_decode(anchor, delta, weights, plus):
+    """One box: mmdetection 1.x's delta2bbox where plus is 1, detectron2's Box2BoxTransform where it is 0."""
+    (x1, y1, x2, y2), (dx, dy, dw, dh) = anchor, (d / w for d, w in zip(delta, weights, strict=True))
+    w, h, most = x2 - x1 + plus, y2 - y1 + plus, np.log(1000 / 16)
+    least = -most if plus else -np.inf
+    cx, cy = ((x1 + x2) / 2, (y1 + y2) / 2) if plus else (x1 + w / 2, y1 + h / 2)
+    cx, cy = cx + dx * w, cy + dy * h
+    w, h = w * np.exp(np.clip(dw, least, most)), h * np.exp(np.clip(dh, least, most))
+    return [cx - w / 2 + plus / 2, cy - h / 2 + plus / 2, cx + w / 2 - plus / 2, cy + h / 2 - plus / 2]
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_coding_equals_a_loop(legacy):
+    """Random boxes, and degenerate ones, which give finite numbers."""
+    weights = (10.0, 10.0, 5.0, 5.0)
+    anchor = np.concatenate([random_boxes(20, 3), DEGENERATE])
+    target = np.concatenate([random_boxes(20, 4), DEGENERATE[::-1]])
+    delta = np.asarray(boxes.encode(jnp.asarray(anchor), jnp.asarray(target), weights, legacy))
+    pairs = zip(anchor.astype(np.float64), target.astype(np.float64), strict=True)
+    expected = np.array([naive_encode(a, t, weights, float(legacy)) for a, t in pairs])
+    assert np.isfinite(delta).all()
+    # corners of up to 100 px, their sides relative to the anchor's, which may be small
+    side = np.maximum(anchor[:, 2:] - anchor[:, :2] + legacy, 1e-6)
+    bound = rounding(16, 100) * 10 / np.minimum(side.min(axis=1), 1)[:, None]
+    bound = bound + rounding(8, np.abs(expected))
+    assert (np.abs(delta - expected) <= bound).all()
+
+    delta = np.random.default_rng(5).normal(0, 8, anchor.shape).astype(np.float32)
+    got = np.asarray(boxes.decode(jnp.asarray(anchor), jnp.asarray(delta), weights, legacy))
+    pairs = zip(anchor.astype(np.float64), delta.astype(np.float64), strict=True)
+    expected = np.array([naive_decode(a, d, weights, float(legacy)) for a, d in pairs])
+    bound = rounding(32, np.maximum(np.abs(expected).max(axis=1, keepdims=True), 100))
+    assert (np.abs(got - expected) <= bound).all()
 
 
 @pytest.mark.parametrize("legacy", [False, True])

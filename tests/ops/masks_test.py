@@ -9,6 +9,7 @@ from pycocotools import mask as reference
 
 from fashionjax.data import masks as host
 from fashionjax.ops import masks as ops
+from fashionjax.ops.roi_align import roi_align
 
 rasterize = jax.jit(jax.vmap(lambda r, l: ops.rasterize(r, l, height=28, width=28)))
 
@@ -84,6 +85,49 @@ def test_bitmap_targets():
     # rows 2..8, of which 8 is not set: at 2.375, 4.125, 5.875, 7.625
     np.testing.assert_array_equal(got[1], np.array([[0, 0, 1, 1]] * 3 + [[0] * 4], bool))
     assert got[4].all()  # the pixel (5, 5) alone
+
+
+def naive_legacy_target(mask, box, size):
+    """mmdetection 1.x: the crop of the truncated box, resized by OpenCV's rule -> values before rounding."""
+    x1, y1, x2, y2 = np.trunc(box).astype(int)
+    rows = slice(max(y1, 0), max(y1 + max(y2 - y1 + 1, 1), 0))
+    columns = slice(max(x1, 0), max(x1 + max(x2 - x1 + 1, 1), 0))
+    crop, value = mask[rows, columns].astype(np.float64), np.zeros((size, size))
+    if not crop.size:
+        return value
+    for p in range(size):
+        for q in range(size):
+            y = np.clip((p + 0.5) * crop.shape[0] / size - 0.5, 0, crop.shape[0] - 1)
+            x = np.clip((q + 0.5) * crop.shape[1] / size - 0.5, 0, crop.shape[1] - 1)
+            window = crop[int(y) : int(y) + 2, int(x) : int(x) + 2]
+            weight_y = np.array([1 - y % 1, y % 1])[: window.shape[0]]
+            weight_x = np.array([1 - x % 1, x % 1])[: window.shape[1]]
+            value[p, q] = weight_y @ window @ weight_x
+    return value
+
+
+@pytest.mark.slow
+def test_bitmap_targets_equal_a_loop():
+    """Random masks and boxes: usual ones, identical, empty, turned over, partly and wholly outside."""
+    rng = np.random.default_rng(3)
+    mask = rng.random((3, 20, 24)) < 0.5
+    corner = rng.uniform(-4, 20, (24, 2))
+    box = np.concatenate([corner, corner + rng.uniform(0.5, 16, (24, 2))], axis=1)
+    odd = [[3, 3, 3, 3], [9, 9, 5, 5], [-30, -30, -20, -20], [40, 40, 50, 50], [-9, -9, 40, 40], box[0]]
+    box = np.concatenate([box, odd]).astype(np.float32)
+    instance = rng.integers(0, 3, len(box))
+    modern = jax.jit(lambda m, i, b: ops.bitmap_targets(m, i, b, size=5))(mask, instance, box)
+    legacy = jax.jit(lambda m, i, b: ops.legacy_bitmap_targets(m, i, b, size=5))(mask, instance, box)
+    pool = jax.jit(lambda m, b: roi_align(m, b, size=5, stride=1.0))
+    for n, image in enumerate(instance):
+        # RoIAlign of one channel, which equals its definition (roi_align_test.py)
+        value = np.asarray(pool(mask[image, :, :, None].astype(np.float32), box[n : n + 1]))[0, :, :, 0]
+        sure = np.abs(value - 0.5) > rounding(64, 24)
+        np.testing.assert_array_equal(np.asarray(modern[n])[sure], (value >= 0.5)[sure])
+        value = naive_legacy_target(mask[image], box[n], 5)
+        sure = np.abs(value - 0.5) > rounding(32, 24)
+        np.testing.assert_array_equal(np.asarray(legacy[n])[sure], (value >= 0.5)[sure])
+    assert not modern[24:28].any() and not legacy[26:28].any()
 
 
 def test_paste_equals_the_host():
