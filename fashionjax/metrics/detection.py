@@ -200,15 +200,13 @@ class CocoEvaluator:
         A figure without an object (a size that does not occur) is left out. Images without objects count:
         their detections are false positives. A split without any object is a UserError.
         """
-        figures = {}
-        for kind, evaluation in self._evaluate().items():
-            stats = _summary(evaluation)
-            figures |= {
-                f"standard/{kind}_{name}": float(stats[place])
-                for name, (place, _) in FIGURES.items()
-                if stats[place] > -1
-            }
-        return figures
+        stats = {kind: _summary(evaluation) for kind, evaluation in self._evaluate().items()}
+        return {
+            f"standard/{kind}_{name}": float(values[place])
+            for name, (place, _) in FIGURES.items()
+            for kind, values in stats.items()
+            if values[place] > -1
+        }
 
     def curves(self, kind: str = "box") -> Curves:
         """Precision over recall at every IoU threshold, all sizes, at most 100 detections per image."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,18 @@ from fashionjax.reports.panels import Bars, Curve, Panel, Table, Tiles
 from fashionjax.results import Instance, Segmentation
 from fashionjax.task import PhotoResults, Seen
 
-SHOWN, SIDE = 12, 360  # images that are drawn, their longer side in pixels
+SHOWN, SIDE, GAP = 12, 360, 6  # images that are drawn; pixels: their longer side, between the two of a pair
 SCORE = 0.3  # detections that are drawn
 THRESHOLDS = (0.5, 0.75, 0.9)  # IoU of the curves
 KINDS = {"box": "boxes", "mask": "masks"}
+COLUMNS = {
+    "AP": "ap",
+    "AP50": "ap50",
+    "AP75": "ap75",
+    "APs": "ap_small",
+    "APm": "ap_medium",
+    "APl": "ap_large",
+}
 
 
 class DetectionReport:
@@ -33,7 +41,7 @@ class DetectionReport:
     def panels(self) -> list[Panel]:
         evaluator = self.metrics.evaluator
         kinds = tuple(evaluator.streams)
-        result: list[Panel] = [self._images()]
+        result: list[Panel] = [self._images(), summary(kinds, self.metrics.result())]
         for kind in kinds:
             result.append(precision_recall(kind, evaluator.curves(kind)))
         rows = evaluator.per_category()
@@ -71,13 +79,24 @@ class DetectionReport:
             rle = None if found.rle is None else [mask for mask, kept in zip(found.rle, best) if kept]
             boxes, category, score = (found.box * scale)[best], found.category[best], found.score[best]
             right = draw_instances.instances(image, boxes, category, names, rle, score, SIDE)
-            tiles.append((np.concatenate([left, right], axis=1), truth.image_id))
+            gap = np.full((left.shape[0], GAP, 3), 255, np.uint8)
+            tiles.append((np.concatenate([left, gap, right], axis=1), truth.image_id))
         return Tiles(
             "Instances",
             f"Left the annotation, right what was found with a score of {SCORE} or more. Evenly spread over "
             "the split, not chosen.",
             tiles,
         )
+
+
+def summary(kinds: Sequence[str], metrics: Mapping[str, float]) -> Table:
+    """The six APs in percent, in the columns of detectron2's tables and of the published ones."""
+    figures = [[metrics.get(f"standard/{kind}_{name}") for name in COLUMNS.values()] for kind in kinds]
+    rows = [
+        [KINDS[kind], *(None if value is None else 100 * value for value in values)]
+        for kind, values in zip(kinds, figures, strict=True)
+    ]
+    return Table("AP (%)", ["instances", *COLUMNS], rows)
 
 
 def _row(row: dict, kinds: Sequence[str]) -> list:

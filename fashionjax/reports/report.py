@@ -32,6 +32,7 @@ PACKAGE = Path(__file__).parents[1]
 REQUIRED = ("label", "dataset", "split", "n", "metrics")
 EVERY_CELL = 60  # categories up to which the empty cells of a confusion matrix are drawn, too
 BARS_SHOWN = 40  # further ones are folded away
+BROAD = 1.6  # tiles so many times wider than high get more room
 
 # matplotlib draws with these; the page swaps them for its own variables, which follow light and dark
 THEME = {
@@ -158,6 +159,8 @@ def _view(panel: Panel) -> dict:
         case Confusion():
             return view | {"svg": Markup(confusion_svg(panel)), "size": len(panel.names)}
         case Tiles():
+            broad = sum(image.shape[1] > BROAD * image.shape[0] for image, _ in panel.tiles)
+            view["broad"] = 2 * broad > len(panel.tiles)
             return view | {"tiles": [(data_uri(image), text) for image, text in panel.tiles]}
         case Table():
             return view | {"columns": panel.columns, "rows": panel.rows}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fashionjax.data.detections import cutout, found_in, on_white
+from fashionjax.reports.detection import DetectionReport
 from fashionjax.task import Context
 from fashionjax.tasks.detection.metrics import RESULTS_FILE, DetectionMetrics
 
@@ -137,6 +138,35 @@ def test_cutouts_hold_the_mask_as_alpha():
     np.testing.assert_array_equal(cut[..., :3], image[rows, columns])
     assert (on_white(cut)[~inside] == 255).all() and (on_white(cut)[inside] == cut[inside][:, :3]).all()
     assert cutout(image, {"size": [32, 24], "counts": [32 * 24]}) is None
+
+
+def test_report_shows_tables_curves_and_pairs_of_images(tmp_path):
+    """One of the three objects is missed; the second category has one object, the third none."""
+    context = Context(
+        record=record, size=3, out=tmp_path, image=lambda index: np.zeros((32, 24, 3), np.uint8)
+    )
+    metrics = DetectionMetrics(["a", "b", "c"], context, truth=TRUTH)
+    report = DetectionReport(context, metrics)
+    metrics.update(*stream((BOXES[0], [], [])))
+    measured = metrics.result()
+    panels = {panel.title: panel for panel in report.panels()}
+    assert list(measured)[:2] == ["standard/box_ap", "standard/mask_ap"]  # what the page is headed by
+    summary = panels["AP (%)"]
+    assert [row[0] for row in summary.rows] == ["boxes", "masks"]
+    assert summary.rows[0][1] == 100 * measured["standard/box_ap"] and summary.rows[0][-1] is None
+    # of category a one of two is found: precision 1 up to a recall of 1/2, 51 of 101 points; of b all
+    assert summary.rows[0][1] == pytest.approx(100 * (51 / 101 + 1) / 2)
+    table = {row[0]: row[1:] for row in panels["AP per category"].rows}
+    assert [table[name][0] for name in "abc"] == [2, 1, 0] and table["c"][1:] == [None, None]
+    assert table["b"][1:] == [pytest.approx(100)] * 2
+    recall, precision = panels["Precision and recall: boxes"].series["IoU 0.50"]
+    assert [precision[0], precision[-1], recall[-1]] == pytest.approx([1, 1 / 2, 1])
+    tiles = panels["Instances"].tiles
+    assert [text for _, text in tiles] == ["0.jpg", "1.jpg", "2.jpg"]
+    left, right = tiles[0][0][:, :270], tiles[0][0][:, 276:]
+    assert tiles[0][0].shape == (360, 546, 3) and left.any() and right.any()
+    assert not tiles[1][0][:, 276:].any() and not tiles[2][0][:, :270].any()  # nothing found, nothing there
+    assert report.artifacts() == [tmp_path / RESULTS_FILE]
 
 
 def test_300_objects_and_no_detection(tmp_path):

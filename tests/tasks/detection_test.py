@@ -100,6 +100,7 @@ def test_evaluation_writes_page_and_results(run, tmp_path):
     result = evaluate.evaluate(run[1], "", tmp_path)
     assert result["n"] == 8 and result["label"] == "synthetic"
     page = json.loads((tmp_path / "report.json").read_text())
+    assert page["tables"]["AP (%)"]["columns"] == ["instances", "AP", "AP50", "AP75", "APs", "APm", "APl"]
     assert {"AP per category", "Precision and recall: boxes", "Precision and recall: masks"} <= set(
         page["tables"]
     )
