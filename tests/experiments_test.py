@@ -4,6 +4,7 @@ trains, and retrieval and outfits are evaluated with their grids, matches and qu
 import importlib
 import itertools
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 from commands import run
 from ml_collections import ConfigDict
 
+from experiments import cgd
 from fashionjax import evaluate, quirks, tasks, train
 from fashionjax.data import builders
 from fashionjax.task import AXIS
@@ -210,6 +212,20 @@ def test_wrong_arguments_are_reported(name):
         system(name).get_config("bacbone=vgg16")
     with pytest.raises(ValueError, match="there are"):
         system(name).get_config("backbone=alexnet")
+
+
+def test_every_experiment_has_a_model_card():
+    docs = Path(cgd.__file__).parents[1] / "docs"
+    text = "\n".join(file.read_text() for file in docs.glob("*.md"))
+    for name in (*EVERY, "demo"):
+        cards = re.findall(
+            rf"^#+ (?:Model card: )?experiments/{name}\.py\n\n(.*?)\n\n", text + "\n\n", re.M | re.S
+        )
+        assert len(cards) == 1, name
+        lines = [line.split("|")[1].strip() for line in cards[0].splitlines()]
+        assert {"model", "for", "data", "training", "published", "measured here", "limits"} <= set(lines), (
+            name
+        )
 
 
 def test_every_field_can_be_set_from_the_command_line():

@@ -2,6 +2,7 @@
 
     fashionjax recommend look.jpg --database=garments --category=skirt --top=10 --out=page
     fashionjax recommend look.jpg --database=garments --complement=jacket --top=5
+    fashionjax recommend --database=garments --garment=skirt --complement=outer --top=5 --out=page
     fashionjax recommend --database=garments --queries=test_garments --out=report
 
 One JSON object a line on standard output, best first: {"rank", "id", "pair_id", "category", "score"}, score
@@ -9,9 +10,11 @@ being the cosine similarity; with several photos each line has "image" too. Of e
 nearest garment is listed. With --category the photo's best garment of that category is compared with the
 database's; without it the photo's best garment, with those of its category. --complement takes the best
 garment of another group (upper, lower, outer) than the wanted category's, looks for photos that show
-something like it together with the wanted category, and lists what they show of that.
+something like it together with the wanted category, and lists what they show of that; a group may be wanted,
+too. With --garment a garment of the database asks in place of a photo's, named by its id or drawn from a
+category; it is compared with those of other pairs, and no model is needed.
 
-Without a photo the database is evaluated: every garment of --queries (or of the database itself, against the
+Without either the database is evaluated: every garment of --queries (or of the database itself, against the
 other photos) asks for garments of its category; recall, hit and MRR at 1, 2, 5, 10 and 20 as published and
 standard, in report.json and report.html of --out.
 """
@@ -22,9 +25,9 @@ import functools
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -34,97 +37,13 @@ from fashionjax.data import photo
 from fashionjax.errors import UserError
 from fashionjax.gallery import embed as gallery
 from fashionjax.inference import photos, segmenter
+from fashionjax.recommend import answers, evaluation, garments, page, response, rules
 from fashionjax.recommend import database as features
-from fashionjax.recommend import evaluation, garments, page, response, rules
+from fashionjax.recommend.answers import Answer, Asked
 from fashionjax.recommend.database import Database
 from fashionjax.runtime import parallel
 
 NO_DETECTOR = "none"  # --detector
-
-
-class Asked(NamedTuple):
-    """What is wanted; groups of categories, the quirks that are on, whether features are whitened."""
-
-    category: str
-    complement: str
-    color: str
-    style: str
-    top: int
-    groups: Mapping[str, Sequence[str]]
-    quirks: tuple[str, ...]
-    whiten: bool
-
-
-class Answer(NamedTuple):
-    """A photo's lines, with what the page shows of it."""
-
-    entry: garments.Entry
-    asked: int  # the garment of the photo that was compared
-    hits: list[rules.Hit]
-    lines: list[dict[str, Any]]
-
-
-def answer(
-    entry: garments.Entry, asked: Asked, found: Database, embedding: np.ndarray, embedder: garments.Embedder
-) -> Answer:
-    """The photo's garments → what is recommended. `embedding` [g d] is what the garments of the database are
-    compared by."""
-    known = sorted({garment.category for garment in found.garments})
-    own = [garment["category"] for garment in entry.objects]
-    if asked.complement:
-        target = rules.category_named(asked.complement, known)
-        place = rules.query_of(own, target, asked.groups)
-        query = query_features(entry, place, asked, found, embedder)
-        hits = rules.complements(
-            query,
-            own[place],
-            target,
-            embedding,
-            found.garments,
-            asked.top,
-            color=asked.color,
-            style=asked.style,
-            search_all="k6_complement_searches_all" in asked.quirks,
-        )
-    else:
-        category = rules.category_named(asked.category, known) if asked.category else None
-        place = query_place(entry, category)
-        query = query_features(entry, place, asked, found, embedder)
-        hits = rules.similar(query, embedding, found.garments, category or own[place] or None, asked.top)
-        if not hits:
-            raise UserError(f"the database has no garment of the category {own[place]!r}: {', '.join(known)}")
-    lines = []
-    for rank, hit in enumerate(hits, 1):
-        shown = found.garments[hit.shown]
-        lines.append({"rank": rank, "id": shown.id, "pair_id": shown.pair_id, "category": shown.category,
-                      "score": round(hit.score, 6)})  # fmt: skip
-    return Answer(entry, place, hits, lines)
-
-
-def query_place(entry: garments.Entry, category: str | None) -> int:
-    """The photo's best garment of a category, or its best; UserError that lists what it shows."""
-    own = [garment["category"] for garment in entry.objects]
-    if not own:
-        raise UserError(f"{entry.image}: no garment was found; lower --score, or use a better detector")
-    if category is None or own == [""]:
-        return 0
-    if category not in own:
-        raise UserError(
-            f"{entry.image}: shows {', '.join(dict.fromkeys(own))} and no {category}; "
-            f"--complement={category} recommends what goes with it"
-        )
-    return own.index(category)
-
-
-def query_features(entry, place: int, asked: Asked, found: Database, embedder) -> np.ndarray:
-    """The garment's embedding [d], whitened where asked; under quirk K1 still its own, as upstream's."""
-    (rows,) = garments.embedded([entry], embedder)
-    if isinstance(rows, UserError):
-        raise rows
-    query = rows[place]
-    if query.shape[0] != found.embedding.shape[1]:
-        raise UserError(f"the model gives {query.shape[0]} values, the database {found.embedding.shape[1]}")
-    return features.whitened(found, query[None])[0] if asked.whiten else query
 
 
 def open_models(found: Database, args) -> tuple[garments.Embedder, Any]:
@@ -148,20 +67,53 @@ def open_models(found: Database, args) -> tuple[garments.Embedder, Any]:
     return embedder, detector
 
 
-def show(answers: Sequence[Answer], found: Database, out: Path, words: list[str], notes: list[str]) -> None:
+def ask_photos(
+    paths: Sequence[str], asked: Asked, found: Database, embedding: np.ndarray, args
+) -> tuple[list[Answer], list[UserError]]:
+    """Prints the lines of each photo; → what was answered, and what was wrong with the others."""
+    embedder, detector = open_models(found, args)
+    score = segment.read_origin(found.folder).get("score", 0.5) if args.score is None else args.score
+    given, failed = [], []
+    for path in paths:
+        try:
+            entry = garments.found_in(path, embedder, detector, score)
+            answer = answers.of_photo(entry, asked, found, embedding, embedder)
+        except UserError as error:
+            failed.append(error)
+            print(f"error: {path}: {error}".replace(f"{path}: {path}:", f"{path}:"), file=sys.stderr)
+            if args.response:
+                response.write(Path(args.response), path, error=error)
+            continue
+        given.append(answer)
+        print_lines(answer.lines if len(paths) == 1 else [{"image": path} | line for line in answer.lines])
+        if args.response:
+            response.write(Path(args.response), path, lines=answer.lines, root=found.folder)
+    return given, failed
+
+
+def print_lines(lines: Iterable[dict[str, Any]]) -> None:
+    for line in lines:
+        print(json.dumps(line, ensure_ascii=False), flush=True)
+
+
+def show(given: Sequence[Answer], found: Database, out: Path, words: list[str], notes: list[str]) -> None:
     """OUT/recommendations.html, and recommendations.json with the same lines."""
     image_of = functools.lru_cache(maxsize=64)(photo.read_photo)
     shown = []
-    for each in answers:
-        image = photo.read_photo(each.entry.image)
+    for each in given:
+        entry = each.entry
+        if each.garment is None:
+            image = photo.read_photo(entry.image)
+            cut = garments.cut(image, entry.objects[each.asked])
+        else:  # photos of a database may be gone
+            image = photo.read_photo(entry.image) if Path(entry.image).is_file() else None
+            cut = features.picture(found, image_of, each.garment)
         pictures = [features.picture(found, image_of, found.garments[hit.shown]) for hit in each.hits]
-        garment = garments.cut(image, each.entry.objects[each.asked])
-        shown.append(page.Shown(each.entry.image, image, each.entry.objects, each.asked, garment, each.lines,
-                                pictures))  # fmt: skip
+        shown.append(page.Shown(entry.image, image, entry.objects, each.asked, cut, each.lines, pictures))
     command = shlex.join(["fashionjax", "recommend", *sys.argv[1:]])
     files.write_text(out / "recommendations.html", page.render(shown, words, notes, command))
     twin = [{"image": each.entry.image, "query": each.entry.objects[each.asked]["category"],
-             "matches": each.lines} for each in answers]  # fmt: skip
+             "matches": each.lines} for each in given]  # fmt: skip
     files.write_text(out / "recommendations.json", json.dumps(twin, indent=1, ensure_ascii=False) + "\n")
     print(f"page: {out / 'recommendations.html'}", file=sys.stderr)
 
@@ -169,7 +121,13 @@ def show(answers: Sequence[Answer], found: Database, out: Path, words: list[str]
 def add_flags() -> None:
     flags.DEFINE_string("database", None, "folder that `fashionjax embed` wrote features into")
     flags.DEFINE_string("category", "", "category of the garments that are searched")
-    flags.DEFINE_string("complement", "", "category of garments that go with one of the photo")
+    flags.DEFINE_string("complement", "", "category or group of garments that go with one of the photo")
+    flags.DEFINE_string(
+        "garment",
+        "",
+        "instead of a photo: a garment of the database by its id, or a category to draw one from",
+    )
+    flags.DEFINE_integer("seed", 0, "of the draw of --garment=CATEGORY")
     flags.DEFINE_string("color", "", "color that a complement must have (column of --pairs)")
     flags.DEFINE_string("style", "", "style that a complement must have")
     flags.DEFINE_integer("top", 10, "recommendations of each photo", lower_bound=1)
@@ -193,47 +151,48 @@ def add_flags() -> None:
     flags.FLAGS.set_gnu_getopt(True)  # photos may stand before the flags
 
 
-def main(argv: list[str]) -> int:
-    args = flags.FLAGS
-    paths = photos.expand(argv[1:])
+def check_flags(args, paths: Sequence[str]) -> None:
+    """UserError for flags that do not go together."""
     if args.category and args.complement:
         raise UserError("give --category or --complement, not both")
     if (args.color or args.style) and not args.complement:
         raise UserError("--color and --style narrow a --complement")
-    if not paths and not args.out:
+    if args.garment and (paths or args.category or args.queries or args.response):
+        raise UserError(
+            "--garment asks in place of a photo; photos, --category, --queries and --response do not apply"
+        )
+    if args.queries and paths:
+        raise UserError("--queries evaluates the database; give photos or --queries, not both")
+    if not paths and not args.garment and not args.out:
         raise UserError("no photo given: recommend IMG… --database=DIR; an evaluation needs --out=DIR")
+
+
+def main(argv: list[str]) -> int:
+    args = flags.FLAGS
+    paths = photos.expand(argv[1:])
+    check_flags(args, paths)
     found = features.read(args.database)
     embedding = features.whitened(found, found.embedding) if args.pca else found.embedding
-    if not paths:
+    if not paths and not args.garment:
         return evaluation.run(found, embedding, args.queries, args.pca, cli.make_folder(args.out, "--out"))
     names = quirks.of_flag([*found.origin.get("quirks", ()), *args.quirks], "recommendation")
     groups = rules.read_groups(args.groups) if args.groups else rules.GROUPS
     asked = Asked(args.category, args.complement, args.color, args.style, args.top, groups, names, args.pca)
-    parallel.use_compilation_cache()
-    embedder, detector = open_models(found, args)
-    score = segment.read_origin(found.folder).get("score", 0.5) if args.score is None else args.score
-    answers, failed = [], []
-    for path in paths:
-        try:
-            entry = garments.found_in(path, embedder, detector, score)
-            each = answer(entry, asked, found, embedding, embedder)
-        except UserError as error:
-            failed.append(error)
-            print(f"error: {path}: {error}".replace(f"{path}: {path}:", f"{path}:"), file=sys.stderr)
-            if args.response:
-                response.write(Path(args.response), path, error=error)
-            continue
-        answers.append(each)
-        for line in each.lines:
-            told = line if len(paths) == 1 else {"image": path} | line
-            print(json.dumps(told, ensure_ascii=False), flush=True)
-        if args.response:
-            response.write(Path(args.response), path, lines=each.lines, root=found.folder)
-    if args.out and answers:
-        what = f"complements of the category {args.complement}" if args.complement else "similar garments"
-        words = [f"{len(answers)} photos, {what}, among {len(found.garments):,} garments of {found.folder}: "
+    if args.garment:
+        row = answers.choose_garment(args.garment, args.seed, asked, found)
+        given, failed = [answers.of_garment(row, asked, found, embedding)], []
+        who = f"{found.garments[row].id} of the database"
+        print(f"query: {who}", file=sys.stderr)
+        print_lines(given[0].lines)
+    else:
+        parallel.use_compilation_cache()
+        given, failed = ask_photos(paths, asked, found, embedding, args)
+        who = f"{len(given)} photos"
+    if args.out and given:
+        what = f"complements: {args.complement}" if args.complement else "similar garments"
+        words = [f"{who}, {what}, among {len(found.garments):,} garments of {found.folder}: "
                  "cosine similarity, highest first, one garment of each product."]  # fmt: skip
-        show(answers, found, cli.make_folder(args.out, "--out"), words, [str(error) for error in failed])
+        show(given, found, cli.make_folder(args.out, "--out"), words, [str(error) for error in failed])
     return 1 if failed else 0
 
 

@@ -16,13 +16,14 @@ SIDE = 240  # longer side of an image on the page
 
 class Shown(NamedTuple):
     """A query: photo u8 [h w 3] with its `objects` (as index.jsonl lists them), the garment that is asked
-    with (its place among them and its picture), and the lines that were printed with a picture each."""
+    with (its place among them and its picture), and the lines that were printed with a picture each. None:
+    an image that is gone."""
 
     path: str
-    image: np.ndarray
+    image: np.ndarray | None
     objects: Sequence[Mapping[str, Any]]
     asked: int
-    garment: np.ndarray
+    garment: np.ndarray | None
     lines: Sequence[Mapping[str, Any]]
     pictures: Sequence[np.ndarray | None]
 
@@ -33,15 +34,12 @@ def render(shown: Sequence[Shown], words: Sequence[str], notes: Sequence[str] = 
         "recommend/page.html.jinja",
         queries=[
             {
-                "photo": report.data_uri(drawn(query)),
+                "photo": None if query.image is None else report.data_uri(drawn(query)),
                 "path": query.path,
-                "garment": report.data_uri(photo.display(query.garment, SIDE)),
+                "garment": _source(query.garment),
                 "category": query.objects[query.asked]["category"],
                 "matches": [
-                    {
-                        **line,
-                        "source": None if picture is None else report.data_uri(photo.display(picture, SIDE)),
-                    }
+                    {**line, "source": _source(picture)}
                     for line, picture in zip(query.lines, query.pictures, strict=True)
                 ],
             }
@@ -51,6 +49,10 @@ def render(shown: Sequence[Shown], words: Sequence[str], notes: Sequence[str] = 
         notes=notes,
         command=command,
     )
+
+
+def _source(image: np.ndarray | None) -> str | None:
+    return None if image is None else report.data_uri(photo.display(image, SIDE))
 
 
 def drawn(query: Shown) -> np.ndarray:

@@ -101,13 +101,36 @@ def category_named(name: str, known: Sequence[str]) -> str:
     return english
 
 
+def wanted_of(
+    name: str, known: Sequence[str], groups: Mapping[str, Sequence[str]] = GROUPS
+) -> tuple[str, tuple[str, ...]]:
+    """What --complement names, a category of the database or a group → (group, the categories wanted)."""
+    if name in groups:
+        return name, tuple(groups[name])
+    category = category_named(name, known)
+    group = group_of(category, groups)
+    if group is None:
+        raise NoAnswer("FAIL_005", f"category {category!r} is in no group; --groups=FILE names the groups")
+    return group, (category,)
+
+
 # ------------------------------------------------------------------------------ the same category
 def similar(
-    query: np.ndarray, embedding: np.ndarray, garments: Sequence[Garment], category: str | None, top: int
+    query: np.ndarray,
+    embedding: np.ndarray,
+    garments: Sequence[Garment],
+    category: str | None,
+    top: int,
+    *,
+    other_than: str | None = None,
 ) -> list[Hit]:
     """query [d], embedding [g d] of the garments → the `top` nearest of a category (None: of all), of each
-    pair the nearest."""
-    rows = [row for row, garment in enumerate(garments) if category in (None, garment.category)]
+    pair the nearest, without those of the pair `other_than`."""
+    rows = [
+        row
+        for row, garment in enumerate(garments)
+        if category in (None, garment.category) and garment.pair_id != other_than
+    ]
     return _nearest(query, embedding, garments, rows, top)
 
 
@@ -128,12 +151,9 @@ def _nearest(query, embedding, garments, rows: Sequence[int], top: int) -> list[
 
 
 # ------------------------------------------------------------------------------ what goes with a garment
-def query_of(found: Sequence[str], target: str, groups: Mapping[str, Sequence[str]] = GROUPS) -> int:
-    """Categories of the garments found in a photo, best first, and the category that is wanted → the first
-    garment of another group than the wanted one's."""
-    own = group_of(target, groups)
-    if own is None:
-        raise NoAnswer("FAIL_005", f"category {target!r} is in no group; --groups=FILE names the groups")
+def query_of(found: Sequence[str], own: str, groups: Mapping[str, Sequence[str]] = GROUPS) -> int:
+    """Categories of the garments found in a photo, best first, and the group of what is wanted → the first
+    garment of another group."""
     if not found:
         raise NoAnswer("FAIL_003", "no garment was found in the photo")
     for place, category in enumerate(found):
@@ -141,15 +161,15 @@ def query_of(found: Sequence[str], target: str, groups: Mapping[str, Sequence[st
             return place
     raise NoAnswer(
         "FAIL_004",
-        f"the photo shows {', '.join(dict.fromkeys(found))}, and {target!r} is {own} as well: a complement "
-        "needs a garment of another group",
+        f"the photo shows {', '.join(dict.fromkeys(found))}, and what is wanted is {own} as well: a "
+        "complement needs a garment of another group",
     )
 
 
 def complements(
     query: np.ndarray,
     category: str,
-    target: str,
+    wanted: Sequence[str],
     embedding: np.ndarray,
     garments: Sequence[Garment],
     top: int,
@@ -157,30 +177,32 @@ def complements(
     color: str = "",
     style: str = "",
     search_all: bool = False,
+    other_than: str | None = None,
 ) -> list[Hit]:
-    """Garments of the category `target` worn with something like the query (of `category`): photos that show
-    both categories are compared by their garments of the query's category, and the target's best garment of
-    each photo is shown. `color` and `style` are what the target must have, where given.
+    """Garments of the categories `wanted` worn with something like the query (of `category`): photos that
+    show both are compared by their garments of the query's category, and the best wanted garment of each
+    photo is shown. `color` and `style` are what it must have, where given; pairs as for `similar`.
 
     search_all: every garment of these photos is compared with the query, whatever its category, as upstream.
     """
-    wanted: dict[str, int] = {}
+    best: dict[str, int] = {}
     for row, garment in enumerate(garments):
-        fits = garment.category == target and color in ("", garment.color) and style in ("", garment.style)
-        if fits and (garment.name not in wanted or garment.score > garments[wanted[garment.name]].score):
-            wanted[garment.name] = row
-    both = {garment.name for garment in garments if garment.category == category} & wanted.keys()
+        fits = garment.category in wanted and color in ("", garment.color) and style in ("", garment.style)
+        if fits and (garment.name not in best or garment.score > garments[best[garment.name]].score):
+            best[garment.name] = row
+    both = {garment.name for garment in garments if garment.category == category} & best.keys()
     rows = [
         row
         for row, garment in enumerate(garments)
-        if garment.name in both and (search_all or garment.category == category)
+        if garment.name in both
+        and garment.pair_id != other_than
+        and (search_all or garment.category == category)
     ]
     if not rows:
-        raise NoAnswer(
-            "FAIL_006", f"no photo of the database shows {category!r} together with such a {target!r}"
-        )
+        what = ", ".join(wanted)
+        raise NoAnswer("FAIL_006", f"no photo of the database shows {category!r} together with such a {what}")
     hits = _nearest(query, embedding, garments, rows, top)
-    return [hit._replace(shown=wanted[garments[hit.row].name]) for hit in hits]
+    return [hit._replace(shown=best[garments[hit.row].name]) for hit in hits]
 
 
 def first_box_features(

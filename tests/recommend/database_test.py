@@ -178,6 +178,16 @@ def test_from_the_command_line(db, root):
     assert page.count("data:image/jpeg;base64,") == 4 and "look_4.jpg" in page
     done = run(*recommend, "--category=hat")
     assert done.returncode == 1 and "it has coat, skirt" in done.stderr
+    done = run("recommend.__main__", f"--database={db}", "--garment=skirt", "--seed=1", "--complement=outer",
+               f"--out={db.parent / 'own'}")  # fmt: skip
+    assert done.returncode == 0 and "query: look_" in done.stderr, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    asked = json.loads((db.parent / "own/recommendations.json").read_text())[0]
+    own = asked["image"].rpartition("_")[2].split(".")[0]
+    assert {line["category"] for line in lines} == {"coat"} and asked["query"] == "skirt"
+    assert {line["pair_id"] for line in lines} == {"p0", "p1", "p2"} - {f"p{int(own) % 3}"}
+    done = run("recommend.__main__", f"--database={db}", "--garment=look_9/hat_1.png")
+    assert done.returncode == 2 and "neither the id of a garment" in done.stderr
     done = run("recommend.__main__", f"--database={db}", "--pca", f"--out={db.parent / 'report'}")
     assert done.returncode == 0, done.stderr
     report = json.loads((db.parent / "report/report.json").read_text())

@@ -58,47 +58,63 @@ def test_categories_by_name():
 
 def test_complements_are_worn_with_something_like_the_query():
     """Compared by the skirts of photos that show a coat as well; c has none, d no skirt."""
-    found = rules.complements(QUERY, "skirt", "coat", EMBEDDING, GARMENTS, 5)
+    found = rules.complements(QUERY, "skirt", ("coat",), EMBEDDING, GARMENTS, 5)
     assert ids(found) == ["a/coat_1.png", "b/coat_1.png"]
     assert found[0].score == pytest.approx(1 / np.hypot(1, 0.1), rel=1e-6)
-    blue = rules.complements(QUERY, "skirt", "coat", EMBEDDING, GARMENTS, 5, color="blue")
+    blue = rules.complements(QUERY, "skirt", ("coat",), EMBEDDING, GARMENTS, 5, color="blue")
     assert ids(blue) == ["b/coat_1.png"]
     with pytest.raises(rules.NoAnswer, match="no photo") as caught:
-        rules.complements(QUERY, "skirt", "coat", EMBEDDING, GARMENTS, 5, color="green")
+        rules.complements(QUERY, "skirt", ("coat",), EMBEDDING, GARMENTS, 5, color="green")
     assert caught.value.code == "FAIL_006"
 
 
 def test_upstream_compares_complements_by_any_garment_of_the_photo():
     query = np.asarray([0, 1], np.float32)
-    alike = rules.complements(query, "skirt", "coat", EMBEDDING, GARMENTS, 1)
-    every = rules.complements(query, "skirt", "coat", EMBEDDING, GARMENTS, 1, search_all=True)
+    alike = rules.complements(query, "skirt", ("coat",), EMBEDDING, GARMENTS, 1)
+    every = rules.complements(query, "skirt", ("coat",), EMBEDDING, GARMENTS, 1, search_all=True)
     assert (ids(alike), ids(every)) == (["b/coat_1.png"], ["a/coat_1.png"])
 
 
 @pytest.mark.parametrize(
-    "found, target, place, code",
+    "found, wanted, place, code",
     [
         (["coat", "skirt", "jean"], "jacket", 1, None),
+        (["coat", "skirt", "jean"], "outer", 1, None),
         (["coat"], "jacket", None, "FAIL_004"),
         ([], "jacket", None, "FAIL_003"),
         (["coat"], "hat", None, "FAIL_005"),
+        (["coat"], "belt", None, "FAIL_001"),
         (["hat", "jean"], "jacket", 1, None),  # a category in no group is passed over
     ],
 )
-def test_the_garment_that_a_complement_is_asked_with(found, target, place, code):
+def test_the_garment_that_a_complement_is_asked_with(found, wanted, place, code):
+    def ask():
+        return rules.query_of(found, rules.wanted_of(wanted, ["coat", "hat", "jacket"])[0])
+
     if code is None:
-        assert rules.query_of(found, target) == place
+        assert ask() == place
         return
     with pytest.raises(rules.NoAnswer) as caught:
-        rules.query_of(found, target)
+        ask()
     assert caught.value.code == code
+
+
+def test_a_group_may_be_wanted_and_own_pairs_left_out():
+    """As fashion-recommendation's demo from database to database asks (src/recommend_seg.py)."""
+    group, wanted = rules.wanted_of("outer", ["coat", "skirt"])
+    assert group == "outer" and {"coat", "jacket"} <= set(wanted)
+    found = rules.complements(QUERY, "skirt", wanted, EMBEDDING, GARMENTS, 5, other_than="1")
+    assert ids(found) == ["b/coat_1.png"]
+    assert ids(rules.similar(QUERY, EMBEDDING, GARMENTS, "skirt", 5, other_than="1")) == ["b/skirt_1.png"]
+    with pytest.raises(rules.NoAnswer, match="no photo"):
+        rules.complements(QUERY, "skirt", ("hat",), EMBEDDING, GARMENTS, 5)
 
 
 def test_groups_of_a_file(tmp_path):
     file = tmp_path / "groups.json"
     file.write_text(json.dumps({"feet": ["shoe"], "rest": ["coat"]}))
     groups = rules.read_groups(str(file))
-    assert rules.group_of("shoe", groups) == "feet" and rules.query_of(["coat", "shoe"], "coat", groups) == 1
+    assert rules.group_of("shoe", groups) == "feet" and rules.query_of(["coat", "shoe"], "rest", groups) == 1
     for content in ("[", '{"a": "b"}', "[]"):
         file.write_text(content)
         with pytest.raises(UserError, match="--groups"):
