@@ -205,8 +205,7 @@ def _visibility(config: ConfigDict, outputs: dict, batch: Batch) -> jax.Array:
 def _triplet(config: ConfigDict, outputs: dict, batch: Batch) -> jax.Array:
     """Hinge on the squared distances of unit embeddings, over the triplets whose images could all be read."""
     embedding = unit(outputs["embedding"])
-    if len(embedding) % 3:
-        raise UserError(f"per-device batch of {len(embedding)} images is not a multiple of 3 (triplets)")
+    supervised.check_triplets(len(embedding))
     loss = losses.l2_triplet(*(embedding[role::3] for role in range(3)), config.triplet_margin)
     whole = rearrange(batch["example_weight"], "(b t) -> t b", t=3).min(axis=0) > 0
     return supervised.selected_mean(loss, whole.astype(jnp.float32))

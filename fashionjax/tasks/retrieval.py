@@ -178,10 +178,7 @@ def loss_terms(config: ConfigDict, outputs: dict, batch: Batch, params: dict) ->
     every, triple = outputs | labels, None
     anchor = every
     if _in_triplets(config):
-        if len(outputs["embedding"]) % 3:
-            raise UserError(
-                f"per-device batch of {len(outputs['embedding'])} images is not a multiple of 3 (triplets)"
-            )
+        supervised.check_triplets(len(outputs["embedding"]))
         anchor = {name: value[::3] for name, value in every.items() if getattr(value, "ndim", 0)}
         anchor["example_weight"] = _weight(anchor["example_weight"] > 0)
         whole = rearrange(every["example_weight"], "(b t) -> t b", t=3).min(axis=0) > 0

@@ -252,6 +252,15 @@ def selected_mean(value: jax.Array, selected: jax.Array) -> jax.Array:
     return jnp.mean(selected * value) / jnp.maximum(share, 1e-6)
 
 
+def check_triplets(count: int) -> None:
+    """UserError unless a device's batch consists of whole triplets."""
+    if count % 3:
+        raise UserError(
+            f"per-device batch of {count} images is not a multiple of 3 (triplets); config.batch_size has to "
+            "be a multiple of 3 x devices"
+        )
+
+
 def label_names(config: ConfigDict, label: str) -> list[str]:
     """Names of a label of the config's dataset."""
     names = config.get("labels", {}).get(label)

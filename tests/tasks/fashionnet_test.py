@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from checkpoints import save_drawn
+from close import relative_rounding
 from commands import run
 from PIL import Image
 
@@ -18,6 +19,7 @@ from fashionjax.errors import UserError
 from fashionjax.gallery import collection, embed
 from fashionjax.inference import photos
 from fashionjax.runtime import checkpoint
+from fashionjax.task import AXIS
 from fashionjax.tasks import fashionnet
 
 NAMES = ["MEN/Denim", "MEN/Shorts", "WOMEN/Denim", "WOMEN/Skirts"]
@@ -197,6 +199,49 @@ def test_stages_and_upstream():
     assert literal.balance.category_weights[5] == pytest.approx(45.6, abs=0.05)  # the spec's figures
     assert literal.balance.category_weights[8] == pytest.approx(0.0997, abs=0.0001)
     assert literal.balance.category_weights[11] == 0 and len(literal.balance.category_weights) == 23
+
+
+# ------------------------------------------------------------------------------ devices
+@pytest.mark.slow
+def test_four_devices_take_the_step_of_one():
+    """Terms, gradients and statistics of 12 images, one of which could not be read, on 4 devices (a triplet
+    each, statistics of all) and on 1. Computed in float64: batch normalisation multiplies rounding."""
+    config = tiny("joint", dtype="float64")
+    config.model.sync_bn = True
+    task, rng, count = tasks.make(config), np.random.default_rng(1), 12
+    examples = [
+        task.preprocess(record(image=rng.integers(0, 256, (40, 40, 3), dtype=np.uint8), category=i % 4), None)
+        for i in range(count)
+    ]
+    batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+    valid = np.arange(count) != 5
+    batch |= {"slot": np.arange(count), "example_valid": valid}
+    batch["example_weight"] = (valid / valid.mean()).astype(np.float32)
+    with jax.enable_x64(True):
+        params, model_state = task.init(jax.random.PRNGKey(0), batch)
+
+    def step(devices):
+        by_device = jax.tree.map(lambda x: x.reshape(devices, count // devices, *x.shape[1:]), batch)
+        run = jax.value_and_grad(task.loss, has_aux=True)
+        run = jax.jit(jax.vmap(run, in_axes=(None, None, 0, None), axis_name=AXIS))
+        (_, (state, terms)), gradient = run(params, model_state, by_device, jax.random.PRNGKey(2))
+        mean = lambda tree: jax.tree.map(lambda x: np.float64(x).mean(axis=0), tree)  # noqa: E731
+        return mean(terms), np.concatenate([x.ravel() for x in jax.tree.leaves(mean((gradient, state)))])
+
+    with jax.enable_x64(True):
+        (one, moved), (four, parts) = step(1), step(4)
+    assert set(one) == {f"loss_{name}" for name in config.loss} and all(one.values())
+    bound = relative_rounding(count)  # parameters and weights of the images are float32
+    for name, value in one.items():
+        assert four[name] == pytest.approx(value, rel=bound), name
+    assert np.linalg.norm(parts - moved) <= bound * np.linalg.norm(moved)
+
+
+def test_a_device_needs_whole_triplets():
+    outputs, batch, *_ = outputs_and_batch()
+    four = {name: np.resize(value, (4, *value.shape[1:])) for name, value in (outputs | batch).items()}
+    with pytest.raises(UserError, match=r"4 images .* config.batch_size has to be a multiple of 3 x devices"):
+        fashionnet.loss_terms(tiny("joint"), four, four, {})
 
 
 # ------------------------------------------------------------------------------ three stages

@@ -14,7 +14,6 @@ from einops import rearrange
 from ml_collections import ConfigDict
 
 from fashionjax import losses, quirks
-from fashionjax.errors import UserError
 from fashionjax.ops import type_spaces
 from fashionjax.task import AXIS, Batch
 from fashionjax.tasks import supervised
@@ -41,8 +40,7 @@ class View(NamedTuple):
 
 def terms(config: ConfigDict, model, table, params, model_state, batch: Batch):
     """table: space of every two categories. -> ({term: unweighted value}, model_state)."""
-    if len(batch["image"]) % ROLES:
-        raise UserError(f"per-device batch of {len(batch['image'])} images is not a multiple of 3 (triplets)")
+    supervised.check_triplets(len(batch["image"]))
     by_role = {
         name: rearrange(batch[name], "(b t) ... -> t b ...", t=ROLES)
         for name in ("image", "text", "has_text", "category", "example_weight")

@@ -206,9 +206,7 @@ def _mirrored(batch: Batch, rng: jax.Array, probability: float) -> Batch:
 
 def _by_role(batch: Batch) -> Batch:
     """Triplets at consecutive rows → anchors, then positives, then negatives."""
-    rows = len(batch["attribute"])
-    if rows % 3:
-        raise UserError(f"per-device batch of {rows} is not a multiple of 3 (anchor, positive, negative)")
+    supervised.check_triplets(len(batch["attribute"]))
     return {name: rearrange(x, "(b t) ... -> (t b) ...", t=3) for name, x in batch.items()}
 
 
