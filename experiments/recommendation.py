@@ -13,6 +13,7 @@
 | (none) | CGD on Cascade Mask R-CNN, K-Fashion | 12.84, 57.76, 57.76; 41.61, 81.57, 63.85 |
 | `pca=true` | the same, whitened by a PCA of 256 components | 13.64, 62.22, 62.22; 44.60, 84.56, 67.92 |
 | `faithful=zoo` | the same with what upstream's code does: docs/faithful.md, K1 to K6 | |
+| `descriptors=SMG` (S mean, M maximum, G power mean 3, in any combination, as cgd.py) | none | |
 | `small=true`, `tiny=true` | none: small Mask R-CNN, synthetic instances | |
 
 Three power means (1, 2, 3) of the 7 x 7 box features, 256 values each; batch-hard triplets (margin 0.1) and
@@ -22,10 +23,12 @@ together and `sampler=shuffle` is upstream's order. Constants: src/configs.yaml,
 Donghwa-KIM/fashion-recommendation.
 """
 
-from experiments import cascade, common
+from experiments import cascade, cgd, common
 
 SAMPLERS = {"identity": "identity", "shuffle": "shuffle"}
+DESCRIPTORS = {"kfashion": "", **cgd.DESCRIPTORS}
 ARGUMENTS = {
+    "descriptors": ("kfashion", "SMG"),
     "sampler": tuple(SAMPLERS),
     "faithful": tuple(common.SWITCHED),
     "pca": ("false", "true"),
@@ -42,12 +45,21 @@ QUIRKS = (
 
 
 def get_config(arg: str | None = None):
-    args = common.parse_arg(arg, sampler="identity", faithful="none", pca=False, small=False, tiny=False)
+    args = common.parse_arg(
+        arg,
+        descriptors="kfashion",
+        sampler="identity",
+        faithful="none",
+        pca=False,
+        small=False,
+        tiny=False,
+    )
     config = cascade.get_config("stage=kfashion")
     config.task, config.pair_labels = "recommendation", True
     config.test_split = "test+train+val"
     config.model.mask_form = "polygon"  # the detector keeps its mask head, which is not run
     config.model.head_width = 256
+    config.model.descriptors = common.choose("descriptors", args["descriptors"], DESCRIPTORS)
     config.model.whiten = 256 if args["pca"] else 0  # components that embeddings are compared through
     config.model.settings.score_threshold = 0.5
     config.loss = {"id": 1.0, "batch_hard": 1.0}

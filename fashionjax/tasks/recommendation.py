@@ -1,7 +1,8 @@
 """Recommendation: embeddings of the garments that a frozen detector finds, trained by the products (pairs)
 that images show; fashion-recommendation's CGD head on K-Fashion.
 
-`config.model` is a detector's (tasks/detection) with `head_width`; a run starts from a detector's checkpoint
+`config.model` is a detector's (tasks/detection) with `head_width` and `descriptors` ("": K-Fashion's power
+means 1, 2, 3 of clamped maps; else letters of `cgd.DESCRIPTORS`); a run starts from a detector's checkpoint
 (`config.init_from`). Every garment of an image has the image's `pair_id` as its label. `config.retrieval`
 holds the constants of the losses, `config.loss` the weights of `id` and `batch_hard`. Evaluation compares the
 garments of the first split of a joined one with those of the others: `--split=test+train+val`.
@@ -114,8 +115,14 @@ def make_model(config: ConfigDict) -> GarmentEmbedder:
         for f in dataclasses.fields(RCNN)
         if f.name not in ("parent", "name")
     }
+    letters = config.model.get("descriptors", "")
+    try:
+        described = {"exponents": cgd.exponents_of(letters), "floor": None} if letters else {}
+    except ValueError as error:
+        raise UserError(f"config.model.descriptors: {error}; or '' for K-Fashion's") from error
     return GarmentEmbedder(
         **fields,
+        **described,
         pairs=len(supervised.label_names(config, "item_id")),
         head_width=config.model.head_width,
         head_axis_name=AXIS if config.model.sync_bn else None,

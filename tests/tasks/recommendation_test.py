@@ -42,6 +42,17 @@ def of_one_device(task, params, state, batch):
     return jax.tree.map(lambda x: x[0], run(one))
 
 
+def test_descriptors_on_box_features():
+    kfashion = task_module.make_model(tiny())
+    assert (kfashion.exponents, kfashion.floor) == ((1.0, 2.0, 3.0), 1e-6)
+    combined = task_module.make_model(tiny("tiny=true,descriptors=SM"))
+    assert (combined.exponents, combined.floor) == ((1.0, np.inf), None)
+    config = tiny()
+    config.model.descriptors = "SX"
+    with pytest.raises(UserError, match=r"config\.model\.descriptors: descriptors 'SX'"):
+        task_module.make_model(config)
+
+
 @pytest.mark.slow
 def test_the_head_alone_trains_and_given_boxes_are_embedded():
     config = tiny()
