@@ -112,20 +112,19 @@ def modern(config) -> None:
     config.optim.update({"optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.05, "schedule": "cosine"})
     config.optim.update({"warmup_steps": 200, "clip_norm": 5.0, "average": 0.998})
     config.log_every, config.eval_every, config.save_every = 20, 500, 200
-    config.similar_pairs = True
+    config.similar_pairs = config.own_images = True
 
 
 def freeze(config) -> None:
     """The backbone stays as it is; its features are computed once for several views of each image."""
-    config.image_size, config.canvas_size = 160, 176
     config.optim.frozen = ("backbone",)
-    config.feature_views = 4
+    config.feature_views = 2
     config.augment.update({"scale": (0.6, 1.0), "erase": 0.0, "brightness": 0.2, "contrast": 0.2})
     config.augment.update({"saturation": 0.2, "hue": 0.0})
     config.model.update({"cells": 3, "dropout_pooled": 0.2})
     if config.task == "attributes":  # a linear classifier from zero; docs/own_photos.md has the measurement
         config.model.update({"features": None, "init": "zero_heads"})
-    config.model.global_levels = (-3, -2, -1) if not config.model.backbone.startswith("vit") else (-1,)
+    config.model.global_levels = (-2, -1) if not config.model.backbone.startswith("vit") else (-1,)
     config.optim.update({"optimizer": "sgd", "momentum": 0.9, "lr": 3e-3, "weight_decay": 1e-4})
     config.optim.average = 0.99
     config.epochs, config.eval_every = 60, 200
@@ -136,7 +135,7 @@ def detection(args: dict):
     config = common.base()
     common.detection(config, "resnet18")
     common.small_detector(config)
-    config.dataset = "coco_instances"
+    config.dataset, config.own_images = "coco_instances", True
     config.resize.update({"short_train": (256,), "short_test": 256, "longest": 384})
     config.resize.buckets = ((256, 384), (384, 256), (384, 384))
     if args["tiny"]:

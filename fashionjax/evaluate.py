@@ -16,14 +16,17 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from fashionjax import cli, quirks, tasks
+from fashionjax.data import builders
 from fashionjax.data.source import Split
 from fashionjax.errors import UserError
 from fashionjax.inference import model as inference
 from fashionjax.inference import photos
-from fashionjax.metrics import collect
+from fashionjax.metrics import classification, collect
 from fashionjax.reports import baselines, panels, report
 from fashionjax.runtime import checkpoint, datasets, metric_log, parallel
 from fashionjax.task import Context, Report, Task, TaskEntry
+
+NAMED = 50  # images left out of the dataset that the page names
 
 
 def evaluate(
@@ -79,6 +82,7 @@ def evaluate(
         "missing": missing,
         "step": model.step,
         "metrics": figures.metrics,
+        "intervals": _intervals(figures.metrics, len(evaluated)),
         "baselines": figures.baselines,
         "definitions": {},
         "switches": quirks.names_on(config),
@@ -88,7 +92,8 @@ def evaluate(
     }
     result["definitions"] = _definitions(result)
     result["seconds_total"] = round(time.monotonic() - started, 2)
-    page, written = figures.report.panels() + _curves(path), figures.report.artifacts()
+    page = figures.report.panels() + _curves(path) + _left_out(split)
+    written = figures.report.artifacts()
     if writes:
         for table in page:
             if isinstance(table, panels.Table) and table.printed:
@@ -140,6 +145,24 @@ def _definitions(result: dict) -> dict[str, str]:
     return {name: line for name, line in known.items() if line}
 
 
+def _intervals(metrics: dict[str, float], n: int) -> dict[str, list[float]]:
+    """95 % intervals of the metrics that are shares of the n examples."""
+    shares = [name for name in classification.SHARES if name in metrics and n]
+    return {name: list(classification.share_interval(metrics[name], n)) for name in shares}
+
+
+def _left_out(split: Split) -> list:
+    """What the build of the dataset left out (damaged images, copies in another split), with reasons."""
+    notes, skipped = builders.notes_on(split.folder)
+    if not skipped:
+        return []
+    rows = [[entry["id"], entry["reason"]] for entry in skipped[:NAMED]]
+    more = [f"{len(skipped) - NAMED} more in prepared.json"] if len(skipped) > NAMED else []
+    return [
+        panels.Table("Images left out of the dataset", ["image", "reason"], rows, "; ".join(notes + more))
+    ]
+
+
 def _curves(path: str | Path) -> list:
     """What the run of a checkpoint logged."""
     folder = checkpoint.locate(path)[0].parent
@@ -152,6 +175,8 @@ def _label(config: ConfigDict, split: Split, step: int) -> str:
     training or the evaluation saw rendered images; `config` has the dataset of the evaluation."""
     if datasets.is_synthetic(config) or split.synthetic or config.get("trained_on_synthetic"):
         return "synthetic"
+    if config.get("own_images"):
+        return "own-images"
     imported = config.get("imported")
     whole = imported and not imported["backbone_only"]
     return "reproduced-forward" if whole and step == 0 else "retrained"

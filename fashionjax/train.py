@@ -138,7 +138,7 @@ def train(config: ConfigDict, workdir: str | Path, terminate: Terminate | None =
                         raise
                 checkpoint.save(manager, parallel.to_global(run, mesh), config, metrics)
             if leaving:
-                print(f"terminated: saving step {step} of {steps} in {workdir}", file=sys.stderr)
+                print(f"{terminate.reason}: saving step {step} of {steps} in {workdir}", file=sys.stderr)
                 break
         damage.summary()
     return run
@@ -196,6 +196,8 @@ class _Damage:
 class Terminate:
     """A request to save and leave. Entered as a context, on the main thread, SIGTERM sets it; while
     `at_once`, with nothing to save yet, SIGTERM ends the process with status 0."""
+
+    reason = "terminated"  # how the message about it begins
 
     def __init__(self):
         self.asked, self.at_once, self._left = False, True, False

@@ -20,7 +20,7 @@ import shutil
 import sys
 import tempfile
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from fashionjax.errors import UserError
 RECORD = (
     "prepared.json"  # beside the dataset's files: what the command printed, and the builder-config fields
 )
+LISTED = 20  # images left out that are named on stderr
 BUILDING = ".building-"  # prefix of unfinished builds
 # how to build, not what
 RUNTIME_FIELDS = frozenset({"manual_dir", "skip_damaged", "allow_damaged", "processes", "progress"})
@@ -138,8 +139,8 @@ def prepare(
     if processes is not None:
         run["processes"] = processes
     with _building_folder(root, dataset) as building:
-        result, built = _build(builder, config, building, run, fields)
-        record = result | {"fields": fields}
+        result, notes, built = _build(builder, config, building, run, fields)
+        record = result | {"notes": notes, "fields": fields}
         (built / RECORD).write_text(json.dumps(record, indent=1, default=str) + "\n")
         _move(building, root, built, target, overwrite)
     return result
@@ -175,6 +176,7 @@ def _already_prepared(
     try:
         record = json.loads((target / RECORD).read_text())
         before = record.pop("fields")
+        record.pop("notes", None)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{target} exists but was not built by this command; --overwrite replaces it"
@@ -208,8 +210,8 @@ def _check_manual_dir(builder: type, manual_dir: str | os.PathLike[str] | None) 
 
 def _build(
     builder: type, config: Any, building: Path, run: Mapping[str, Any], fields: Mapping[str, Any]
-) -> tuple[dict[str, Any], Path]:
-    """Run the builder in `building` → (the command's result, the folder of the finished dataset)."""
+) -> tuple[dict[str, Any], list[str], Path]:
+    """Run the builder in `building` → (the command's result, notes, the folder of the finished dataset)."""
     import tensorflow_datasets as tfds
 
     from tfds_builders.release import ReleaseError
@@ -242,8 +244,9 @@ def _build(
         "splits": splits,
         "skipped": list(getattr(instance, "skipped", [])),
     }
-    _report(instance, result)
-    return result, Path(instance.data_dir)
+    notes = list(getattr(instance, "notes", []))
+    _report(getattr(instance, "PUBLISHED", {}).get(result["config"], {}), result, notes)
+    return result, notes, Path(instance.data_dir)
 
 
 def _with_config(builder: type, config: Any) -> type:
@@ -259,17 +262,28 @@ def _with_config(builder: type, config: Any) -> type:
     )
 
 
-def _report(instance: Any, result: Mapping[str, Any]) -> None:
-    """Counts beside the published sizes, on stderr."""
-    published = getattr(instance, "PUBLISHED", {}).get(result["config"], {})
-    print(f"{'split':<10} {'counted':>9} {'published':>10}", file=sys.stderr)
+def _report(published: Mapping[str, int], result: Mapping[str, Any], notes: Sequence[str]) -> None:
+    """Counts, beside the published sizes where there are any, notes and what was left out, on stderr."""
+    print(f"{'split':<10} {'counted':>9}{'  published' if published else ''}", file=sys.stderr)
     for split in [*result["splits"], *(s for s in published if s not in result["splits"])]:
-        counted = result["splits"].get(split, "-")
-        print(f"{split:<10} {counted:>9} {published.get(split, '-'):>10}", file=sys.stderr)
-    for note in getattr(instance, "notes", []):
+        beside = f" {published.get(split, '-'):>10}" if published else ""
+        print(f"{split:<10} {result['splits'].get(split, '-'):>9}{beside}", file=sys.stderr)
+    for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    if result["skipped"]:
-        print(f"{len(result['skipped'])} images were left out; {RECORD} lists them", file=sys.stderr)
+    skipped = result["skipped"]
+    for entry in skipped[:LISTED]:
+        print(f"left out: {entry['id']}: {entry['reason']}", file=sys.stderr)
+    if len(skipped) > LISTED:
+        print(f"{len(skipped)} images were left out; {RECORD} lists all of them", file=sys.stderr)
+
+
+def notes_on(folder: str | os.PathLike[str]) -> tuple[list[str], list[dict[str, str]]]:
+    """(notes of the build, [{"id", "reason"}] of what it left out), of a prepared dataset's folder."""
+    try:
+        record = json.loads((Path(folder) / RECORD).read_text())
+    except (OSError, ValueError):  # not built by this library
+        return [], []
+    return record.get("notes", []), record.get("skipped", [])
 
 
 # ------------------------------------------------------------------------------ atomic folders

@@ -143,6 +143,23 @@ def _check_classes(options: Options, train: source.Split) -> bool:
     return bool(count.max() >= UNEVEN * count.min())
 
 
+def describe(chosen: Mapping[str, str], train: source.Split) -> str:
+    """One line: what is learned, from how many training photos."""
+    if chosen["task"] == "retrieval":
+        items = len(set(train.column("item_id").tolist()))
+        return f"learns an embedding from {len(train)} photos of {items} items"
+    if chosen["task"] == "detection":
+        return f"learns boxes and masks of {len(train.labels['category'])} classes from {len(train)} photos"
+    learned = []
+    for name in chosen["labels"].split("+"):
+        words = f"{name} ({len(train.labels[name])})"
+        if name == "category":
+            count = np.bincount(train.column("category"), minlength=len(train.labels["category"]))
+            words = f"category ({len(count)} classes of {count.min()} to {count.max()} photos)"
+        learned.append(words)
+    return f"learns {', '.join(learned)} from {len(train)} photos"
+
+
 def initial(options: Options) -> tuple[dict[str, str], dict[str, Any]]:
     """(the argument's backbone and width, config fields) that --init asks for: a run's own, or what a weight
     file holds."""

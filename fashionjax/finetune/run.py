@@ -46,6 +46,7 @@ def finetune(options: Options) -> dict[str, Any] | None:
         prepare(options, origin, data_dir)
         train_split = source.open_split(origin.dataset, "train", data_dir)
         chosen = plan.arguments(options, origin.dataset, train_split, backbone)
+        print(plan.describe(chosen, train_split), file=sys.stderr)
         fields = initial | {"data_dir": data_dir, "seed": options.seed}
         fields = _fitting(chosen, fields) | _boxes(origin, train_split) | plan.typed(options.config_fields)
         state["argument"] = plan.argument(chosen)
@@ -149,7 +150,10 @@ def train_until(options: Options, state: dict, chosen: dict, fields: dict[str, A
         elif options.minutes:
             seconds = seconds_per_step(config, workdir)
             state["steps"], state["eval_every"] = planned(options.minutes, seconds)
-            print(f"{seconds:.2f} s a step: {state['steps']} steps", file=sys.stderr)
+            print(
+                f"{seconds:.2f} s a step here: {state['steps']} steps fit into --minutes={options.minutes:g}",
+                file=sys.stderr,
+            )
         else:
             steps = plan.default_steps(config, photos)
             state["steps"], state["eval_every"] = steps, max(1, min(config.eval_every, steps // 5))
@@ -204,6 +208,8 @@ class Deadline(train.Terminate):
             self.written = now
             files.write_text(self.path, json.dumps(round(spent, 1)))
         self.passed = bool(self.limit) and spent > self.limit
+        if self.passed:
+            self.reason = f"--minutes={self.limit / 60:g} are over"
         return self.passed or self._signalled
 
     @asked.setter
@@ -211,8 +217,12 @@ class Deadline(train.Terminate):
         self._signalled = value
 
 
+class _Timed(Exception):
+    """A timed run has taken its steps."""
+
+
 class Timer(train.Terminate):
-    """Lets a run take `PROBED` steps and seconds; a step is asked about once."""
+    """Ends a run by `_Timed`, unsaved, after `PROBED` steps and seconds; a step is asked about once."""
 
     def __init__(self):
         super().__init__()
@@ -222,7 +232,9 @@ class Timer(train.Terminate):
     def asked(self) -> bool:
         self.times.append(time.monotonic())
         steps, seconds = PROBED
-        return len(self.times) > steps and self.times[-1] - self.times[2] > seconds
+        if len(self.times) > steps and self.times[-1] - self.times[2] > seconds:
+            raise _Timed
+        return False
 
     @asked.setter
     def asked(self, value: bool) -> None:
@@ -235,12 +247,14 @@ class Timer(train.Terminate):
 
 def seconds_per_step(config: ConfigDict, workdir: Path) -> float:
     """How long a training step of the config takes here."""
+    print("timing a few steps", file=sys.stderr, flush=True)
     folder, timer = workdir / ".timing", Timer()
     config = config.copy_and_resolve_references()
     config.steps, config.epochs, config.eval_every, config.save_every, config.log_every = 10**6, 0, 0, 0, 0
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        train.train(config, folder, timer)
+        with contextlib.suppress(_Timed):
+            train.train(config, folder, timer)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return timer.seconds()

@@ -52,6 +52,17 @@ CATEGORY_DEFINITIONS = {
 }
 
 
+SHARES = ("standard/category_top1", "standard/category_top5")  # metrics that are shares of the images
+
+
+def share_interval(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of n independent examples (Wilson 1927)."""
+    z = 1.959964
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return float(max(centre - half, 0.0)), float(min(centre + half, 1.0))
+
+
 class Counts(NamedTuple):
     """Per class, over all images, with the k highest scores of an image as predictions: int64 [a] each."""
 

@@ -82,9 +82,12 @@ def training_curves(*logs: str | Path) -> list[Panel]:
                     y.append(value)
     tracked = [name for name in series if name.endswith(TRACKED)]
     tracked = tracked or [name for name in series if "standard/" in name][:5]
+    losses = [name for name in series if "loss" in name]
+    if len(losses) == 2 and series[losses[0]] == series[losses[1]]:  # a loss of one term
+        losses = losses[:1]
     groups = (
-        ("Training loss", "loss", [name for name in series if "loss" in name]),
-        ("Metrics during training", "value", tracked),
+        ("Training loss", "loss", losses),
+        ("Metrics during training", tracked[0] if len(tracked) == 1 else "value", tracked),
         ("Learning rate", "rate", [name for name in series if name == "lr"]),
     )
     return [

@@ -53,7 +53,8 @@ def write_report(out_dir: str | os.PathLike, report: Mapping[str, Any], panels: 
     """Write OUT/report.json and OUT/report.html; each appears whole or not at all.
 
     `report`: label (one of LABELS), dataset, split, n, metrics {name: value}; and where known n_total,
-    missing (ids), seconds_total, step, baselines {name: {metric: value}}, definitions {metric or baseline:
+    missing (ids), seconds_total, step, intervals {metric: (low, high) at 95 %},
+    baselines {name: {metric: value}}, definitions {metric or baseline:
     line}, switches [name], config (nested dict), command, checkpoint. The JSON also holds the numbers behind
     every panel under `tables`. Values that are not finite become null.
     """
@@ -80,7 +81,9 @@ def render(report: Mapping[str, Any], panels: Sequence[Panel]) -> str:
         "reports/report.html.jinja",
         report=report,
         label_meaning=LABELS[report["label"]],
-        headline=_headline(metrics, report.get("baselines", {})),
+        headline=_headline(
+            metrics, report.get("baselines", {}), report.get("intervals", {}), report["label"] == "own-images"
+        ),
         metrics={
             "field": [name for name in metrics if not name.startswith("zoo/")],
             "zoo": [name for name in metrics if name.startswith("zoo/")],
@@ -134,14 +137,19 @@ def number(value: Any) -> str:
     return str(value)
 
 
-def _headline(metrics: Mapping, baselines: Mapping, most: int = 4) -> list[dict]:
+def _headline(
+    metrics: Mapping, baselines: Mapping, intervals: Mapping, own_images: bool, most: int = 4
+) -> list[dict]:
     """The metrics that a baseline was measured for, else the first standard ones."""
+    own = [name for name in metrics if own_images and name.startswith("standard/")]  # no zoo to compare with
+    metrics = {name: metrics[name] for name in own or metrics}
     compared = [name for name in metrics if any(name in values for values in baselines.values())]
     names = compared or [name for name in metrics if name.startswith("standard/")] or list(metrics)
     return [
         {
             "name": name,
             "value": metrics[name],
+            "interval": intervals.get(name),
             "against": [(base, values[name]) for base, values in baselines.items() if name in values],
         }
         for name in names[:most]

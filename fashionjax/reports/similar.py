@@ -73,6 +73,9 @@ class SimilarPairs:
         differ = [pair for pair in pairs if not pair.agree]
         same = [pair for pair in pairs if pair.agree]
         threshold = f"Cosine of the images at {SIDE} px without their mean colour: {ALIKE} or more."
+        if not pairs:
+            counted = f"None among {len(names)} images: the evaluated and the training ones."
+            return [Tiles("Look alike", f"{counted} {threshold}", [])]
         return [
             *_tiles("Look alike, labelled differently", differ, names, table, say, threshold),
             *_tiles("Look alike: copies or one object", same, names, table, say, threshold),

@@ -2,18 +2,18 @@
 
 import csv
 import json
-import subprocess
-import sys
-import time
+import re
+import signal
 from pathlib import Path
 
+import checkpoints
 import instance_trees
 import numpy as np
 import own_folders
 import pytest
 import weight_files
-from commands import environment, run
-from safetensors.numpy import save_file
+from commands import run
+from safetensors.numpy import load_file, save_file
 
 from experiments import own
 from fashionjax.data import builders
@@ -45,6 +45,16 @@ def options(source, workdir="w", **given) -> plan.Options:
 
 def flags(fields) -> list[str]:
     return [f"--field={name}={value}" for name, value in fields.items()]
+
+
+def trunk_file(folder: Path) -> Path:
+    """Weights of a VGG-11 of width 8 in torchvision's names."""
+    trunk = weight_files.tiny_backbone("vgg11_bn")
+    shapes = torch_shapes(weight_files.shapes_of(trunk), backbones.torch_keys(trunk))
+    tensors = weight_files.drawn(shapes)
+    variances = {name: np.abs(value) for name, value in tensors.items() if "running_var" in name}
+    save_file(tensors | variances, folder / "vgg.safetensors")
+    return folder / "vgg.safetensors"
 
 
 def prepared(source: Path, tmp_path: Path, **given):
@@ -119,14 +129,23 @@ def test_init_and_freeze(tmp_path):
         plan.initial(options("x", init=str(broken)))
 
 
+def test_another_run_as_a_start(tmp_path):
+    """Its backbone and width are taken over; heads start fresh."""
+    folder = checkpoints.save(tmp_path / "run", "demo")
+    backbone, fields = plan.initial(options("x", init=str(folder)))
+    assert backbone == {"backbone": "vgg11", "width": "4"}
+    assert fields == {"init_from": str(folder), "init_skip": plan.FRESH}
+    config = plan.make_config({"task": "labels", **backbone}, fields)
+    assert config.model.backbone == "vgg11" and config.model.backbone_fields.width == 4
+    assert re.fullmatch(plan.FRESH[0], "cate_predictor/linear_cate/kernel")
+    assert not re.fullmatch(plan.FRESH[0], "backbone/features_0/kernel")
+
+
 def test_weight_files(tmp_path):
     """The backbone and its published width are recognised; an import that a kill cut short starts again."""
     widths = {"backbone": "vgg11_bn", "width": "0"}
-    trunk = weight_files.tiny_backbone("vgg11_bn")
-    shapes = torch_shapes(weight_files.shapes_of(trunk), backbones.torch_keys(trunk))
-    tensors = weight_files.drawn(shapes)
-    file = tmp_path / "vgg.safetensors"
-    save_file(tensors, file)
+    file = trunk_file(tmp_path)
+    tensors = load_file(file)
     chosen = options(tmp_path / "photos", tmp_path / "w", init=str(file))
     assert plan.initial(chosen) == (widths, {})
     photos = own_folders.classes(tmp_path / "photos", 20, ("a", "b"))
@@ -213,7 +232,20 @@ def test_training_stops_at_the_end_of_its_minutes(tmp_path, monkeypatch):
     (tmp_path / finetune.ELAPSED).write_text("50.0")
     deadline = finetune.Deadline(tmp_path, 60.0)
     assert [deadline.asked for _ in range(7)] == [False] * 5 + [True] * 2 and deadline.passed
+    assert deadline.reason == "--minutes=1 are over"
     assert json.loads((tmp_path / finetune.ELAPSED).read_text()) >= 56
+
+
+def test_a_timed_run_ends_after_its_steps_and_seconds(monkeypatch):
+    """Two steps wait for the compiler and are not counted."""
+    steps, seconds = finetune.PROBED
+    now = iter([0.0, 50.0, *np.arange(60.0, 120.0)])
+    monkeypatch.setattr(finetune.time, "monotonic", lambda: float(next(now)))
+    timer = finetune.Timer()
+    with pytest.raises(finetune._Timed):
+        while not timer.asked:
+            pass
+    assert len(timer.times) > steps and timer.times[-1] - timer.times[2] > seconds and timer.seconds() == 1
 
 
 @pytest.mark.slow
@@ -250,10 +282,13 @@ def test_from_a_folder_to_a_page_and_predictions(tmp_path):
     result = finished(words_of(photos, tmp_path / "v", "--allow_damaged=3", **length))
     assert result["checkpoint"] == str(tmp_path / "v") and result["split"] == "test" and result["n"] >= 8
     assert result["metrics"]["standard/category_top1"] >= 0.5  # four colours; chance is 0.25
+    assert result["stderr"].count("left out: ") == 3
+    assert "learns category (4 classes of 10 to 11 photos) from 4" in result["stderr"]
     commands = [line.split()[2] for line in result["stderr"].splitlines() if line.startswith("$ ")]
     assert commands == ["prepare", "train", "evaluate"]
     page = (tmp_path / "v/test/report.html").read_text()
-    for title in ("Category confusion", "Results per category", "Look alike"):
+    titles = ("Category confusion", "Results per category", "Look alike", "Images left out of the dataset")
+    for title in (*titles, "own-images", "95 % interval"):
         assert title in page
     photo = next(path for path in sorted(photos.rglob("*.png")) if path.stat().st_size > 1000)
     said = run("predict", photo, f"--checkpoint={tmp_path / 'v'}")
@@ -289,39 +324,31 @@ def test_from_a_coco_file_to_a_page(tmp_path):
     assert result["n"] and (tmp_path / "w/test/report.html").is_file()
 
 
-def kill_when(words, sign) -> None:
-    """Start the command and kill -9 it once `sign()` is true."""
-    line = [sys.executable, "-m", "fashionjax.finetune", *words]
-    process = subprocess.Popen(line, env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 600
-    while not sign():
-        assert process.poll() is None and time.monotonic() < deadline, "it ended before it could be killed"
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-
-
-@pytest.mark.full
+@pytest.mark.slow
 def test_kill_in_every_phase(tmp_path):
     """Killed while it builds, imports, computes features, trains and evaluates, the same command goes on, and
     ends with the figures of a run that nobody killed."""
-    photos = own_folders.classes(tmp_path / "photos", 120)
-    base = finished(words_of(photos, tmp_path / "base", steps=4, epochs=0, eval_every=4))["checkpoint"]
-    more = (f"--init={base}", "--freeze=backbone")
-    length = {"steps": 30, "epochs": 0, "eval_every": 10}
+    photos = own_folders.classes(tmp_path / "photos", 60)
+    more = (f"--init={trunk_file(tmp_path)}", "--freeze=backbone")
+    length = {"steps": 12, "epochs": 0, "eval_every": 4, "feature_views": 2}
+    length |= {"model.features": "None", "model.backbone_fields.width": 8}
     whole = finished(words_of(photos, tmp_path / "whole", *more, **length))
     work = tmp_path / "killed"
     words = words_of(photos, work, *more, **length)
     signs = {
         "prepare": lambda: any(work.glob("data/.building-*")),
-        "features": lambda: any(work.glob("data/**/features/*/train-1.npy")),
-        "train": lambda: any(work.glob("checkpoints/10/state")),
+        "import": lambda: (work / "init").is_dir(),
+        "features": lambda: any(work.glob("data/**/features/*/train-0.npy")),
+        "train": lambda: (work / "checkpoints/4").is_dir(),
         "evaluate": lambda: (work / "test").is_dir(),
     }
     for phase, sign in signs.items():
-        kill_when(words, sign)
+        killed = run("finetune", *words, kill_when=sign)
+        assert killed.returncode == -signal.SIGKILL, phase
         assert not (work / "test/report.json").is_file(), phase
     result = finished(words)
     assert result["metrics"] == whole["metrics"] and result["n"] == whole["n"]
+    (work / "test/report.json").unlink()  # a kill between the page and its figures
     again = finished(words)
     assert again["metrics"] == result["metrics"] and "step " not in again["stderr"]
+    assert finished(words)["metrics"] == result["metrics"]

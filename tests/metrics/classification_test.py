@@ -156,3 +156,11 @@ def test_every_metric_is_defined():
     assert {name.split("@")[0] for name in values} == {
         name.split("@")[0] for name in metrics.ATTRIBUTE_DEFINITIONS | metrics.CATEGORY_DEFINITIONS
     }
+
+
+def test_intervals_of_shares():
+    """Wilson's: z²/(n + z²) is the upper end of nothing right; (Newcombe 1998, table I: 81 of 263)."""
+    low, high = metrics.share_interval(0.0, 10)
+    assert low == 0 and high == pytest.approx(3.8415 / 13.8415, rel=1e-4)
+    assert metrics.share_interval(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert metrics.share_interval(1.0, 10)[1] == pytest.approx(1)

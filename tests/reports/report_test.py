@@ -173,3 +173,18 @@ def test_a_minimal_report():
     needed = {"label": "retrained", "dataset": "d", "split": "val", "n": 1, "metrics": {"x": 1.0}}
     source = report.render(needed | {"definitions": {}}, [])
     assert "synthetic" not in source and Page(source)
+
+
+def test_figures_of_own_images():
+    """Standard metrics alone are on the cards, with their intervals; contact sheets get room."""
+    values = {"zoo/category_recall@1": 40.0, "standard/category_top1": 0.4}
+    given = {"label": "own-images", "dataset": "d", "split": "test", "n": 30, "metrics": values}
+    given |= {"baselines": {"majority": values}, "intervals": {"standard/category_top1": (0.2459, 0.5768)}}
+    given["definitions"] = {}
+    sheet, photo = (np.zeros((40, width, 3), np.uint8) for width in (240, 40))
+    page = report.render(given, [Tiles("sheets", "", [(sheet, "a")]), Tiles("photos", "", [(photo, "b")])])
+    text = " ".join(Page(page).texts)
+    assert "0.2459 to 0.5768 (95 % interval of 30 examples)" in text
+    cards = page[page.index('class="cards"') : page.index('class="metrics"')]
+    assert "standard/category_top1" in cards and "zoo/" not in cards
+    assert page.count('class="tiles broad"') == 1 and page.count('class="tiles"') == 1

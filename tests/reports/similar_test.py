@@ -58,3 +58,13 @@ def test_blocks_hold_every_pair_once(monkeypatch):
     monkeypatch.setattr(similar, "BLOCK", 2)
     found = {(pair.one, pair.other) for pair in similar.alike(thumbnails, [np.arange(6)])}
     assert found == {(0, 3), (0, 5), (3, 5), (1, 4)}
+
+
+def test_a_search_without_pairs_is_shown():
+    context = Context(ConfigDict({"labels": {}}), split="val", column=lambda name: np.array(["a", "b"]))
+    pairs = similar.SimilarPairs(context)
+    pairs.update(
+        {"image": np.stack([image(1), image(2)]), "example_valid": np.ones(2, bool), "index": np.arange(2)}
+    )
+    (panel,) = pairs.panels()
+    assert panel.title == "Look alike" and panel.caption.startswith("None among 2 images") and not panel.tiles

@@ -33,9 +33,10 @@ def environment(devices: int = 1) -> dict:
     return os.environ | {"XLA_FLAGS": xla_flags.for_devices(devices), "JAX_PLATFORMS": "cpu"}
 
 
-def run(module, *flags) -> subprocess.CompletedProcess:
-    """`python -m fashionjax.MODULE FLAG…` to its end, with what it printed."""
-    return execute([sys.executable, "-m", f"fashionjax.{module}", *map(str, flags)], environment())
+def run(module, *flags, kill_when=None) -> subprocess.CompletedProcess:
+    """`python -m fashionjax.MODULE FLAG…` to its end, with what it printed; `kill_when` as of `execute`."""
+    line = [sys.executable, "-m", f"fashionjax.{module}", *map(str, flags)]
+    return execute(line, environment(), kill_when)
 
 
 def train_to_its_end(*args, **kw) -> subprocess.CompletedProcess:

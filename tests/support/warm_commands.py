@@ -4,7 +4,8 @@ costs seconds of processor time, and a hundred tests run a command.
     python warm_commands.py      reads requests from standard input, one JSON object a line
 
 A request has `module`, `arguments`, `environment`, `folder`, `stdout`, `stderr` (files). The answer on
-standard output is one line, the exit status. The XLA backend starts in the fork, so XLA_FLAGS may differ.
+standard output is two lines, the process id as it starts and the exit status. The XLA backend starts in the
+fork, so XLA_FLAGS may differ.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 PRELOADED = ("fashionjax.train", "fashionjax.evaluate", "fashionjax.predict", "fashionjax.prepare",
@@ -25,8 +29,13 @@ PRELOADED = ("fashionjax.train", "fashionjax.evaluate", "fashionjax.predict", "f
 _servers: dict[int, subprocess.Popen] = {}  # by process: a fork of the test process needs a server of its own
 
 
-def execute(line: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
-    """`[python, -m, MODULE, ARGUMENT…]` to its end, as subprocess.run does it with captured text output."""
+def execute(
+    line: list[str], environment: dict[str, str], kill_when: Callable[[], bool] | None = None
+) -> subprocess.CompletedProcess:
+    """`[python, -m, MODULE, ARGUMENT…]` to its end, as subprocess.run does it with captured text output.
+
+    `kill_when`: asked every few milliseconds; once it is true the command is killed (SIGKILL). A
+    ProcessLookupError says that it ended before."""
     _, minus_m, module, *arguments = line
     assert minus_m == "-m", line
     with tempfile.TemporaryDirectory() as folder:
@@ -40,7 +49,15 @@ def execute(line: list[str], environment: dict[str, str]) -> subprocess.Complete
         server = _server()
         server.stdin.write(json.dumps(request | files) + "\n")
         server.stdin.flush()
-        status = int(server.stdout.readline())
+        pid = int(server.stdout.readline())
+        try:
+            if kill_when is not None:
+                while not kill_when():
+                    os.kill(pid, 0)
+                    time.sleep(0.005)
+                os.kill(pid, signal.SIGKILL)
+        finally:
+            status = int(server.stdout.readline())
         out, err = (Path(file).read_text() for file in files.values())
     return subprocess.CompletedProcess(line, status, out, err)
 
@@ -64,6 +81,7 @@ def serve() -> None:
         child = os.fork()
         if child == 0:
             _become(request)
+        print(child, flush=True)
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
 

@@ -8,7 +8,7 @@ from experiments import own
 from fashionjax import tasks
 from fashionjax.runtime import state
 from fashionjax.task import AXIS
-from fashionjax.tasks import supervised
+from fashionjax.tasks import attributes, supervised
 
 
 def test_labels_count_by_their_share():
@@ -44,3 +44,18 @@ def test_the_loss_with_blends(tiny_batch):
         assert set(terms) == {"loss_category", "loss_attribute"} and np.isfinite(value).all()
         losses[name] = float(value[0])
     assert len(set(losses.values())) == 3
+
+
+def test_smoothed_labels_in_the_loss():
+    """By hand: a tenth of a category's weight goes to all of them evenly, attributes go towards one half."""
+    config = own.get_config("labels=category+attribute,backbone=vgg11_bn,tiny=true")
+    config.loss.attribute = 1.0
+    logits = {"category_logits": np.array([[2.0, 0, -1]]), "attribute_logits": np.array([[1.0, -2.0]])}
+    batch = {"category": np.array([1]), "attribute": np.array([[1, 0]]), "example_weight": np.ones(1)}
+    terms = attributes.loss_terms(config, logits, batch, {})
+    log_softmax = logits["category_logits"][0] - np.log(np.exp(logits["category_logits"][0]).sum())
+    want = -(np.array([1, 28, 1]) / 30 * log_softmax).sum()
+    assert float(terms["loss_category"]) == pytest.approx(want, rel=1e-6)
+    target, probability = np.array([0.95, 0.05]), 1 / (1 + np.exp(-logits["attribute_logits"][0]))
+    bce = -(target * np.log(probability) + (1 - target) * np.log(1 - probability))
+    assert float(terms["loss_attribute"]) == pytest.approx(bce.mean(), rel=1e-6)
