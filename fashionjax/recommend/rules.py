@@ -92,12 +92,14 @@ def group_of(category: str, groups: Mapping[str, Sequence[str]] = GROUPS) -> str
     return next((group for group, names in groups.items() if category in names), None)
 
 
-def category_named(name: str, known: Sequence[str]) -> str:
-    """A category of the database by its name, also in Korean; UserError listing those there are."""
+def category_named(name: str, known: Sequence[str], groups: Sequence[str] = ()) -> str:
+    """A category of the database by its name, also in Korean; UserError listing those there are, and the
+    groups that would do as well."""
     english = KOREAN.get(name, name)
     if english not in known:
         have = ", ".join(sorted(known))
-        raise NoAnswer("FAIL_001", f"category {name!r} is not in the database; it has {have}")
+        or_group = f" (groups: {', '.join(groups)})" if groups else ""
+        raise NoAnswer("FAIL_001", f"category {name!r} is not in the database; it has {have}{or_group}")
     return english
 
 
@@ -107,7 +109,7 @@ def wanted_of(
     """What --complement names, a category of the database or a group → (group, the categories wanted)."""
     if name in groups:
         return name, tuple(groups[name])
-    category = category_named(name, known)
+    category = category_named(name, known, tuple(groups))
     group = group_of(category, groups)
     if group is None:
         raise NoAnswer("FAIL_005", f"category {category!r} is in no group; --groups=FILE names the groups")

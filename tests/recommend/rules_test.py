@@ -103,6 +103,8 @@ def test_a_group_may_be_wanted_and_own_pairs_left_out():
     """As fashion-recommendation's demo from database to database asks (src/recommend_seg.py)."""
     group, wanted = rules.wanted_of("outer", ["coat", "skirt"])
     assert group == "outer" and {"coat", "jacket"} <= set(wanted)
+    with pytest.raises(rules.NoAnswer, match=r"it has coat, skirt \(groups: upper, lower, outer\)"):
+        rules.wanted_of("over", ["coat", "skirt"])
     found = rules.complements(QUERY, "skirt", wanted, EMBEDDING, GARMENTS, 5, other_than="1")
     assert ids(found) == ["b/coat_1.png"]
     assert ids(rules.similar(QUERY, EMBEDDING, GARMENTS, "skirt", 5, other_than="1")) == ["b/skirt_1.png"]
