@@ -1,7 +1,8 @@
 """Mask R-CNN stage by stage, its training step and its detections, beside the same model in PyTorch.
 
     python -m benchmarks.detection --case=small --out=benchmarks/results/detection_cpu.json
-    python -m benchmarks.detection --case=full --batch=1 --rounds=2
+    python -m benchmarks.detection --case=full --rounds=2
+    python -m benchmarks.detection --case=full --count          # FLOPs and bytes of a step alone, in a minute
 
 small: experiments/mask_rcnn.py:small=true, 128 px; full: the ResNet-50 of experiments/cascade.py:
 model=mask_rcnn on images of 800 x 1333 in their bucket of 800 x 1344. Each stage is a program of its own on
@@ -37,6 +38,7 @@ from experiments import cascade, mask_rcnn
 from fashionjax import cli, tasks
 from fashionjax.models.detection import rcnn, roi_heads, rpn
 from fashionjax.runtime import optim, parallel, state
+from fashionjax.task import Task
 from fashionjax.tasks.detection import make_mask_target, make_model, truth_of
 
 CASES = {  # config, (height, width) of the image and of its bucket, categories
@@ -155,8 +157,7 @@ def jax_side(case: Case) -> tuple[dict[str, Callable[[int], None]], dict]:
     gradient = stage("loss + backward", jax.grad(total), params)
     stage("optimiser", lambda g, s, p: tx.update(g, s, p), gradient, tx.init(params), params)
 
-    mesh = parallel.make_mesh(jax.devices()[:1])
-    step = parallel.compile_train_step(state.make_train_step(task, tx, frozen=frozen), "shard_map", mesh)
+    step, mesh = train_step(task, tx, frozen)
     one = {name: value[:1] for name, value in batch.items()}
     run = parallel.replicate(jax.jit(functools.partial(state.create_state, task, tx, 0))(one), mesh)
     lowered = step.lower(run, batch)
@@ -169,7 +170,26 @@ def jax_side(case: Case) -> tuple[dict[str, Callable[[int], None]], dict]:
         jax.block_until_ready(scalars)
 
     stages["train step"] = train
-    return stages, about_the_step(counted, compiled.memory_analysis())
+    return stages, counts(counted) | planned(compiled.memory_analysis())
+
+
+def train_step(task: Task, tx, frozen) -> tuple:
+    """The project's training step on one device, not compiled yet, and its mesh."""
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    step = state.make_train_step(task, tx, frozen=frozen)
+    return parallel.compile_train_step(step, "shard_map", mesh), mesh
+
+
+def count_step(case: Case) -> dict:
+    """FLOPs and bytes of the training step from shapes alone; nothing is compiled."""
+    config, task = case.config, tasks.make(case.config)
+    params, _ = jax.eval_shape(task.init, jax.random.PRNGKey(0), {})
+    tx = optim.make_optimizer(config.optim, params, lambda step: config.optim.lr)
+    batch = jax.tree.map(jnp.asarray, case.batch)
+    step, _ = train_step(task, tx, optim.frozen_paths(config.optim))
+    one = {name: value[:1] for name, value in batch.items()}
+    run = jax.eval_shape(functools.partial(state.create_state, task, tx, 0), one)
+    return counts(step.lower(run, batch).cost_analysis())
 
 
 def _repeat(compiled, arguments, steps: int) -> None:
@@ -178,12 +198,15 @@ def _repeat(compiled, arguments, steps: int) -> None:
     jax.block_until_ready(result)
 
 
-def about_the_step(counted: dict, memory) -> dict:
-    """FLOPs and bytes (before optimisation), and memory in bytes: what the compiler plans."""
-    found = {"flops": counted["flops"], "bytes_accessed": counted["bytes accessed"]}
-    for name in ("argument", "output", "temp", "alias"):
-        found[f"{name}_bytes"] = getattr(memory, f"{name}_size_in_bytes")
-    return found
+def counts(counted: dict) -> dict:
+    """FLOPs and bytes before optimisation."""
+    return {"flops": counted["flops"], "bytes_accessed": counted["bytes accessed"]}
+
+
+def planned(memory) -> dict:
+    """Memory in bytes as the compiler plans it."""
+    names = ("argument", "output", "temp", "alias")
+    return {f"{name}_bytes": getattr(memory, f"{name}_size_in_bytes") for name in names}
 
 
 # ------------------------------------------------------------------------------ results
@@ -203,9 +226,13 @@ def measure(args) -> dict:
             seconds = take_turns(sides, args.steps, args.rounds)
             rows.append(row(name, case.config.batch_size, seconds))
             print(line(rows[-1]), flush=True)
+    show(about)
+    return {"case": args.case, "batch": case.config.batch_size, "rows": rows, "train_step": about}
+
+
+def show(about: dict) -> None:
     for name, value in about.items():
         print(f"  {name}: {value / 1e9:.2f} G")
-    return {"case": args.case, "batch": case.config.batch_size, "rows": rows, "train_step": about}
 
 
 def row(name: str, batch: int, seconds: dict) -> dict:
@@ -234,6 +261,7 @@ def add_flags() -> None:
     flags.DEFINE_integer("batch", 0, "images in a step; 0: the config's (small), 1 (full)", lower_bound=0)
     flags.DEFINE_integer("steps", 1, "steps of a round", lower_bound=1)
     flags.DEFINE_integer("rounds", 5, "rounds of each side, in turns", lower_bound=1)
+    flags.DEFINE_bool("count", False, "print FLOPs and bytes of the training step; nothing is timed")
     flags.DEFINE_bool("torch", True, "measure PyTorch as well where it is installed")
     flags.DEFINE_string("out", None, "JSON file; results of other cases in it are kept")
 
@@ -245,6 +273,9 @@ def main(argv: list[str]) -> int:
     if args.torch and importlib.util.find_spec("torch") is not None:
         about["torch"] = importlib.metadata.version("torch")
     print(json.dumps(about), file=sys.stderr)
+    if args.count:
+        show(count_step(make_case(args.case, args.batch)))
+        return 0
     result = measure(args)
     if args.out:
         path = Path(args.out)

@@ -183,6 +183,11 @@ def segment(
     the model's `checkpoint`, which may move.
     """
     _check_origin(folder, {"model": embed.fingerprint(model), **settings}, checkpoint)
+    return _each(paths, model, folder, write, batch_size, score)
+
+
+def _each(paths, model, folder, write, batch_size, score) -> Iterator[tuple[str, UserError | None]]:
+    """The paths that index.jsonl lacks, one by one; see `segment`."""
     done = read_index(folder)
     left = [path for path in dict.fromkeys(paths) if path not in done]
     taken = {entry["name"] for entry in done.values()}
