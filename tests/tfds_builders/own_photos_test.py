@@ -119,8 +119,8 @@ def test_copies_never_cross_splits(tmp_path: Path, capsys) -> None:
     assert (tree / "b/misfiled.png").read_bytes() != png.read_bytes()
     build(tree)
     message = capsys.readouterr().err
-    assert "7 photos are copies of others" in message
-    assert f"1 photos are in two classes: a/{png.name} = b/misfiled.png" in message
+    assert "copies of other photos (the same pixels): 7; copies stay in one split" in message
+    assert f"photos in two classes: 1 (a/{png.name} = b/misfiled.png)" in message
     found = records(tree)
     assert len(found) == 47
     for name, record in found.items():
@@ -146,7 +146,7 @@ def test_one_class_one_photo_none_and_many(tmp_path: Path, capsys) -> None:
     own_folders.photo(rare / "c/single.jpg", 2, 0)
     build(rare, out="rare_out")
     assert records(rare, out="rare_out")["c/single.jpg"]["split"] == "train"
-    assert "split test has no photo of 1 classes: c" in capsys.readouterr().err
+    assert "classes without a photo in split test: 1 (c)" in capsys.readouterr().err
     (tmp_path / "empty/dress").mkdir(parents=True)
     with pytest.raises(UserError, match=r"empty: no photo lies below it; expected CLASS/photo"):
         build(tmp_path / "empty", out="empty_out")

@@ -219,7 +219,7 @@ dataset coco_instances"""
         notes, dropped = [], set()
         if groups:
             count = sum(len({listing.image[i] for i in rows}) - 1 for rows in groups)
-            notes.append(f"{count} photos are copies of others (the same pixels); copies stay in one split")
+            notes.append(f"copies of other photos (the same pixels): {count}; copies stay in one split")
         for rows in groups if listing.split is not None else ():
             best = min(rows, key=lambda i: KEEP_FIRST.index(listing.split[i]))
             for i in rows:
@@ -228,7 +228,7 @@ dataset coco_instances"""
                     reason = f"the same pixels as {listing.image[best]} of split {listing.split[best]}"
                     self.skipped.append({"id": listing.image[i], "reason": reason})
         if dropped:
-            notes.append(f"{len(dropped)} photos are left out: copies of photos in another split")
+            notes.append(f"left out as copies of photos in another split: {len(dropped)}")
         notes += protocol.disagreeing(listing, groups)
         return listing.rows([i for i in range(len(listing.image)) if i not in dropped]), notes
 

@@ -20,7 +20,7 @@ def disagreeing(listing: Listing, groups: Sequence[Sequence[int]]) -> list[str]:
     if not pairs:
         return []
     named = "; ".join(" = ".join(listing.image[i] for i in rows[:3]) for rows in pairs[:5])
-    return [f"{len(pairs)} photos are in two classes: {named}{'; …' if len(pairs) > 5 else ''}"]
+    return [f"photos in two classes: {len(pairs)} ({named}{'; …' if len(pairs) > 5 else ''})"]
 
 
 def class_notes(listing: Listing, split: Sequence[str]) -> list[str]:
@@ -36,7 +36,7 @@ def class_notes(listing: Listing, split: Sequence[str]) -> list[str]:
         unmeasured = sorted(of["train"] - of[held])
         if of[held] and unmeasured:
             named = ", ".join(unmeasured[:10]) + (", …" if len(unmeasured) > 10 else "")
-            notes.append(f"split {held} has no photo of {len(unmeasured)} classes: {named}")
+            notes.append(f"classes without a photo in split {held}: {len(unmeasured)} ({named})")
         unseen = sorted(of[held] - of["train"])
         if unseen:
             notes.append(f"split {held} has classes that train lacks: {', '.join(unseen[:10])}")
@@ -66,7 +66,7 @@ def roles(listing: Listing, split: Sequence[str]) -> tuple[np.ndarray, list[str]
             role[consumer] = QUERY if matched else NEITHER
             unmatched += 0 if matched else len(consumer)
         if unmatched:
-            notes.append(f"split {held}: {unmatched} consumer photos have no shop photo of their item")
+            notes.append(f"split {held}: consumer photos without a shop photo of their item: {unmatched}")
         if rows and not (role[rows] == QUERY).any():
             notes.append(f"split {held}: no item has two photos, so retrieval cannot be measured on it")
     return role, notes
