@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from close import assert_conditioned, assert_rounded
 
 from fashionjax.models import cgd
 from fashionjax.models.backbones.resnet import ResNet
@@ -14,11 +15,13 @@ from fashionjax.weights.key_maps import fill, torch_shapes, unfill
 def test_descriptors_by_hand():
     feature = jnp.asarray([[[[1.0, 0.0], [2.0, 0.0]], [[3.0, 0.0], [2.0, -4.0]]]])
     spoc, mac, gem = (cgd.power_mean(feature, p)[0] for p in cgd.exponents_of("SMG"))
-    np.testing.assert_allclose(spoc, [2.0, -1.0])
-    np.testing.assert_allclose(mac, [3.0, 0.0])
-    np.testing.assert_allclose(gem, [11.0 ** (1 / 3), -(16.0 ** (1 / 3))], rtol=1e-6)
+    np.testing.assert_array_equal(spoc, [2.0, -1.0])
+    np.testing.assert_array_equal(mac, [3.0, 0.0])
+    # a mean of four cubes, exact, and a power: exp and log of it
+    assert_rounded(gem, [11.0 ** (1 / 3), -(16.0 ** (1 / 3))], operations=2 * 8 + 2)
     floored = cgd.power_mean(feature, 2.0, 1e-6)[0]  # negative values are raised to the floor
-    np.testing.assert_allclose(floored, [(18 / 4) ** 0.5, 1e-6], rtol=1e-6)
+    assert_rounded(floored[:1], [(18 / 4) ** 0.5], operations=4 + 2 * 8 + 2)
+    assert_rounded(floored[1:], [1e-6], operations=4 + 2 * 8 + 2)
 
 
 def test_the_gradient_of_a_silent_channel_is_zero():
@@ -37,11 +40,15 @@ def test_rows_that_are_not_valid_leave_the_statistics_alone():
     head = cgd.CGDHead(classes=3, width=4)
     feature = jax.random.normal(jax.random.key(1), (6, 2, 2, 5))
     variables = head.init(jax.random.key(0), feature)
-    run = lambda x, valid: head.apply(variables, x, True, valid, mutable=["batch_stats"])  # noqa: E731
-    (_, logits), kept = run(feature, jnp.arange(6) < 4)
-    (_, alone), own = run(feature[:4], jnp.ones(4, bool))
-    np.testing.assert_allclose(logits[:4], alone, rtol=1e-4, atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), kept, own)
+
+    @jax.jit
+    def run(variables, x, valid):
+        (_, logits), kept = head.apply(variables, x, True, valid, mutable=["batch_stats"])
+        return logits[:4], kept
+
+    alone = lambda *arguments: run(*arguments, jnp.ones(4, bool))  # noqa: E731
+    got, arguments = run(variables, feature, jnp.arange(6) < 4), (variables, feature[:4])
+    assert_conditioned(got, alone(*arguments), alone, *arguments, terms=5)
 
 
 def tiny(descriptors="SG", ids=5) -> cgd.CGD:

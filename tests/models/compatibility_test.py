@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from close import assert_conditioned
 
 from fashionjax.models.compatibility import SetScorer
 
@@ -52,9 +53,12 @@ def test_a_set_scores_as_defined(depth, drawn):
     scorer = SetScorer(types=4, depth=depth, heads=HEADS, width=WIDTH)
     variables = drawn(scorer, embedding, category, valid)
     got = jax.jit(scorer.apply)(variables, embedding, category, valid)
-    p = jax.tree.map(lambda leaf: leaf.astype(np.float64), variables["params"])
-    want = [
-        whole_score(p, depth, e[:n].astype(np.float64), c[:n]) for e, c, n in zip(embedding, category, length)
-    ]
+
+    def definition(params, embedding):
+        p, embedding = jax.tree.map(lambda leaf: leaf.astype(np.float64), (params, embedding))
+        rows = zip(embedding, category, length)
+        return np.asarray([whole_score(p, depth, e[:n], c[:n]) for e, c, n in rows])
+
+    want = definition(variables["params"], embedding)
     assert np.ptp(want) > 0.05
-    np.testing.assert_allclose(got, want, atol=2e-6)
+    assert_conditioned(got, want, definition, variables["params"], embedding, terms=2 * WIDTH)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from close import assert_sums_close
+from close import assert_rounded, assert_sums_close, rounding
 
 from fashionjax.models import heads
 from fashionjax.ops.landmark_pool import landmark_pool
@@ -104,7 +104,7 @@ def test_proxies_give_cosines_of_unit_embeddings(drawn):
     module = heads.EmbedExtractor(embedding=4, ids=5, normalise=True, id_head="proxy")
     variables = drawn(module, x)
     got, logits = jax.jit(module.apply)(variables, x)
-    np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, rtol=1e-5)
+    assert_rounded(np.linalg.norm(np.float64(got), axis=1), np.ones(3), operations=4 + 8 + 1)
     proxies = variables["params"]["proxies"]
     want = got @ (proxies / np.linalg.norm(proxies, axis=1, keepdims=True)).T
     assert_sums_close(logits, want, terms=4)
@@ -117,16 +117,17 @@ def test_soft_argmax_of_a_peak_is_its_cell_and_of_nothing_the_centre():
     heatmap = np.zeros((1, 4, 8, 2), np.float32)
     heatmap[0, 3, 1, 0] = 100
     weight, xy = heads.soft_argmax(jnp.asarray(heatmap))
-    np.testing.assert_allclose(xy[0], [[1.5 / 8, 3.5 / 4], [0.5, 0.5]], rtol=1e-5)
-    np.testing.assert_allclose(weight.sum(axis=(1, 2)), 1, rtol=1e-5)
-    assert weight[0, 3, 1, 0] == pytest.approx(1)
+    cells = 4 * 8 + 8 + 1  # a softmax: a sum over the map, exp, a quotient
+    assert_rounded(xy[0], [[1.5 / 8, 3.5 / 4], [0.5, 0.5]], operations=cells + 32, scale=1)
+    assert_rounded(np.float64(weight).sum(axis=(1, 2)), np.ones((1, 2)), operations=cells)
+    assert weight[0, 3, 1, 0] == pytest.approx(1, abs=rounding(cells))
 
 
 def test_soft_argmax_of_two_equal_peaks_is_their_middle():
     heatmap = np.zeros((1, 4, 4, 1), np.float32)
     heatmap[0, 0, 0], heatmap[0, 2, 3] = 100, 100
     _, xy = heads.soft_argmax(jnp.asarray(heatmap))
-    np.testing.assert_allclose(xy[0, 0], [(0.5 + 3.5) / 2 / 4, (0.5 + 2.5) / 2 / 4], rtol=1e-5)
+    assert_rounded(xy[0, 0], [(0.5 + 3.5) / 2 / 4, (0.5 + 2.5) / 2 / 4], operations=16 + 8 + 1 + 16, scale=1)
 
 
 def test_heatmap_head_works_on_the_finest_of_its_levels(drawn):

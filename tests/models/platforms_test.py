@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from close import assert_conditioned
 from jax import lax
 
 from fashionjax.models import backbones, layers
@@ -64,8 +65,9 @@ def small(params, x):
     return jnp.sum(jnp.sin(layers.max_pool(x, 2, 1)))
 
 
+@pytest.mark.slow
 def test_both_forms_have_the_same_gradient(monkeypatch):
-    """Sums of at most 9 * 8 * 256 float32 terms of order 1, in another order."""
+    """Sums of at most 2 * 32 * 32 products, in another order."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 32, 32, 3)).astype(np.float32)
     params = [
@@ -74,10 +76,10 @@ def test_both_forms_have_the_same_gradient(monkeypatch):
     ]
     params += [{"scale": np.ones(8, np.float32), "bias": np.zeros(8, np.float32)}]
     params += [{"mean": np.zeros(8, np.float32), "var": np.ones(8, np.float32)}]
-    on_cpu = jax.jit(jax.grad(small))(params, x)
+    gradient = jax.jit(lambda *arguments: jax.grad(small)(*arguments)[:4])
+    on_cpu = gradient(params, x)
     jax.clear_caches()
     with monkeypatch.context() as patch:
         patch.setattr(lax, "platform_dependent", lambda *args, default, **_: default(*args))
-        elsewhere = jax.jit(lambda params, x: jax.grad(small)(params, x))(params, x)
-    for ours, theirs in zip(jax.tree.leaves(on_cpu[:4]), jax.tree.leaves(elsewhere[:4]), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3 * np.abs(theirs).max())
+        elsewhere = jax.jit(lambda params, x: jax.grad(small)(params, x)[:4])(params, x)
+    assert_conditioned(on_cpu, elsewhere, gradient, params, x, terms=2 * 32 * 32)

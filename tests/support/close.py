@@ -1,8 +1,10 @@
 """Bounds of float32 comparisons that follow from the arithmetic, so that they hold on every processor."""
 
+import jax
 import numpy as np
 
 UNIT = 2.0**-24  # the unit roundoff of float32
+MOVES = 2  # both sides may carry the error
 SLACK = 8  # both sides may carry the error, and the largest result stands for a sum's magnitude
 
 
@@ -15,6 +17,7 @@ def assert_sums_close(got, want, terms: int) -> None:
     """
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     assert got.shape == want.shape, (got.shape, want.shape)
+    assert terms <= 500, "the bound would be beyond a hundredth of the result: see relative_rounding"
     bound = SLACK * terms**1.5 * UNIT * max(float(np.abs(want).max(initial=0)), 1e-30)
     np.testing.assert_allclose(got, want, rtol=0, atol=bound)
 
@@ -44,3 +47,42 @@ def relative_rounding(terms: int, layers: int = 1) -> float:
     Independent roundings add up by squares (Higham and Mary 2019).
     """
     return SLACK * (layers * terms) ** 0.5 * UNIT
+
+
+def moved(tree, seed: int = 0):
+    """The tree with each float32 number replaced by the next above or below it, at random; zeros stay."""
+    rng = np.random.default_rng(seed)
+
+    def neighbour(leaf):
+        leaf = np.asarray(leaf)
+        if leaf.dtype != np.float32:
+            return leaf
+        towards = np.where(rng.integers(0, 2, leaf.shape), np.inf, -np.inf)
+        return np.where(leaf == 0, leaf, np.nextafter(leaf, towards.astype(np.float32)))
+
+    return jax.tree.map(neighbour, tree)
+
+
+def assert_conditioned(got, want, function, *arguments, terms: int) -> None:
+    """Each leaf of `got` equals `want` within what float32 makes of them when `function(*arguments)` computes
+    the tree `want`, in float32 or transcribed in float64.
+
+    A float32 sum of n products is the exact sum of operands that are off by n·2⁻²⁴ of themselves at most
+    (Higham, section 3.1) and by about √n·2⁻²⁴ (Higham and Mary 2019), so that rounding is a move of the
+    parameters of each layer. What a move of all arguments by one rounding changes is measured, and √terms of
+    it are allowed, `terms` being the products of the longest sum. A bound above a hundredth of the largest
+    value would check nothing, and fails.
+    """
+    base = function(*arguments)
+    probes = [function(*moved(arguments, seed)) for seed in range(3)]
+
+    def check(got, want, base, *probes):
+        got, want, base, *probes = (np.asarray(x, np.float64) for x in (got, want, base, *probes))
+        assert got.shape == want.shape, (got.shape, want.shape)
+        largest = float(np.abs(base).max(initial=0))
+        change = max(float(np.abs(probe - base).max(initial=0)) for probe in probes)
+        bound = MOVES * (terms**0.5 * change + UNIT * largest)
+        assert bound <= 0.01 * largest, f"a bound of {bound:g} for values up to {largest:g} checks nothing"
+        np.testing.assert_allclose(got, want, rtol=0, atol=bound)
+
+    jax.tree.map(check, got, want, base, *probes)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from close import assert_conditioned, assert_rounded
 
 from fashionjax.models.detection import rcnn, roi_heads, rpn
 from fashionjax.models.detection.settings import CASCADE, MASK_RCNN, MMDETECTION
@@ -29,6 +30,14 @@ def encode(box, target, weights, plus):
     if plus == 0:
         middle, theirs = box[:, :2] + side / 2, target[:, :2] + other / 2
     return np.concatenate([(theirs - middle) / side, np.log(other / side)], axis=1) * weights
+
+
+def wide(*arrays):
+    return (np.asarray(x, np.float64) for x in arrays)
+
+
+def normal(rng, *shape):
+    return rng.normal(size=shape).astype(np.float32)
 
 
 def smooth(difference, beta):
@@ -79,31 +88,35 @@ def test_losses_of_the_proposals(name):
     settings, plus = settings_of(name), float(name == "mmdetection")
     shapes = [(8, 12), (4, 6)]
     levels = rpn.levels(settings, shapes)
-    anchor = np.concatenate([level.anchor for level in levels]).astype(np.float64)
+    anchor = np.concatenate([level.anchor for level in levels])
     settings = settings._replace(anchors_sampled=2 * len(anchor), anchor_foreground=0.6)
     rng = np.random.default_rng(1)
-    logit, delta = rng.normal(size=len(anchor)), rng.normal(size=(len(anchor), 4))
+    logit, delta = normal(rng, len(anchor)), normal(rng, len(anchor), 4)
     cut = [len(levels[0].anchor)]
     found = rpn.loss(
         settings,
         levels,
-        [jnp.float32(x) for x in np.split(logit, cut)],
-        [jnp.float32(x) for x in np.split(delta, cut)],
+        [jnp.asarray(x) for x in np.split(logit, cut)],
+        [jnp.asarray(x) for x in np.split(delta, cut)],
         TRUTH,
         VALID,
         SIZE,
         np.array(shapes),
         jax.random.key(0),
     )
-    truth = TRUTH[VALID].astype(np.float64)
-    kind, index = anchor_kinds(settings, anchor, truth, plus)
+    kind, index = anchor_kinds(settings, *wide(anchor, TRUTH[VALID]), plus)
     foreground = kind == 1
     assert 2 <= foreground.sum() < 40 and (kind == 0).sum() > 40
-    target = encode(anchor[foreground], truth[index[foreground]], 1.0, plus)
-    box = smooth(delta[foreground] - target, settings.anchor_beta).sum()
-    entropy = binary_entropy(logit, foreground)[kind >= 0].sum()
-    np.testing.assert_allclose(found.box, box, rtol=1e-5)
-    np.testing.assert_allclose(found.objectness, entropy, rtol=1e-5)
+
+    def sums(anchor, truth, logit, delta):
+        anchor, truth, logit, delta = wide(anchor, truth, logit, delta)
+        target = encode(anchor[foreground], truth[index[foreground]], 1.0, plus)
+        box = smooth(delta[foreground] - target, settings.anchor_beta).sum()
+        return box, binary_entropy(logit, foreground)[kind >= 0].sum()
+
+    arguments = anchor, TRUTH[VALID], logit, delta
+    got = found.box, found.objectness
+    assert_conditioned(got, sums(*arguments), sums, *arguments, terms=4 * len(anchor))
     assert found.sampled == (kind >= 0).sum()
 
 
@@ -124,29 +137,34 @@ def test_losses_of_the_boxes(name):
     rng = np.random.default_rng(3)
     rois = drawn_rois(settings, rois_near_the_truth(rng))
     n = len(rois.box)
-    logits, delta = rng.normal(size=(n, 4)), rng.normal(size=(n, 3, 4))
-    found = roi_heads.box_loss(settings, 0, jnp.float32(logits), jnp.float32(delta), rois, TRUTH)
-    box, truth = np.asarray(rois.box, np.float64), TRUTH[VALID].astype(np.float64)
+    logits, delta = normal(rng, n, 4), normal(rng, n, 3, 4)
+    found = roi_heads.box_loss(settings, 0, jnp.asarray(logits), jnp.asarray(delta), rois, TRUTH)
     valid = np.asarray(rois.valid)
-    overlap = overlaps(box, truth, plus)
+    overlap = overlaps(*wide(rois.box, TRUTH[VALID]), plus)
     foreground = valid & (overlap.max(axis=1) >= 0.5)
     assert foreground.sum() == np.sum(rois.foreground) == 6 and valid.sum() > 6  # a quarter of 24
     matched = overlap.argmax(axis=1)
     label = np.where(foreground, LABEL[matched], 3)
-    target = encode(box[foreground], truth[matched[foreground]], np.array([10.0, 10, 5, 5]), plus)
-    own = delta[foreground, label[foreground]]
-    np.testing.assert_allclose(found.box, smooth(own - target, settings.roi_beta).sum(), rtol=1e-5)
-    np.testing.assert_allclose(found.entropy, cross_entropy(logits, label)[valid].sum(), rtol=1e-5)
+
+    def sums(box, truth, logits, delta):
+        box, truth, logits, delta = wide(box, truth, logits, delta)
+        target = encode(box[foreground], truth[matched[foreground]], np.array([10.0, 10, 5, 5]), plus)
+        own = delta[foreground, label[foreground]]
+        return smooth(own - target, settings.roi_beta).sum(), cross_entropy(logits, label)[valid].sum()
+
+    arguments = rois.box, TRUTH[VALID], logits, delta
+    got = found.box, found.entropy
+    assert_conditioned(got, sums(*arguments), sums, *arguments, terms=4 * n)
     assert found.rois == valid.sum()
 
 
+@pytest.mark.slow
 def test_later_stages_match_all_boxes_again_at_their_own_iou():
     """Cascade: refined boxes of the stage before, none drawn anew, empty ones left out."""
     settings = CASCADE._replace(**SMALL)
     rng = np.random.default_rng(4)
     box = np.concatenate([rois_near_the_truth(rng), [[10, 10, 10, 30]]]).astype(np.float32)
-    truth = TRUTH[VALID].astype(np.float64)
-    overlap = overlaps(box[:-1].astype(np.float64), truth, 0.0)
+    overlap = overlaps(*wide(box[:-1], TRUTH[VALID]), 0.0)
     counts = []
     for stage, threshold in ((1, 0.6), (2, 0.7)):
         rois = roi_heads.rematch(settings, 3, stage, box, np.ones(len(box), bool), TRUTH, LABEL, VALID)
@@ -155,23 +173,28 @@ def test_later_stages_match_all_boxes_again_at_their_own_iou():
         np.testing.assert_array_equal(rois.foreground[:-1], foreground)
         matched = overlap.argmax(axis=1)
         np.testing.assert_array_equal(rois.label[:-1], np.where(foreground, LABEL[matched], 3))
-        logits, delta = rng.normal(size=(len(box), 4)), rng.normal(size=(len(box), 1, 4))
-        found = roi_heads.box_loss(settings, stage, jnp.float32(logits), jnp.float32(delta), rois, TRUTH)
+        logits, delta = normal(rng, len(box), 4), normal(rng, len(box), 1, 4)
+        found = roi_heads.box_loss(settings, stage, jnp.asarray(logits), jnp.asarray(delta), rois, TRUTH)
         weights = np.array(settings.stage_weights[stage])
-        target = encode(box[:-1][foreground].astype(np.float64), truth[matched[foreground]], weights, 0.0)
-        want = np.abs(delta[:-1][foreground, 0] - target).sum()
-        np.testing.assert_allclose(found.box, want, rtol=1e-5)
+
+        def total(box, truth, delta, weights=weights):
+            box, truth, delta = wide(box, truth, delta)
+            return np.abs(delta - encode(box, truth, weights, 0.0)).sum()
+
+        arguments = box[:-1][foreground], TRUTH[matched[foreground]], delta[:-1][foreground, 0]
+        assert_conditioned(found.box, total(*arguments), total, *arguments, terms=4 * len(box))
         counts.append(foreground.sum())
     assert 0 < counts[1] < counts[0] < len(box) - 1
 
 
 def test_losses_of_the_masks():
     rng = np.random.default_rng(5)
-    logits, target = rng.normal(size=(5, 4, 4, 3)), rng.random((5, 4, 4)) < 0.5
+    logits, target = normal(rng, 5, 4, 4, 3), rng.random((5, 4, 4)) < 0.5
     label, counted = np.array([2, 0, 1, 3, 3]), np.array([True, True, False, False, False])
-    total, count = roi_heads.mask_loss(jnp.float32(logits), jnp.asarray(target), label, jnp.asarray(counted))
+    total, count = roi_heads.mask_loss(jnp.asarray(logits), jnp.asarray(target), label, jnp.asarray(counted))
+    logits = logits.astype(np.float64)
     want = sum(binary_entropy(logits[i, :, :, label[i]], target[i]).mean() for i in (0, 1))
-    np.testing.assert_allclose(total, want, rtol=1e-5)
+    assert_rounded(total, want, operations=16 + 2 + 2 * 8 + 2)  # cells, objects, exp and log, the rest
     assert count == 2
 
 

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from close import assert_conditioned, assert_sums_close, rounding
 
 from fashionjax.models.backbones.resnet import ResNet
 from fashionjax.models.detection import rcnn
@@ -72,9 +73,17 @@ def losses(model, variables, image, size, truth, keys=KEYS):
 detect = jax.jit(rcnn.detect, static_argnums=0)
 
 
-def close(a, b, rtol=2e-4):
-    # float32 through some 20 layers with other blocks of the same sums
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=1e-5), a, b)
+def close(got, function, *arguments):
+    """`got` equals function(*arguments) within rounding: 3 x 3 kernels over at most 32 channels."""
+    assert_conditioned(got, function(*arguments), function, *arguments, terms=9 * 32)
+
+
+def close_losses(got, function, *arguments):
+    """`close`; but a cell of a mask's target may lie on the bitmap's border and fall to either side, with a
+    last bit of its box. Two of the 64 cells of three objects are let off; logits are below 1."""
+    continuous = lambda found: {name: value for name, value in found.items() if name != "mask"}  # noqa: E731
+    close(continuous(got), lambda *moved: continuous(function(*moved)), *arguments)
+    assert abs(got["mask"] - function(*arguments)["mask"]) <= 2 / (64 * 3)
 
 
 def test_names_of_losses(cascade):
@@ -87,18 +96,19 @@ def test_names_of_losses(cascade):
 
 def test_padding_changes_no_loss(cascade):
     model, variables = cascade
-    close(losses(model, variables, *batch(64, 64)), losses(model, variables, *batch(96, 128, objects=5)))
+    padded = losses(model, variables, *batch(96, 128, objects=5))
+    close_losses(padded, lambda v: losses(model, v, *batch(64, 64)), variables)
 
 
+@pytest.mark.slow
 def test_padding_changes_no_detection(cascade):
     model, variables = cascade
-    one, other = (detect(model, variables, *batch(*shape)[:2]) for shape in ((64, 64), (96, 128)))
+    run = lambda v, shape: detect(model, v, *batch(*shape)[:2])  # noqa: E731
+    one, other = (run(variables, shape) for shape in ((64, 64), (96, 128)))
     assert one.valid.sum() > 4
     assert one.label.tolist() == other.label.tolist() and one.valid.tolist() == other.valid.tolist()
-    # Relative to the whole array: rounding of the maps passes three decoded boxes, and logits may be near 0.
-    for name in ("box", "score", "mask_logits"):
-        x, y = getattr(one, name), getattr(other, name)
-        assert np.linalg.norm(x - y) < 5e-4 * np.linalg.norm(x), name
+    floats = lambda found: (found.box, found.score, found.mask_logits)  # noqa: E731
+    close(floats(other), lambda v: floats(run(v, (64, 64))), variables)
 
 
 @pytest.mark.full
@@ -106,9 +116,13 @@ def test_a_neighbour_changes_nothing(cascade):
     model, variables = cascade
     image, size, truth = batch(64, 64)
     swapped = jax.tree.map(lambda x: x[::-1], (image, size, truth))
-    close(losses(model, variables, image, size, truth), losses(model, variables, *swapped, KEYS[::-1]))
-    pair, alone = detect(model, variables, image, size), detect(model, variables, image[::-1], size[::-1])
-    close(jax.tree.map(lambda x: x[0], pair)[:2], jax.tree.map(lambda x: x[1], alone)[:2])
+    swapped = losses(model, variables, *swapped, KEYS[::-1])
+    close_losses(swapped, lambda v: losses(model, v, image, size, truth), variables)
+
+    def first(variables, image, size, row=0):
+        return jax.tree.map(lambda x: x[row], detect(model, variables, image, size)[:2])
+
+    close(first(variables, image[::-1], size[::-1], 1), first, variables, image, size)
 
 
 def test_images_without_objects_train_the_background_alone(cascade):
@@ -119,6 +133,7 @@ def test_images_without_objects_train_the_background_alone(cascade):
     assert found["rpn_cls"] > 0 and found["cls_stage2"] > 0
 
 
+@pytest.mark.slow
 def test_objects_without_a_mask_are_no_targets(cascade):
     """The second object of the first image has a box alone: whatever its mask holds is not read."""
     model, variables = cascade
@@ -161,9 +176,10 @@ def test_gradients_are_finite_and_reach_every_parameter(cascade):
 
 def test_a_cascade_scales_what_flows_into_its_features():
     gradient = jax.grad(lambda x: rcnn.roi_heads.scale_gradient(x, 1 / 3) ** 2)(3.0)
-    assert gradient == pytest.approx(2.0)
+    assert gradient == pytest.approx(2.0, abs=rounding(3, scale=3))
 
 
+@pytest.mark.slow
 def test_frozen_stages_get_no_gradient_and_are_named(drawn):
     image, size, truth = batch(64, 64)
     model = small(MASK_RCNN, norm="batch")
@@ -187,9 +203,10 @@ def test_trained_batch_statistics_leave_padding_out(drawn):
     model = small(MASK_RCNN)
     model = model.clone(backbone=ResNet(depth=18, width=4))
     variables = drawn(model, image, size)
-    run = jax.jit(lambda *a: rcnn.losses(model, variables, *a, KEYS, TARGET))
-    one, other = run(image, size, truth), run(*batch(96, 128))
-    close(one, other, rtol=1e-3)
+    run = jax.jit(lambda v, *a: rcnn.losses(model, v, *a, KEYS, TARGET))
+    one, other = run(variables, image, size, truth), run(variables, *batch(96, 128))
+    close_losses(other[0], lambda v: run(v, image, size, truth)[0], variables)
+    close(other[1], lambda v: run(v, image, size, truth)[1], variables)
     before = variables["batch_stats"]["backbone"]["bn1"]["mean"]
     assert np.abs(one[1]["backbone"]["bn1"]["mean"] - before).max() > 1e-3
 
@@ -200,7 +217,8 @@ def test_legacy_conventions_run_and_differ(drawn):
     model = small(MASK_RCNN, geometry=LEGACY)
     variables = drawn(model, image, size)
     assert variables["params"]["box_predictor_0"]["bbox_pred"]["kernel"].shape[1] == 4 * (CLASSES + 1)
-    close(losses(model, variables, image, size, truth), losses(model, variables, *batch(96, 128)))
+    padded = losses(model, variables, *batch(96, 128))
+    close_losses(padded, lambda v: losses(model, v, image, size, truth), variables)
     one = detect(model, variables, image, size)
     unaligned = model.clone(settings=model.settings._replace(geometry=LEGACY._replace(aligned_rois=True)))
     assert np.abs(one.score - detect(unaligned, variables, image, size).score).max() > 1e-5
@@ -215,9 +233,9 @@ def test_background_first_is_a_permutation_of_the_head(drawn):
     logits, delta = head.apply(variables, feature)
     params = variables["params"]
     raw = feature @ params["cls_score"]["kernel"] + params["cls_score"]["bias"]
-    np.testing.assert_allclose(logits, raw[:, [1, 2, 3, 0]], rtol=1e-5, atol=1e-5)
+    assert_sums_close(logits, raw[:, [1, 2, 3, 0]], terms=6)
     raw = feature @ params["bbox_pred"]["kernel"] + params["bbox_pred"]["bias"]
-    np.testing.assert_allclose(delta.reshape(5, -1), raw[:, 4:], rtol=1e-5, atol=1e-5)
+    assert_sums_close(delta.reshape(5, -1), raw[:, 4:], terms=6)
 
 
 def test_sides_must_be_multiples_of_32(cascade):
