@@ -107,6 +107,7 @@ def test_evaluation_writes_page_and_results(run, tmp_path):
     assert isinstance(json.loads((tmp_path / "detections.json").read_text()), list)
 
 
+@pytest.mark.slow
 def test_photos_are_segmented_and_a_second_run_goes_on(run, data_dir, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()

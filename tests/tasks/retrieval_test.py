@@ -153,6 +153,7 @@ def test_batch_losses_do_not_depend_on_the_number_of_devices(monkeypatch):
     assert np.linalg.norm(update8 - update1) <= bound * np.linalg.norm(update1)
 
 
+@pytest.mark.slow
 def test_s3_mixes_within_the_roles_of_triplets():
     config = tiny(argument="backbone=vgg16,pool=landmark")
     config.quirks, config.images_per_gpu = ("s3_roi_scramble_group",), 2

@@ -144,6 +144,7 @@ def test_categories_are_matched_by_name(tree: Path) -> None:
         build(tree)
 
 
+@pytest.mark.slow
 def test_one_json_of_any_name_and_images_in_a_zip(tmp_path: Path) -> None:
     root = tmp_path / "release"
     for i in range(3):
@@ -163,6 +164,7 @@ def test_ambiguous_files_are_refused(tree: Path) -> None:
         build(tree, overwrite=True)
 
 
+@pytest.mark.slow
 def test_clipped_boxes_and_damaged_images(tree: Path) -> None:
     instance_trees.change(tree / TRAIN, lambda c: c["annotations"][0].update(bbox=[-2, 6, 20, 60]))
     (tree / "images/train/005.jpg").write_bytes(b"no image")
@@ -174,6 +176,7 @@ def test_clipped_boxes_and_damaged_images(tree: Path) -> None:
     np.testing.assert_array_equal(read(tree)["train"][1]["instance"]["box"], [[0, 6, 18, 56]])
 
 
+@pytest.mark.slow
 def test_exif_orientation(tree: Path) -> None:
     """Annotations refer to the image as it is shown; exif=false to the stored one."""
     path = tree / "images/train/001.jpg"
@@ -202,6 +205,7 @@ def test_parsing_records(tmp_path: Path, prefix: str) -> None:
     assert records["query"][1]["coco_id"] == 104
 
 
+@pytest.mark.slow
 def test_parsing_variants_and_refusals(tmp_path: Path, capsys) -> None:
     """Json files in Anno/segmentation; classes in another order are matched by name and reported."""
     tree = instance_trees.parsing(tmp_path / "release")

@@ -3,6 +3,7 @@ vision transformers of another resolution."""
 
 import numpy as np
 import pytest
+from close import assert_rounded
 from torch_writers import dense, mapping, save_zip, zip_file
 from weight_files import (
     assert_same,
@@ -161,7 +162,8 @@ def loaded_positions(tmp_path, config, positions):
 def test_positions_are_resized_as_pytorch_does(tmp_path, resized, name, grid):
     _, positions, notes = loaded_positions(tmp_path, vit_config(grid), resized["positions"])
     assert notes[0].startswith(f"resized position embeddings from 5 x 5 to the {grid} x {grid} grid")
-    np.testing.assert_allclose(positions, resized[name], rtol=1e-4, atol=1e-5)
+    # either axis: at most 8 taps, weights of a polynomial whose place is off by some roundings of 5 cells
+    assert_rounded(positions, resized[name], operations=2 * (8 + 5 * 8))
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,7 @@ def test_classes_that_nothing_has_keep_their_outputs():
     assert len(config.labels.category) == 80 and config.model.classes == 0
 
 
+@pytest.mark.slow
 def test_other_pixels_are_refused(tmp_path):
     """A file whose normalisation is not the config's would predict nonsense."""
     config, tensors = tiny("mask_rcnn"), drawn(shapes_of("mask_rcnn"))
