@@ -6,6 +6,7 @@ import types
 
 import numpy as np
 import pytest
+from close import rounding
 from safetensors.numpy import save_file
 
 from fashionjax.errors import UserError
@@ -30,6 +31,18 @@ def exact_scores(metric):
     return query @ rows.T
 
 
+def rounding_of(metric, distance) -> float:
+    """Of products of six values: the largest is the scale."""
+    if metric == "cosine":
+        return rounding(6 + 6 + 8 + 1)
+    middle = ROWS.mean(axis=0) if metric == "euclidean" else 0
+    query, rows = (np.linalg.norm(x - middle, axis=1).max() for x in (QUERY, ROWS))
+    if metric != "euclidean":
+        return rounding(6, scale=query * rows)
+    square = rounding(3 * 6 + 3, scale=(query + rows) ** 2)  # |q|² - 2 q·g + |g|², of differences to the mean
+    return square / (2 * distance.min())
+
+
 @pytest.mark.parametrize("metric", galleries.METRICS)
 def test_search_equals_float64(metric):
     gallery = built(metric)
@@ -37,7 +50,8 @@ def test_search_equals_float64(metric):
     exact = exact_scores(metric)
     order = np.argsort(exact if metric == "euclidean" else -exact, axis=1, kind="stable")
     np.testing.assert_array_equal(index, order[:, :10])
-    np.testing.assert_allclose(score, np.take_along_axis(exact, index, axis=1), rtol=1e-4)
+    want = np.take_along_axis(exact, index, axis=1)
+    np.testing.assert_allclose(score, want, rtol=0, atol=rounding_of(metric, want))
     relevant = [np.array([3, 50, 89])] * len(QUERY)
     for ranks, row in zip(galleries.ranks(gallery, QUERY, relevant), order, strict=True):
         np.testing.assert_array_equal(ranks, np.flatnonzero(np.isin(row, relevant[0])) + 1)

@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from close import assert_conditioned
 from outfits import PAIRS, TYPES
 
 from fashionjax.models.compatibility import SetTransformer
@@ -27,12 +28,14 @@ def spaces(kind: str) -> Spaces:
 
 
 def distance(own: Spaces, a, b, c) -> float:
+    """Of float64 arrays."""
+
     def place(x):
         if own.mask is None:
-            return x @ own.kernel[c].astype(np.float64) + own.bias[c]
-        return x * own.mask[c] / (np.linalg.norm(x * own.mask[c].astype(np.float64)) + 1e-10)
+            return x @ own.kernel[c] + own.bias[c]
+        return x * own.mask[c] / (np.linalg.norm(x * own.mask[c]) + 1e-10)
 
-    a, b = place(a.astype(np.float64)), place(b.astype(np.float64))
+    a, b = place(a), place(b)
     return float(np.sum(own.metric * a * b) if own.metric is not None else np.linalg.norm(a - b + 1e-6))
 
 
@@ -48,12 +51,20 @@ def test_ranking_equals_a_loop(kind, pieces, monkeypatch):
     rank = completion.pair_ranker(own, TABLE, TYPES)
     value, number = rank(outfit, worn, 2, candidates[2], 10)
     rows = np.flatnonzero(category == 2)
-    want = np.asarray(
-        [1 - np.mean([distance(own, q, gallery[r], TABLE[t, 2]) for q, t in zip(outfit, worn)]) for r in rows]
-    )
+
+    def scores(own, outfit, candidates):
+        """The epsilon of a distance is added to candidate minus item."""
+        own, outfit, candidates = jax.tree.map(np.float64, (own, outfit, candidates))
+        pairs = list(zip(outfit, worn))
+        return np.asarray(
+            [1 - np.mean([distance(own, c, q, TABLE[t, 2]) for q, t in pairs]) for c in candidates]
+        )
+
+    want = scores(own, outfit, gallery[rows])
     order = np.argsort(-want, kind="stable")[:10]
     np.testing.assert_array_equal(number, rows[order])
-    np.testing.assert_allclose(value, want[order], rtol=2e-5, atol=2e-5)
+    arguments = own, outfit, gallery[rows[order]]
+    assert_conditioned(value, want[order], scores, *arguments, terms=max(D, pieces))
 
 
 @pytest.mark.parametrize("kind", ["mask", "fc", "mask metric", "fc metric"])
@@ -101,8 +112,12 @@ def test_the_set_transformer_scores_the_whole_outfit(monkeypatch):
     # two of them by themselves, in another order of the pieces
     sets = np.stack([np.concatenate([gallery[row : row + 1], outfit[::-1]]) for row in number[:2]])
     kinds = np.tile(np.append(4, category[::-1]), (2, 1))
-    logit = jax.jit(partial(scorer.apply, method="score_sets"))(own, sets, kinds, kinds >= 0)
-    np.testing.assert_allclose(value[:2], 1 / (1 + np.exp(-np.asarray(logit, np.float64))), rtol=1e-5)
+    apply = jax.jit(partial(scorer.apply, method="score_sets"))
+
+    def probability(own, sets):
+        return 1 / (1 + np.exp(-np.asarray(apply(own, sets, kinds, kinds >= 0), np.float64)))
+
+    assert_conditioned(value[:2], probability(own, sets), probability, own, sets, terms=16)
     assert (np.diff(value) <= 0).all() and sorted(number) == list(range(40))
 
 
@@ -122,4 +137,4 @@ def test_what_is_missing(worn, missing):
 
 
 def test_probability_does_not_overflow():
-    np.testing.assert_allclose(completion.probability([-1e4, 0, 1e4]), [0, 0.5, 1])
+    np.testing.assert_array_equal(completion.probability([-1e4, 0, 1e4]), [0, 0.5, 1])

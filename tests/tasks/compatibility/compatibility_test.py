@@ -204,8 +204,11 @@ def test_one_batch_is_overfitted(argument):
         examples["in_outfit"][:] = True
         examples["category"] = np.tile(np.asarray([0, 1, 2, 0, 1, 2], np.int32), 4)
     config.loss = {n: w for n, w in config.loss.items() if n in ("triplet", "outfit", "blank", "category")}
-    config.optim.update({"optimizer": "adam", "lr": 3e-3, "schedule": "constant", "warmup_steps": 0})
-    losses = fit(config, examples, 300)
+    # The set transformer at its own rate: at 3e-3 the four candidates of an outfit's blank get equal scores
+    # (log 4) for hundreds of steps.
+    rate, steps = (1e-3, 400) if argument == "recipe=set" else (3e-3, 300)
+    config.optim.update({"optimizer": "adam", "lr": rate, "schedule": "constant", "warmup_steps": 0})
+    losses = fit(config, examples, steps)
     assert np.median(losses[-50:]) < 0.01 * losses[0], (losses[0], losses[-50:])
 
 
@@ -322,6 +325,7 @@ def test_metrics_leave_out_what_was_not_read():
     assert metrics["standard/compatibility_auc"] in (0.0, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argument", ["projection=mask", "recipe=set"])
 def test_nothing_left_to_ask_is_no_number(argument):
     """Every outfit and question names the one record that could not be read."""
