@@ -63,7 +63,7 @@ def moved(tree, seed: int = 0):
     return jax.tree.map(neighbour, tree)
 
 
-def assert_conditioned(got, want, function, *arguments, terms: int) -> None:
+def assert_conditioned(got, want, function, *arguments, terms: int, digits: int = 16) -> None:
     """Each leaf of `got` equals `want` within what float32 makes of them when `function(*arguments)` computes
     the tree `want`, in float32 or transcribed in float64.
 
@@ -71,7 +71,7 @@ def assert_conditioned(got, want, function, *arguments, terms: int) -> None:
     (Higham, section 3.1) and by about √n·2⁻²⁴ (Higham and Mary 2019), so that rounding is a move of the
     parameters of each layer. What a move of all arguments by one rounding changes is measured, and √terms of
     it are allowed, `terms` being the products of the longest sum. A bound above a hundredth of the largest
-    value would check nothing, and fails.
+    value would check nothing, and fails. `got` was rounded to so many decimal `digits`.
     """
     base = function(*arguments)
     probes = [function(*moved(arguments, seed)) for seed in range(3)]
@@ -81,7 +81,7 @@ def assert_conditioned(got, want, function, *arguments, terms: int) -> None:
         assert got.shape == want.shape, (got.shape, want.shape)
         largest = float(np.abs(base).max(initial=0))
         change = max(float(np.abs(probe - base).max(initial=0)) for probe in probes)
-        bound = MOVES * (terms**0.5 * change + UNIT * largest)
+        bound = MOVES * (terms**0.5 * change + UNIT * largest) + 0.5 * 10.0**-digits
         assert bound <= 0.01 * largest, f"a bound of {bound:g} for values up to {largest:g} checks nothing"
         np.testing.assert_allclose(got, want, rtol=0, atol=bound)
 
