@@ -44,6 +44,7 @@ CATEGORY_DEFINITIONS = {
         "highest scores, in percent"
     ),
     "standard/category_top1": "share of images whose highest-scoring category is the true one",
+    "standard/category_top3": "share of images whose true category is among the 3 highest scores",
     "standard/category_top5": "share of images whose true category is among the 5 highest scores",
     "standard/category_macro_recall@k": (
         "mean over the categories that occur of the share of their images with the category among the k "
@@ -52,7 +53,8 @@ CATEGORY_DEFINITIONS = {
 }
 
 
-SHARES = ("standard/category_top1", "standard/category_top5")  # metrics that are shares of the images
+TOPS = (1, 3, 5)
+SHARES = tuple(f"standard/category_top{k}" for k in TOPS)  # metrics that are shares of the images
 
 
 def share_interval(share: float, n: int) -> tuple[float, float]:
@@ -249,7 +251,7 @@ def category_metrics_of(rows, classes: int, ks=(1, 3, 5)) -> dict[str, float]:
     if not np.isfinite(probability).all():
         row = int(np.flatnonzero(~np.isfinite(probability))[0])
         raise UserError(f"category scores of example {row} are not finite; the model has diverged")
-    result = {f"standard/category_top{k}": float((place < k).mean()) for k in (1, 5)}
+    result = {f"standard/category_top{k}": float((place < k).mean()) for k in TOPS}
     for k in ks:
         tp, fn = (np.bincount(label[found], minlength=classes) for found in (place < k, place >= k))
         recall = macro_recall(tp, fn)

@@ -11,7 +11,7 @@ from fashionjax.metrics.collect import Rows
 from fashionjax.metrics.labels import LabelMetrics
 from fashionjax.metrics.retrieval import RetrievalMetrics
 
-BLUE = ("standard/category_top1", "standard/category_top5")
+BLUE = classification.SHARES
 BLUE_DEFINITIONS = {
     name.replace("/", "/blue_"): f"{classification.CATEGORY_DEFINITIONS[name]}, by the blue branch"
     for name in BLUE

@@ -47,6 +47,9 @@ def test_category_goldens():
         np.testing.assert_array_equal(fn, golden[f"fn_top{k}"])
         assert values[f"zoo/category_recall@{k}"] == pytest.approx(float(golden[f"recall_top{k}"]), rel=1e-9)
     assert (values["standard/category_top1"], values["standard/category_top5"]) == (0.1575, 0.4775)
+    for k in (1, 3, 5):
+        found = golden[f"tp_top{k}"].sum()
+        assert values[f"standard/category_top{k}"] == pytest.approx(found / len(golden["target"]), rel=1e-12)
 
 
 def test_attributes_written_out():
