@@ -164,7 +164,9 @@ def check_flags(args, paths: Sequence[str]) -> None:
     if args.queries and paths:
         raise UserError("--queries evaluates the database; give photos or --queries, not both")
     if not paths and not args.garment and not args.out:
-        raise UserError("no photo given: recommend IMG… --database=DIR; an evaluation needs --out=DIR")
+        raise UserError(
+            "no photo given: name photos or --garment; an evaluation of the database needs --out=DIR"
+        )
 
 
 def main(argv: list[str]) -> int:
