@@ -222,11 +222,11 @@ def small_detector(config: ConfigDict) -> None:
     spec.settings.update({"anchor_scale": 4, "candidates_train": 300, "candidates_test": 300})
     spec.settings.update({"proposals_train": 150, "proposals_test": 100, "rois_sampled": 64})
     spec.settings.update({"anchors_sampled": 128, "roi_foreground_share": 0.25, "detections": 50})
-    config.batch_size, config.epochs, config.steps = 8, 0, 10_000
+    config.batch_size, config.epochs, config.steps = 8, 0, 6000
     config.optim.update({"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "schedule": "cosine"})
     config.optim.update({"warmup_steps": 200, "warmup_ratio": 0.0, "clip_norm": 1.0, "boundaries": ()})
     config.optim.update({"boundary_steps": (), "decay_biases": False, "frozen": ()})
-    config.log_every, config.eval_every, config.save_every, config.seed = 50, 2500, 500, 0
+    config.log_every, config.eval_every, config.save_every, config.seed = 50, 2000, 500, 0
 
 
 def tiny_detector(config: ConfigDict) -> None:
