@@ -148,8 +148,8 @@ def train_until(options: Options, state: dict, chosen: dict, fields: dict[str, A
             if not config.steps:
                 state["steps"] = plan.default_steps(config, photos)
         elif options.minutes:
-            seconds = seconds_per_step(config, workdir)
-            state["steps"], state["eval_every"] = planned(options.minutes, seconds)
+            seconds, first = seconds_per_step(config, workdir)
+            state["steps"], state["eval_every"] = planned(options.minutes, seconds, first)
             print(
                 f"{seconds:.2f} s a step here: {state['steps']} steps fit into --minutes={options.minutes:g}",
                 file=sys.stderr,
@@ -227,6 +227,12 @@ class Timer(train.Terminate):
     def __init__(self):
         super().__init__()
         self.times: list[float] = []
+        self.began = 0.0
+
+    def from_now_on_save(self) -> None:
+        """The first step begins."""
+        super().from_now_on_save()
+        self.began = time.monotonic()
 
     @property
     def asked(self) -> bool:
@@ -244,9 +250,13 @@ class Timer(train.Terminate):
         """Of a step, without the first two: they wait for the compiler."""
         return (self.times[-1] - self.times[2]) / (len(self.times) - 3)
 
+    def first(self) -> float:
+        """Seconds until the first step was under way: compiling, which a run of other length does again."""
+        return self.times[0] - self.began
 
-def seconds_per_step(config: ConfigDict, workdir: Path) -> float:
-    """How long a training step of the config takes here."""
+
+def seconds_per_step(config: ConfigDict, workdir: Path) -> tuple[float, float]:
+    """(how long a training step of the config takes here, and how long the first one in addition)."""
     print("timing a few steps", file=sys.stderr, flush=True)
     folder, timer = workdir / ".timing", Timer()
     config = config.copy_and_resolve_references()
@@ -257,10 +267,11 @@ def seconds_per_step(config: ConfigDict, workdir: Path) -> float:
             train.train(config, folder, timer)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return timer.seconds()
+    return timer.seconds(), timer.first()
 
 
-def planned(minutes: float, seconds: float) -> tuple[int, int]:
-    """(steps, steps between evaluations) that fit into --minutes, at so many seconds a step."""
-    steps = max(20, int(60 * minutes * PLANNED / seconds))
+def planned(minutes: float, seconds: float, first: float) -> tuple[int, int]:
+    """(steps, steps between evaluations) that fit into --minutes, at so many seconds a step and `first` more
+    before the first one."""
+    steps = max(20, int((60 * minutes * PLANNED - first) / seconds))
     return steps, max(1, steps // EVALUATIONS)

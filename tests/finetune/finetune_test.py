@@ -221,8 +221,9 @@ def test_photos_that_changed(tmp_path):
 
 
 def test_minutes_become_steps():
-    assert finetune.planned(10, 0.5) == (1080, 108)
-    assert finetune.planned(0.01, 5) == (20, 2)
+    assert finetune.planned(10, 0.5, 0.0) == (1080, 108)
+    assert finetune.planned(10, 0.5, 40.0) == (1000, 100)
+    assert finetune.planned(0.01, 5, 30.0) == (20, 2)
 
 
 def test_training_stops_at_the_end_of_its_minutes(tmp_path, monkeypatch):
@@ -239,13 +240,15 @@ def test_training_stops_at_the_end_of_its_minutes(tmp_path, monkeypatch):
 def test_a_timed_run_ends_after_its_steps_and_seconds(monkeypatch):
     """Two steps wait for the compiler and are not counted."""
     steps, seconds = finetune.PROBED
-    now = iter([0.0, 50.0, *np.arange(60.0, 120.0)])
+    now = iter([0.0, 40.0, 50.0, *np.arange(60.0, 120.0)])
     monkeypatch.setattr(finetune.time, "monotonic", lambda: float(next(now)))
     timer = finetune.Timer()
+    timer.from_now_on_save()
     with pytest.raises(finetune._Timed):
         while not timer.asked:
             pass
     assert len(timer.times) > steps and timer.times[-1] - timer.times[2] > seconds and timer.seconds() == 1
+    assert timer.first() == 40
 
 
 @pytest.mark.slow
